@@ -1,0 +1,110 @@
+"""A mapping: what EarnORM knows of one mapped class, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
+from sqlalchemy.orm.state import InstanceState
+
+from earnorm.bus import EventBus
+from earnorm.envelope import key_of
+from earnorm.event import Change, Changes
+from earnorm.registry import ModelInfo
+
+__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "refer", "register"]
+
+Validate = Callable[[Any, Collection[str] | None], None]
+
+_mappings: dict[type, Mapping] = {}
+_UNKNOWN = (NO_VALUE, PASSIVE_NO_RESULT)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapped class on a bus. `columns` are the attribute names that are stored; `primary_key` among them."""
+
+    cls: type
+    info: ModelInfo
+    bus: EventBus
+    columns: tuple[str, ...]
+    stored: frozenset[str]
+    primary_key: tuple[str, ...]
+    validate: Validate | None
+
+    def values(self, state: InstanceState[Any]) -> dict[str, Any]:
+        """The record as it is loaded here; columns nobody loaded are left out."""
+        loaded = state.dict
+        return {name: loaded[name] for name in self.columns if name in loaded}
+
+    def identity(self, state: InstanceState[Any]) -> tuple[Any, ...]:
+        if state.key is not None:
+            return tuple(state.key[1])
+        return tuple(state.dict.get(name) for name in self.primary_key)
+
+    def key(self, identity: tuple[Any, ...]) -> str:
+        return key_of(self.info.subject, identity)
+
+    def changes(self, state: InstanceState[Any]) -> dict[str, Change]:
+        """Columns set to another value since they were loaded or saved."""
+        current = state.dict
+        found: dict[str, Change] = {}
+        for name, old in state.committed_state.items():
+            if name not in self.stored:
+                continue
+            new = current.get(name)
+            old = None if old in _UNKNOWN else old
+            if old is not new and not _same(old, new):
+                found[name] = Change(old, new)
+        return found
+
+    def recall(self, session: Session, state: InstanceState[Any]) -> None:
+        """Fetch old values of columns that were set without having been loaded (expired, deferred)."""
+        names = [n for n, old in state.committed_state.items() if n in self.stored and old in _UNKNOWN]
+        if not names or state.key is None:
+            return
+        table = inspect(self.cls)
+        columns = [table.columns[name] for name in names]
+        where = [c == part for c, part in zip(table.primary_key, state.key[1], strict=True)]
+        connection = session.connection(bind_arguments={"mapper": table})
+        row = connection.execute(select(*columns).where(*where)).one_or_none()
+        if row is not None:
+            state.committed_state.update(zip(names, row, strict=True))
+
+
+def _same(old: Any, new: Any) -> bool:
+    if type(old) is not type(new):
+        return False
+    return bool(old == new)
+
+
+def register(cls: type, info: ModelInfo, bus: EventBus, validate: Validate | None = None) -> Mapping:
+    """Make a mapped class known; its own handlers are checked and listed on the bus."""
+    mapper: Mapper[Any] = inspect(cls)
+    columns = tuple(mapper.columns.keys())
+    keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate)
+    _mappings[cls] = found
+    bus.registry.add_model(info)
+    return found
+
+
+def mapping_of(cls: type) -> Mapping | None:
+    return _mappings.get(cls)
+
+
+def mapping_of_subject(subject: str) -> Mapping | None:
+    return next((found for found in _mappings.values() if found.info.subject == subject), None)
+
+
+def refer(value: object) -> tuple[str, list[Any]] | None:
+    """A model in a payload, by reference: its subject and primary key; None for anything else."""
+    found = _mappings.get(type(value))
+    if found is None:
+        return None
+    identity = found.identity(inspect(value))
+    return found.info.subject, list(identity)

@@ -1,0 +1,135 @@
+"""Migrations: the numbered steps that bring a database's tables to this version.
+
+A step may be killed anywhere, also on a database that commits each DDL statement by itself: every statement
+does nothing when it was done before, and a step is noted only after its last one. So running `upgrade` again
+always ends in the same schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Table, create_mock_engine, exists, insert, inspect, literal, make_url, select
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import dialect_named
+from earnorm.errors import MissingTables, SchemaTooNew
+
+__all__ = ["Status", "check", "sql", "status", "upgrade"]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Which steps a database has, and which of ours it lacks."""
+
+    applied: tuple[int, ...]
+    pending: tuple[int, ...]
+
+
+# A released step never changes. When a table in `tables` does, a new step alters it, and the step that made it
+# takes a copy of its old shape.
+
+
+def _make_log(connection: Connection) -> None:
+    _create(connection, tables.log)
+
+
+def _make_subscriptions(connection: Connection) -> None:
+    _create(connection, tables.subscription)
+
+
+def _make_lease(connection: Connection) -> None:
+    _create(connection, tables.lease)
+    # Its only row: a claim is then a plain UPDATE everywhere.
+    _add_once(connection, tables.lease, id=1, worker="", fence=0, expires=0)
+
+
+def _make_deliveries(connection: Connection) -> None:
+    _create(connection, tables.delivery)
+
+
+Step = Callable[[Connection], None]
+STEPS: tuple[Step, ...] = (_make_log, _make_subscriptions, _make_lease, _make_deliveries)
+
+
+def upgrade(connection: Connection, to: int | None = None) -> list[int]:
+    """Run the steps not run yet, up to step `to`, in the caller's transaction; return their numbers.
+
+    Any number of processes may call this at once: one works, the others wait and find nothing to do.
+    Raises SchemaTooNew, before changing anything.
+    """
+    dialect_named(connection.dialect).lock_schema(connection)
+    _refuse_newer(_applied(connection))
+    _create(connection, tables.schema)
+    run = [step for step in status(connection).pending if to is None or step <= to]
+    for step in run:
+        _run(connection, step)
+    return run
+
+
+def status(connection: Connection) -> Status:
+    """What `upgrade` would find; it reads only."""
+    applied = _applied(connection)
+    return Status(tuple(applied), tuple(step for step in _numbers() if step not in applied))
+
+
+def check(connection: Connection) -> None:
+    """Raise MissingTables or SchemaTooNew unless the tables are those of this version."""
+    found = status(connection)
+    _refuse_newer(found.applied)
+    if found.pending:
+        raise MissingTables([f"step {step} ({STEPS[step - 1].__name__.strip('_')})" for step in found.pending])
+
+
+def sql(dialect: str) -> str:
+    """All steps as a script for the database `dialect` ("sqlite", "postgresql"), for those who run DDL by hand."""
+    lines: list[str] = []
+
+    def note(statement: Any, *_: object) -> None:
+        text = statement.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})
+        lines.append(str(text).strip() + ";")
+
+    engine: Any = create_mock_engine(make_url(f"{dialect}://"), note)
+    _create(engine, tables.schema)
+    for step in _numbers():
+        lines.append(f"-- step {step}")
+        _run(engine, step)
+    return "\n".join(lines) + "\n"
+
+
+def _run(connection: Connection, step: int) -> None:
+    STEPS[step - 1](connection)
+    _add_once(connection, tables.schema, step=step)
+
+
+def _create(connection: Connection, table: Table) -> None:
+    connection.execute(CreateTable(table, if_not_exists=True))
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def _add_once(connection: Connection, table: Table, **values: int | str) -> None:
+    """Insert a row unless its primary key, the first value, is there."""
+    key = next(iter(values))
+    row = select(*(literal(value, table.c[name].type).label(name) for name, value in values.items()))
+    row = row.where(~exists().where(table.c[key] == values[key]))
+    connection.execute(insert(table).from_select(list(values), row))
+
+
+def _applied(connection: Connection) -> list[int]:
+    if not inspect(connection).has_table(tables.schema.name):
+        return []
+    return list(connection.scalars(select(tables.schema.c.step).order_by(tables.schema.c.step)))
+
+
+def _refuse_newer(applied: Iterable[int]) -> None:
+    found = max(applied, default=0)
+    if found > len(STEPS):
+        raise SchemaTooNew(found, len(STEPS))
+
+
+def _numbers() -> range:
+    return range(1, len(STEPS) + 1)

@@ -1,0 +1,197 @@
+"""The store over SQLAlchemy: the verbs over statements written as Core, in a transaction of its own or the caller's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, delete
+
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import READONLY, Dialect, dialect_of
+from earnorm.backends.sqlalchemy.rows import (
+    delivery_row,
+    entry_row,
+    microseconds,
+    parse_id,
+    rescheduling,
+    to_delivery,
+    to_entry,
+    to_time,
+)
+from earnorm.backends.sqlalchemy.statements import Statements
+from earnorm.clock import Clock, SystemClock
+from earnorm.delivery import Delivery
+from earnorm.errors import LeaseLost
+from earnorm.event import Entry
+from earnorm.store import Advance, Lease, Settlement
+
+__all__ = ["SQLAlchemyStore", "SQLAlchemyTransaction"]
+
+# Values in one IN list: below the parameters that any database takes (SQLite 32,766).
+_VALUES_A_LIST = 10_000
+
+T = TypeVar("T")
+
+
+class SQLAlchemyStore:
+    """The log in the database of `engine`, whose tables `migrations.upgrade` has made."""
+
+    def __init__(self, engine: Engine, *, clock: Clock | None = None) -> None:
+        self._engine = engine
+        self._reader = engine.execution_options(**READONLY)
+        self._clock = clock or SystemClock()
+        self._dialect = dialect_of(engine)
+        self._statements = Statements(engine.dialect)
+
+    @contextmanager
+    def begin(self, *, readonly: bool = False) -> Iterator[SQLAlchemyTransaction]:
+        engine = self._reader if readonly else self._engine
+        with engine.begin() as connection:
+            yield self.join(connection)
+
+    def join(self, connection: Connection) -> SQLAlchemyTransaction:
+        return SQLAlchemyTransaction(connection, self._dialect, self._statements, self._clock)
+
+    def close(self) -> None:
+        """Close the pool's idle connections. The engine can be used again, and opens new ones."""
+        self._engine.dispose()
+
+
+class SQLAlchemyTransaction:
+    """The verbs, on one Connection."""
+
+    __slots__ = ("_clock", "_connection", "_dialect", "_statements")
+
+    def __init__(self, connection: Connection, dialect: Dialect, statements: Statements, clock: Clock) -> None:
+        self._connection = connection
+        self._dialect = dialect
+        self._statements = statements
+        self._clock = clock
+
+    # --- the log ---
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        self._dialect.insert(self._connection, tables.log, [entry_row(entry) for entry in entries])
+
+    def now(self) -> datetime:
+        return self._dialect.now(self._connection, self._clock)
+
+    def horizon(self) -> int:
+        return self._dialect.horizon(self._connection)
+
+    def read(self, after: int, upto: int, limit: int) -> list[Entry]:
+        rows = self._statements.read(self._connection, after=after, upto=upto, limit=limit)
+        return [to_entry(row) for row in rows]
+
+    def find(self, key: str, name: str, after: int) -> Entry | None:
+        row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()
+        return to_entry(row) if row else None
+
+    # --- subscriptions ---
+
+    def subscribe(self, names: Sequence[str]) -> None:
+        known = self.cursors()
+        missing = [name for name in dict.fromkeys(names) if name not in known]
+        if missing:
+            horizon = self.horizon()
+            rows = [(name, horizon) for name in missing]
+            self._dialect.insert_missing(self._connection, tables.subscription, rows)
+
+    def cursors(self) -> dict[str, int]:
+        return {name: position for name, position in self._statements.cursors(self._connection)}  # noqa: C416  rows are no pairs to a type checker
+
+    # --- the lease ---
+
+    def claim(self, worker: str, seconds: float) -> Lease | None:
+        now = self.now()
+        expires = now + timedelta(seconds=seconds)
+        row = self._statements.claim(
+            self._connection, claimant=worker, until=microseconds(expires), now=microseconds(now)
+        ).fetchone()
+        return Lease(worker, row[0], expires) if row else None
+
+    def release(self, lease: Lease) -> None:
+        self._statements.release(self._connection, holder=lease.worker, held=lease.fence)
+
+    # --- deliveries set aside ---
+
+    def due(self, limit: int) -> list[Delivery]:
+        rows = self._statements.due(self._connection, now=microseconds(self.now()), limit=limit)
+        return [to_delivery(row) for row in rows]
+
+    def blocked(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        # Mostly nothing is set aside at all, which costs one look to know.
+        if not pairs or self._statements.any_waited_for(self._connection).fetchone() is None:
+            return set()
+        return self._dialect.blocked(self._connection, pairs)
+
+    def open(self) -> tuple[int, datetime | None]:
+        count = self._statements.count_open(self._connection).scalar_one()
+        if not count:
+            return 0, None
+        due = self._statements.next_due(self._connection).scalar()
+        return count, None if due is None else to_time(due)
+
+    def deliveries(self, event: str | None = None) -> list[Delivery]:
+        if event is None:
+            rows = self._statements.deliveries(self._connection)
+        else:
+            rows = self._statements.deliveries_of(self._connection, event_id=parse_id(event))
+        return [to_delivery(row) for row in rows]
+
+    # --- settling ---
+
+    def settle(self, lease: Lease, settlement: Settlement) -> None:
+        with self._all_or_nothing():
+            self._write_deliveries(settlement)
+            # Last, so that on databases with row locks the lease is held for as short as can be.
+            if not self._holds(lease) or not self._advance(settlement.advances):
+                raise LeaseLost(lease.worker, lease.fence)
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A savepoint below SQLAlchemy: no session joined to this connection has anything to do for it."""
+        self._connection.exec_driver_sql("SAVEPOINT earnorm_settle")
+        try:
+            yield
+        except BaseException:
+            self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT earnorm_settle")
+            raise
+        finally:
+            self._connection.exec_driver_sql("RELEASE SAVEPOINT earnorm_settle")
+
+    def _holds(self, lease: Lease) -> bool:
+        row = self._statements.held(self._connection, holder=lease.worker, held=lease.fence).fetchone()
+        return row is not None
+
+    def _advance(self, advances: Mapping[str, Advance]) -> bool:
+        """Move the cursors, and say whether each stood where it should. Those that move alike move by one UPDATE."""
+        together: dict[Advance, list[str]] = defaultdict(list)
+        for name, advance in advances.items():
+            together[advance].append(name)
+        return all(self._move(advance, some) for advance, names in together.items() for some in _in_lists(names))
+
+    def _move(self, advance: Advance, names: list[str]) -> bool:
+        names_by_place = {f"name_{number}": name for number, name in enumerate(names)}
+        result = self._statements.move(len(names))(
+            self._connection, previous=advance.previous, to_position=advance.position, **names_by_place
+        )
+        return result.rowcount == len(names)
+
+    def _write_deliveries(self, settlement: Settlement) -> None:
+        if settlement.set_aside:
+            rows = [delivery_row(delivery) for delivery in settlement.set_aside]
+            self._dialect.insert(self._connection, tables.delivery, rows)
+        if settlement.rescheduled:
+            self._statements.reschedule.many(self._connection, map(rescheduling, settlement.rescheduled))
+        for some in _in_lists(list(settlement.finished)):
+            self._connection.execute(delete(tables.delivery).where(tables.delivery.c.id.in_(some)))
+
+
+def _in_lists(values: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(values), _VALUES_A_LIST):
+        yield values[start : start + _VALUES_A_LIST]

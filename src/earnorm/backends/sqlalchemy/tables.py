@@ -1,0 +1,120 @@
+"""The tables of the log, as this version reads and writes them. How older ones become these: `migrations`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text, literal_column
+from sqlalchemy.sql import ColumnElement, FromClause
+
+__all__ = [
+    "ENTRY_COLUMNS",
+    "delivery",
+    "is_open",
+    "is_waited_for",
+    "lease",
+    "log",
+    "metadata",
+    "schema",
+    "subscription",
+]
+
+metadata = MetaData()
+
+# SQLite gives out row numbers only for a column declared INTEGER, to the letter.
+_Position = BigInteger().with_variant(Integer, "sqlite")
+# An id is its sixteen bytes: half the width of hex in every index, and twice as fast to turn into a UUID.
+_Id = LargeBinary(16)
+# A time is whole microseconds since 1970, UTC: exact both ways, and it compares as a number in every database.
+_Time = BigInteger
+
+ENTRY_COLUMNS = ("name", "subject", "key", "data", "at", "correlation_id", "causation_id", "depth", "tenant", "version")
+
+
+def _entry_columns() -> Iterator[Column[object]]:
+    """An entry's columns beside its id and position, in the order of ENTRY_COLUMNS."""
+    yield Column("name", Text, nullable=False)
+    yield Column("subject", Text, nullable=False)
+    yield Column("key", Text, nullable=False)
+    yield Column("data", LargeBinary, nullable=False)
+    yield Column("at", _Time, nullable=False)
+    yield Column("correlation_id", _Id, nullable=False)
+    yield Column("causation_id", _Id)
+    yield Column("depth", Integer, nullable=False)
+    yield Column("tenant", Text)
+    yield Column("version", Integer, nullable=False)
+
+
+log = Table(
+    "earnorm_log",
+    metadata,
+    Column("position", _Position, primary_key=True, autoincrement=True),
+    Column("id", _Id, nullable=False),
+    *_entry_columns(),
+    Index("earnorm_log_id", "id", unique=True),
+    # For `find`, and the history of one record. A position is part of every SQLite index; other databases need it told.
+    Index("earnorm_log_key", "key", "position"),
+    # AUTOINCREMENT, or SQLite would give the positions of a pruned log out again, below cursors that passed them.
+    sqlite_autoincrement=True,
+)
+
+subscription = Table(
+    "earnorm_subscription",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+lease = Table(
+    "earnorm_lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # "" while nobody holds it; the fence outlives its holders.
+    Column("worker", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("expires", _Time, nullable=False),
+)
+
+delivery = Table(
+    "earnorm_delivery",
+    metadata,
+    Column("id", _Position, primary_key=True, autoincrement=True),
+    Column("subscription", Text, nullable=False),
+    Column("due", _Time, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("ordered", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    # A copy of the entry, so that pruning the log cannot orphan a delivery.
+    Column("position", BigInteger, nullable=False),
+    Column("event", _Id, nullable=False),
+    *_entry_columns(),
+    Index("earnorm_delivery_event", "event"),
+    sqlite_autoincrement=True,
+)
+
+
+def is_open(row: FromClause) -> ColumnElement[bool]:
+    # A literal, no parameter: a partial index serves only queries that spell its condition out.
+    return row.c.state == literal_column("'open'")
+
+
+def is_waited_for(row: FromClause) -> ColumnElement[bool]:
+    """Open and ordered: later ones of its subscription and key wait behind it."""
+    return is_open(row) & row.c.ordered
+
+
+def _partial_index(name: str, *columns: Column[object], where: ColumnElement[bool]) -> Index:
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+_partial_index("earnorm_delivery_due", delivery.c.due, delivery.c.id, where=is_open(delivery))
+_partial_index(
+    "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
+)
+
+schema = Table(
+    "earnorm_schema",
+    metadata,
+    Column("step", Integer, primary_key=True, autoincrement=False),
+)

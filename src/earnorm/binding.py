@@ -1,0 +1,263 @@
+"""Arguments of a handler, bound by name or type once, at registration; afterwards a call is one generated function.
+
+The reserved names win wherever they stand; otherwise the first positional parameter is the subject; the rest
+are payload keys; `**data` takes the keys nobody named.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from earnorm.event import Event
+
+__all__ = ["RESERVED", "Argument", "Binding", "Context", "Moment", "Source", "bind", "compile_call"]
+
+RESERVED = frozenset({"event", "changes", "created", "session", "context"})
+
+
+class Source(Enum):
+    """Where an argument's value comes from."""
+
+    SUBJECT = auto()
+    EVENT = auto()
+    CHANGES = auto()
+    CREATED = auto()
+    SESSION = auto()
+    CONTEXT = auto()
+    OLD = auto()
+    NEW = auto()
+    KEY = auto()
+    REST = auto()
+    DECLARED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One parameter and its source. `key` is the field of OLD and NEW, the payload key of KEY."""
+
+    parameter: str
+    source: Source
+    key: str = ""
+    keyword: bool = False
+    optional: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """All arguments of one function."""
+
+    arguments: tuple[Argument, ...]
+    required: frozenset[str]
+    declared: type | None = None
+
+    def uses(self, *sources: Source) -> bool:
+        return any(argument.source in sources for argument in self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `context` gives a handler: who it is and under which event it runs."""
+
+    handler: str
+    event: Event
+    database: str
+    tenant: str | None
+    attempt: int
+
+
+@dataclass(slots=True)
+class Moment:
+    """What surrounds a call, besides event and subject."""
+
+    session: Any = None
+    created: bool = False
+    declared: Any = None
+    async_session: Callable[[], Any] | None = None
+
+
+def bind(function: Callable[..., Any], fields: Collection[str] = ()) -> Binding:
+    """Read a signature. `fields` are the model's, so that `old_<field>` is told from a payload key."""
+    arguments = tuple(_arguments(function, frozenset(fields)))
+    required = frozenset(a.key for a in arguments if a.source is Source.KEY and not a.optional)
+    declared = next((a.default for a in arguments if a.source is Source.DECLARED), None)
+    return Binding(arguments, required, declared)
+
+
+def _arguments(function: Callable[..., Any], fields: frozenset[str]) -> list[Argument]:
+    try:
+        parameters = _parameters(function)
+    except (TypeError, ValueError):
+        # Built-ins such as list.append publish no signature; they get the subject.
+        return [Argument("subject", Source.SUBJECT)]
+    hints = _hints(function)
+    by_type = {p.name: source for p in parameters if (source := _source_by_type(hints.get(p.name))) is not None}
+    found: list[Argument] = []
+    subject_taken = Source.SUBJECT in by_type.values()
+    for parameter in parameters:
+        argument = _argument(parameter, by_type.get(parameter.name), hints, fields, subject_taken)
+        if argument is None:
+            continue
+        subject_taken = subject_taken or argument.source is Source.SUBJECT
+        found.append(argument)
+    return found
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _argument(
+    parameter: inspect.Parameter,
+    by_type: Source | None,
+    hints: dict[str, Any],
+    fields: frozenset[str],
+    subject_taken: bool,
+) -> Argument | None:
+    name, kind = parameter.name, parameter.kind
+    keyword = kind is inspect.Parameter.KEYWORD_ONLY
+    if kind is inspect.Parameter.VAR_KEYWORD:
+        return Argument(name, Source.REST, keyword=True)
+    if kind is inspect.Parameter.VAR_POSITIONAL:
+        return None if subject_taken else Argument(name, Source.SUBJECT)
+    if (source := _reserved_source(name, fields)) is not None:
+        return Argument(name, source[0], source[1], keyword)
+    if by_type is Source.DECLARED:
+        return Argument(name, Source.DECLARED, keyword=keyword, default=hints[name])
+    if by_type is not None:
+        return Argument(name, by_type, keyword=keyword)
+    if not subject_taken and not keyword:
+        return Argument(name, Source.SUBJECT)
+    optional = parameter.default is not inspect.Parameter.empty
+    return Argument(name, Source.KEY, name, keyword, optional, parameter.default if optional else None)
+
+
+def _reserved_source(name: str, fields: frozenset[str]) -> tuple[Source, str] | None:
+    if name in RESERVED:
+        return Source[name.upper()], ""
+    for prefix, source in (("old_", Source.OLD), ("new_", Source.NEW)):
+        if name.startswith(prefix) and name[4:] in fields:
+            return source, name[4:]
+    return None
+
+
+def _source_by_type(hint: Any) -> Source | None:
+    if not isinstance(hint, type):
+        return None
+    if issubclass(hint, Event):
+        return Source.EVENT
+    if "__earnorm_event__" in hint.__dict__:
+        return Source.DECLARED
+    if hasattr(hint, "__earnorm_model__"):
+        return Source.SUBJECT
+    if hint.__name__ in ("Session", "AsyncSession") and hint.__module__.startswith("sqlalchemy."):
+        return Source.SESSION
+    return None
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations, those written as text resolved where that is possible without running anything but a name."""
+    inner = getattr(function, "__func__", function)
+    raw = getattr(inner, "__annotations__", None) or {}
+    if not any(isinstance(hint, str) for hint in raw.values()):
+        return dict(raw)
+    names = dict(vars(sys.modules.get(inner.__module__, sys)))
+    names.update(_closure_names(inner))
+    return {name: names.get(hint, hint) if isinstance(hint, str) else hint for name, hint in raw.items()}
+
+
+def _closure_names(function: Any) -> dict[str, Any]:
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    if code is None or not cells:
+        return {}
+    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True) if _is_set(cell)}
+
+
+def _is_set(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  reading an empty cell raises
+    except ValueError:
+        return False
+    return True
+
+
+# --- calls -----------------------------------------------------------------------------------
+
+
+def old_value(event: Event, field: str) -> Any:
+    """The field before the change; for an event that did not change it, its value."""
+    change = event.changes.get(field)
+    return change.old if change is not None else event.payload.get(field)
+
+
+def new_value(event: Event, field: str) -> Any:
+    """The field after the change; for an event that did not change it, its value."""
+    change = event.changes.get(field)
+    return change.new if change is not None else event.payload.get(field)
+
+
+_EXPRESSIONS = {
+    Source.SUBJECT: "s",
+    Source.EVENT: "e",
+    Source.CHANGES: "e.changes",
+    Source.CREATED: "m.created",
+    Source.SESSION: "m.session",
+    Source.CONTEXT: "Context(handler_name, e, e.database, e.tenant, e.attempt)",
+    Source.DECLARED: "m.declared",
+}
+
+
+def _expression(argument: Argument, default: str, named: frozenset[str], payload: str) -> str:
+    """The source text of one argument's value. `payload` is how a key is read: "p[{!r}]" or "o.{}"."""
+    source, key = argument.source, argument.key
+    if source is Source.OLD or source is Source.NEW:
+        return f"{source.name.lower()}_value(e, {key!r})"
+    if source is Source.REST:
+        return f"{{k: v for k, v in p.items() if k not in {set(named)!r}}}" if named else "p"
+    if source is not Source.KEY:
+        return _EXPRESSIONS[source]
+    if argument.optional:
+        return f"p.get({key!r}, {default})"
+    return payload.format(key)
+
+
+def arguments_text(binding: Binding, payload: str = "p[{!r}]", prefix: str = "") -> tuple[str, dict[str, Any]]:
+    """The call's argument list as source text, and the defaults it refers to."""
+    named = frozenset(a.key for a in binding.arguments if a.source is Source.KEY)
+    parts: list[str] = []
+    defaults: dict[str, Any] = {}
+    for index, argument in enumerate(binding.arguments):
+        default = f"{prefix}d{index}"
+        text = _expression(argument, default, named, payload)
+        if argument.optional:
+            defaults[default] = argument.default
+        if argument.source is Source.CONTEXT:
+            text = text.replace("handler_name", f"{prefix}handler_name")
+        if argument.source is Source.REST:
+            text = f"**{text}"
+        elif argument.keyword:
+            text = f"{argument.parameter}={text}"
+        parts.append(text)
+    return ", ".join(parts), defaults
+
+
+def compile_call(
+    function: Callable[..., Any], binding: Binding, name: str, *, awaited: bool = False
+) -> Callable[..., Any]:
+    """One function `call(s, p, e, m)` that hands `function` what it asked for: subject, payload, event, moment.
+
+    An `awaited` one gets an AsyncSession for `session`.
+    """
+    text, names = arguments_text(binding)
+    if awaited:
+        text = text.replace("m.session", "m.async_session()")
+    names.update(f=function, handler_name=name, Context=Context, old_value=old_value, new_value=new_value)
+    source = f"def call(s, p, e, m):\n    return f({text})\n"
+    # The text is made of parameter names, which the compiler has accepted as identifiers already.
+    exec(compile(source, f"<earnorm call of {name}>", "exec"), names)  # noqa: S102  see above
+    return names["call"]  # type: ignore[no-any-return]  # what exec defined

@@ -1,0 +1,156 @@
+"""The codec: plain data ⇄ JSON bytes, keeping types. It knows no models; they come and go as references.
+
+What JSON has no word for is written as an object with one key that starts with a dollar sign:
+
+    {"$datetime": "2026-01-31T12:00:00+01:00"}   $date $time $decimal $uuid $bytes $int (beyond 64 bits)
+    {"$timedelta": [days, seconds, microseconds]}
+    {"$enum": ["app.models.Color", "RED", 1]}    class, name, value
+    {"$object": ["order.placed", {...}]}         a dataclass, Struct or pydantic model: its name and fields
+    {"$ref": ["user", [42]]}                     a model: subject and primary key
+
+A dictionary's own keys that start with "$" get a second one, so every dictionary comes back as it was.
+Reading imports nothing by name: of an enum unknown here the value remains, of an object its dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from earnorm.codec._read import Reader
+from earnorm.codec._words import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_RECORD_BYTES,
+    Refer,
+    Reference,
+    Refusal,
+    Resolve,
+    fields_of,
+    register_enum,
+    register_type,
+    too_large,
+)
+from earnorm.codec._write import Writer
+from earnorm.errors import PayloadError
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_RECORD_BYTES",
+    "Refer",
+    "Reference",
+    "Resolve",
+    "decode",
+    "encode",
+    "encode_values",
+    "fields_of",
+    "register_enum",
+    "register_type",
+]
+
+_to_json = msgspec.json.Encoder().encode
+_from_json = msgspec.json.Decoder().decode
+
+
+def _no_model(_value: object) -> None:
+    return None
+
+
+def _itself(reference: Reference) -> Reference:
+    return reference
+
+
+def encode(payload: Mapping[str, Any], *, refer: Refer = _no_model) -> bytes:
+    """The payload as JSON; PayloadError names the path of a value that could not be read back as it was.
+
+    `refer` gives subject and key of what is a model, None for anything else.
+    """
+    try:
+        data = _written(payload, refer)
+    except Refusal as refusal:
+        raise refusal.as_error() from refusal.__cause__
+    if len(data) > MAX_BYTES:
+        raise PayloadError("", payload, too_large(f"it takes {len(data):,} bytes"))
+    return data
+
+
+def _written(payload: object, refer: Refer) -> bytes:
+    if not isinstance(payload, Mapping):
+        raise Refusal(payload, "a payload is a dictionary")
+    try:
+        data = _to_json(Writer(refer).value(payload, 0))
+    except UnicodeEncodeError:  # a lone surrogate
+        return _written_with_care(payload, refer)
+    return _written_with_care(payload, refer) if b"\\u0000" in data else data
+
+
+def _written_with_care(payload: object, refer: Refer) -> bytes:
+    """A second, rare walk: it names the place of a NUL or surrogate, or finds text that only speaks of one."""
+    return _to_json(Writer(refer, careful=True).value(payload, 0))
+
+
+def decode(data: bytes, *, resolve: Resolve = _itself) -> dict[str, Any]:
+    """What `encode` was given; PayloadError for bytes that it did not write. What `resolve` raises passes through."""
+    tree = _parsed(data)
+    if type(tree) is dict and _is_plain(data):
+        return tree
+    try:
+        found = Reader(resolve).value(tree, 0)
+    except Refusal as refusal:
+        raise refusal.as_error() from refusal.__cause__
+    if type(found) is not dict:
+        raise PayloadError("", found, "the outermost value is no dictionary")
+    return found
+
+
+def _parsed(data: bytes) -> Any:
+    if type(data) is not bytes:
+        raise PayloadError("", data, f"expected bytes, not {type(data).__name__}")
+    try:
+        return _from_json(data)
+    except RecursionError:
+        raise PayloadError("", data, f"it is nested deeper than {MAX_DEPTH} levels") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise PayloadError("", data, f"it is no JSON ({error})") from error
+
+
+def _is_plain(data: bytes) -> bool:
+    """No tag, no escaped key, and too few brackets to be too deep: nothing is left to do."""
+    if b"$" in data or b"\\u0024" in data:
+        return False
+    return data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+
+
+def encode_values(values: Mapping[str, Any], refer: Refer = _no_model) -> tuple[bytes, list[str]]:
+    """A record's values as JSON, and the names of those left out because they cannot be kept. Raises nothing.
+
+    Each value may take MAX_BYTES, all together MAX_RECORD_BYTES; the first ones stay.
+    """
+    try:
+        return encode(values, refer=refer), []
+    except Exception:  # noqa: BLE001  a value's own code may raise anything, and a save is never refused for it
+        return _encode_each(values, refer)
+
+
+def _encode_each(values: Mapping[str, Any], refer: Refer) -> tuple[bytes, list[str]]:
+    kept: list[bytes] = []
+    omitted: list[str] = []
+    room = MAX_RECORD_BYTES - len(b"{}")
+    for name, value in values.items():
+        member = _member(name, value, refer)
+        if member is None or len(member) >= room:
+            omitted.append(name)
+            continue
+        kept.append(member)
+        room -= len(member) + len(b",")
+    return b"{" + b",".join(kept) + b"}", omitted
+
+
+def _member(name: str, value: Any, refer: Refer) -> bytes | None:
+    try:
+        return encode({name: value}, refer=refer)[1:-1]
+    except Exception:  # noqa: BLE001  as above
+        return None

@@ -1,0 +1,97 @@
+"""A declared event: a class whose fields are the payload of one event name, known to type checkers and the log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from earnorm.errors import EventError, PayloadError
+from earnorm.names import validate_name
+
+__all__ = ["Declared", "declared_of", "event_type", "payload_of"]
+
+T = TypeVar("T")
+
+_MARK = "__earnorm_event__"
+_by_name: dict[str, Declared] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What `@event_type` wrote down about a class."""
+
+    cls: type
+    name: str
+    version: int
+    fields: tuple[str, ...]
+
+    def build(self, payload: Mapping[str, Any]) -> Any:
+        """The event object from its payload; raises PayloadError if the payload does not fit the class."""
+        values = {field: payload[field] for field in self.fields if field in payload}
+        try:
+            if hasattr(self.cls, "model_validate"):
+                return self.cls.model_validate(values)
+            return self.cls(**values)
+        except (TypeError, ValueError) as error:
+            raise PayloadError(self.name, dict(values), f"does not fit {self.cls.__name__}: {error}") from error
+
+
+def event_type(name: str, *, version: int = 1) -> Callable[[type[T]], type[T]]:
+    """Declare a dataclass, msgspec Struct or pydantic model as the payload of the event `name`.
+
+    Emit an instance of it (`order.emit(OrderPlaced(total=...))`); a handler whose parameter is annotated with the
+    class receives the instance. Raises InvalidName, EventError.
+    """
+    validate_name(name)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise EventError(f"event_type({name!r}, version={version!r}): versions are whole numbers from 1")
+
+    def declare(cls: type[T]) -> type[T]:
+        declared = Declared(cls, name, version, _fields(cls))
+        known = _by_name.get(name)
+        if known is not None and _place(known.cls) != _place(cls):
+            raise EventError(
+                f"{_place(cls)} declares {name!r}, which {_place(known.cls)} does already; choose another name"
+            )
+        _by_name[name] = declared
+        setattr(cls, _MARK, declared)
+        return cls
+
+    return declare
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _fields(cls: type) -> tuple[str, ...]:
+    if dataclasses.is_dataclass(cls):
+        return tuple(field.name for field in dataclasses.fields(cls))
+    if issubclass(cls, msgspec.Struct):
+        return tuple(cls.__struct_fields__)
+    if hasattr(cls, "model_fields"):
+        return tuple(cls.model_fields)
+    raise EventError(
+        f"@event_type on {cls.__name__}: expected a dataclass, a msgspec.Struct or a pydantic model; "
+        f"put @event_type above @dataclass"
+    )
+
+
+def declared_of(event: object) -> Declared | None:
+    """The declaration of a class, or of an instance's class, or of an event name."""
+    if isinstance(event, str):
+        return _by_name.get(event)
+    cls = event if isinstance(event, type) else type(event)
+    found = cls.__dict__.get(_MARK)
+    return found if isinstance(found, Declared) else None
+
+
+def payload_of(event: object) -> Mapping[str, Any]:
+    """The fields of a declared event object, by name."""
+    declared = declared_of(event)
+    assert declared is not None
+    return {name: getattr(event, name) for name in declared.fields}

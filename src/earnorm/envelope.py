@@ -1,0 +1,108 @@
+"""The envelope: an Event as the Entry the log keeps, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from earnorm.codec import decode, encode, encode_values
+from earnorm.errors import PayloadError
+from earnorm.event import Change, Entry, Event
+
+__all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "key_of"]
+
+Refer = Callable[[object], "tuple[str, list[Any]] | None"]
+
+
+def key_of(subject: str, identity: Sequence[Any]) -> str:
+    """The record's key as text: `user:42`, of a composite primary key `line:7/2`."""
+    return f"{subject}:{'/'.join(str(part).replace('/', '%2F') for part in identity)}"
+
+
+def encode_payload(event: Event, identity: Sequence[Any], refer: Refer) -> bytes:
+    """The data of a custom event. Raises PayloadError for what could not be read back as it was."""
+    return encode({"identity": list(identity), "payload": event.payload}, refer=refer)
+
+
+def encode_change(event: Event, identity: Sequence[Any], refer: Refer, hidden: Collection[str] = ()) -> bytes:
+    """The data of a lifecycle event. It never refuses: what cannot be kept is left out, its name in "omitted".
+
+    A hidden (sensitive) field's name is kept among the changes, its values never.
+    """
+    payload = {name: value for name, value in event.payload.items() if name not in hidden}
+    changes = {name: [change.old, change.new] for name, change in event.changes.items() if name not in hidden}
+    silent = [name for name in event.changes if name in hidden]
+    data: dict[str, Any] = {"identity": list(identity), "payload": payload, "changes": changes}
+    if silent:
+        data["hidden"] = silent
+    try:
+        return encode(data, refer=refer)
+    except PayloadError:
+        return _encode_what_fits(data, refer)
+
+
+def _encode_what_fits(data: dict[str, Any], refer: Refer) -> bytes:
+    _, unfit = encode_values(data["payload"], refer)
+    _, unfit_changes = encode_values(data["changes"], refer)
+    omitted = {*unfit, *unfit_changes}
+    payload = {name: value for name, value in data["payload"].items() if name not in omitted}
+    changes = {name: pair for name, pair in data["changes"].items() if name not in omitted}
+    kept = {**data, "payload": payload, "changes": changes, "omitted": sorted(omitted)}
+    try:
+        return encode(kept, refer=refer)
+    except PayloadError:
+        # Each value fits, all of them together do not: the names alone stay.
+        names = sorted({*data["payload"], *data["changes"]})
+        return encode({"identity": data["identity"], "payload": {}, "changes": {}, "omitted": names}, refer=refer)
+
+
+def entry_of(event: Event, data: bytes) -> Entry:
+    subject = event.key.partition(":")[0]
+    return Entry(
+        id=event.id,
+        name=event.name,
+        subject=subject,
+        key=event.key,
+        data=data,
+        at=event.time,
+        correlation_id=event.correlation_id,
+        causation_id=event.causation_id,
+        depth=event.depth,
+        tenant=event.tenant,
+        version=event.version,
+    )
+
+
+def event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
+    """The event as handlers see it, without its subject. Raises PayloadError if the data cannot be read."""
+    data = decode(entry.data)
+    return Event(
+        entry.name,
+        None,
+        _part(data, "payload"),
+        {name: Change(*pair) for name, pair in _part(data, "changes").items()}
+        | {name: Change(None, None) for name in data.get("hidden", ())},
+        entry.key,
+        causation_id=entry.causation_id,
+        depth=entry.depth,
+        database=database,
+        tenant=entry.tenant,
+        version=entry.version,
+        position=entry.position,
+        attempt=attempt,
+        _id=entry.id,
+        _correlation_id=entry.correlation_id,
+        _at=entry.at.timestamp(),
+    )
+
+
+def identity_of(entry: Entry) -> tuple[Any, ...]:
+    """The primary key's values, with their types."""
+    return tuple(decode(entry.data).get("identity", ()))
+
+
+def _part(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    part = data.get(name, {})
+    if not isinstance(part, dict):
+        raise PayloadError(name, part, "the log's entry is damaged: expected an object")
+    return part

@@ -1,0 +1,664 @@
+"""Every error EarnORM raises, in one tree, and the words a handler raises to steer its own outcome.
+
+EarnORMError
+├── ConfigurationError    how the library is set up
+│   ├── AlreadyConnected, NotConnected, DatabaseClosed, UnsupportedDatabase
+│   ├── MissingTables, SchemaTooNew, MissingExtra
+├── ModelError            a model that cannot be defined so
+│   ├── ReservedFieldName, SubjectTaken, InvalidField
+├── HandlerError          a hook or handler that cannot be registered so
+│   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
+│   ├── UnsatisfiableArgument, SensitiveArgument
+│   ├── HandlerNameTaken, HandlerNameNeeded, WrongColour, PreHookAfterCommit
+│   ├── NoEvent, NotAMethod
+│   └── UnknownHandler
+├── EventError            an emit that cannot be right
+│   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
+│   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError
+├── RecordError           a record that cannot be written or read so
+│   ├── ValidationFailed, NotFound, UnknownField, UnreadableValue, SaveInPreHook, ReadOnlySnapshot
+├── TransactionError      a call that does not fit the transaction it stands in
+│   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
+│   ├── AutocommitRefused, DrainInTransaction
+└── StoreError            the log refused
+    └── LeaseLost
+
+Control                   raised by handlers, caught by us
+├── Abort                 veto the write (the caller sees it)
+├── StopPropagation       later handlers of this phase do not run
+├── Discard               do not retry, do not dead-letter
+└── RetryLater            try again after so many seconds
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass
+
+__all__ = [
+    "Abort",
+    "AlreadyConnected",
+    "AsyncHandlerUnderSync",
+    "AutocommitRefused",
+    "ConfigurationError",
+    "Control",
+    "DatabaseClosed",
+    "DeletedSubject",
+    "Discard",
+    "DrainInTransaction",
+    "EarnORMError",
+    "EventError",
+    "EventLoopError",
+    "Fault",
+    "HandlerError",
+    "HandlerNameNeeded",
+    "HandlerNameTaken",
+    "InvalidField",
+    "InvalidName",
+    "InvalidOption",
+    "LeaseLost",
+    "MissingExtra",
+    "MissingPayload",
+    "MissingTables",
+    "ModelError",
+    "NoEvent",
+    "NotAMethod",
+    "NotConnected",
+    "NotFound",
+    "OptionWithoutMeaning",
+    "OrderCycle",
+    "PayloadError",
+    "PreHookAfterCommit",
+    "ReadOnlySnapshot",
+    "RecordError",
+    "ReservedFieldName",
+    "ReservedPayloadKey",
+    "RetryLater",
+    "SaveInPreHook",
+    "SchemaTooNew",
+    "SensitiveArgument",
+    "StopPropagation",
+    "StoreError",
+    "SubjectTaken",
+    "SyncDoorInCoroutine",
+    "TransactionError",
+    "TransactionNotYours",
+    "UnknownField",
+    "UnknownHandler",
+    "UnknownOption",
+    "UnreadableValue",
+    "UnsatisfiableArgument",
+    "UnsavedSubject",
+    "UnsupportedDatabase",
+    "ValidationFailed",
+    "ViewEmitted",
+    "WrongColour",
+]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _shown(value: object) -> str:
+    """A short `repr` that no value can break: they may be huge, endless, or raise in their own."""
+    try:
+        shown = reprlib.repr(value) if not isinstance(value, Sized) or len(value) <= 1000 else _counted(value)
+    except Exception:  # noqa: BLE001  a repr is code of the user
+        return f"<{type(value).__name__}>"
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _counted(value: Sized) -> str:
+    start = f" {value[:40]!r}..." if isinstance(value, (str, bytes)) else ""
+    return f"<{type(value).__name__} of {len(value)}{start}>"
+
+
+class EarnORMError(Exception):
+    """The root: whoever catches this catches everything EarnORM itself raises."""
+
+
+# --- set-up ---------------------------------------------------------------------------------
+
+
+class ConfigurationError(EarnORMError):
+    """The library is set up in a way that cannot work."""
+
+
+class AlreadyConnected(ConfigurationError):
+    """`connect()` was called twice under one name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"a database named {name!r} is connected already; close() it first, "
+            f"or connect(..., name=...) the second one under a name of its own"
+        )
+        self.name = name
+
+
+class NotConnected(ConfigurationError):
+    """A call needs a database and none is connected."""
+
+    def __init__(self, what: str, name: str = "default") -> None:
+        which = "no database is connected" if name == "default" else f"no database named {name!r} is connected"
+        super().__init__(f"{what}: {which}; call earnorm.connect('sqlite:///app.db') first")
+        self.what = what
+        self.name = name
+
+
+class DatabaseClosed(ConfigurationError):
+    """A database was used after its `close()`."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{what}: database {name!r} is closed; connect() again before using it")
+        self.name = name
+        self.what = what
+
+
+class UnsupportedDatabase(ConfigurationError):
+    """A database URL names a dialect or driver EarnORM cannot keep its promises on."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"cannot connect to {url!r}: {reason}; supported: sqlite:///file.db")
+        self.url = url
+        self.reason = reason
+
+
+class MissingTables(ConfigurationError):
+    """`tables="check"` found tables missing or steps not yet applied."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"the database lacks {', '.join(missing)}; run `earnorm db upgrade`, or connect with tables='create'"
+        )
+        self.missing = tuple(missing)
+
+
+class SchemaTooNew(ConfigurationError):
+    """The database was upgraded by a newer EarnORM than this one."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(f"the log's tables are at step {found}, this EarnORM knows {known}; upgrade the package")
+        self.found = found
+        self.known = known
+
+
+class MissingExtra(ConfigurationError):
+    """A feature needs an optional library that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an extra; install it with: pip install 'earnorm[{extra}]'")
+        self.what = what
+        self.extra = extra
+
+
+# --- models ---------------------------------------------------------------------------------
+
+
+class ModelError(EarnORMError):
+    """A model that cannot be defined so."""
+
+
+class ReservedFieldName(ModelError):
+    """A field would hide an attribute that EarnORM or SQLAlchemy needs."""
+
+    def __init__(self, model: str, field: str) -> None:
+        super().__init__(
+            f"{model}.{field} would hide {field!r} of every model; name the field otherwise, "
+            f"for instance {field}_value, and keep the column with column={field!r}"
+        )
+        self.model = model
+        self.field = field
+
+
+class SubjectTaken(ModelError):
+    """Two models emit under the same name."""
+
+    def __init__(self, subject: str, first: str, second: str) -> None:
+        super().__init__(
+            f"{second} would emit as {subject!r}, which {first} does already; set __event_name__ on one of them"
+        )
+        self.subject = subject
+        self.first = first
+        self.second = second
+
+
+class InvalidField(ModelError):
+    """A field was given an option that contradicts its kind."""
+
+    def __init__(self, kind: str, option: str, value: object, why: str) -> None:
+        super().__init__(f"{kind}({option}={value!r}): {why}")
+        self.kind = kind
+        self.option = option
+        self.value = value
+
+
+# --- handlers -------------------------------------------------------------------------------
+
+
+class HandlerError(EarnORMError):
+    """A hook or handler that cannot be registered so."""
+
+
+class UnknownOption(HandlerError):
+    """A decorator was given an option that does not exist."""
+
+    def __init__(self, decorator: str, option: str, known: Iterable[str]) -> None:
+        known = list(known)
+        super().__init__(
+            f"{decorator}() has no option {option!r}{_did_you_mean(option, known)} options here: {_listed(known)}"
+        )
+        self.decorator = decorator
+        self.option = option
+
+
+class OptionWithoutMeaning(HandlerError):
+    """An option that exists, on a handler whose phase gives it no meaning."""
+
+    def __init__(self, decorator: str, option: str, value: object, why: str) -> None:
+        super().__init__(f"{decorator}({option}={value!r}) means nothing here: {why}")
+        self.decorator = decorator
+        self.option = option
+        self.value = value
+
+
+class InvalidOption(HandlerError):
+    """An option's value is of the wrong kind."""
+
+    def __init__(self, decorator: str, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{decorator}({option}={value!r}): expected {expected}")
+        self.decorator = decorator
+        self.option = option
+        self.value = value
+
+
+class OrderCycle(HandlerError):
+    """`before=`/`after=` contradict each other."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"before=/after= form a circle: {' -> '.join(names)}; drop one of them")
+        self.names = tuple(names)
+
+
+class UnsatisfiableArgument(HandlerError):
+    """A handler asks for an argument that its events can never give."""
+
+    def __init__(self, handler: str, argument: str, events: str, available: Iterable[str]) -> None:
+        available = list(available)
+        super().__init__(
+            f"{handler} takes {argument!r}, which {events} never gives{_did_you_mean(argument, available)}"
+            f" it can take: {_listed(available)}"
+        )
+        self.handler = handler
+        self.argument = argument
+        self.available = tuple(available)
+
+
+class SensitiveArgument(HandlerError):
+    """A durable handler asks for the old or new value of a sensitive field, which never enters the log."""
+
+    def __init__(self, handler: str, argument: str) -> None:
+        super().__init__(
+            f"{handler} takes {argument!r}, but a sensitive field's values never enter the log; "
+            f"take the subject instead, or run it with delivery='transaction'"
+        )
+        self.handler = handler
+        self.argument = argument
+
+
+class HandlerNameTaken(HandlerError):
+    """Two functions were registered under one durable name."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(
+            f"two handlers are named {name!r}: {first} and {second}; give one of them a name of its own with name=..."
+        )
+        self.name = name
+        self.first = first
+        self.second = second
+
+
+class HandlerNameNeeded(HandlerError):
+    """A lambda, partial or closure has no import path to be known by after a restart."""
+
+    def __init__(self, handler: str) -> None:
+        super().__init__(f"{handler} has no import path that survives a restart; give it one with name='...'")
+        self.handler = handler
+
+
+class NoEvent(HandlerError):
+    """A decorator was used without an event, or with something that is none."""
+
+    def __init__(self, decorator: str, given: object) -> None:
+        super().__init__(
+            f"@{decorator} needs the events to hear, such as @{decorator}('user.login'); it was given {given!r}"
+        )
+        self.decorator = decorator
+        self.given = given
+
+
+class NotAMethod(HandlerError):
+    """A model's decorator on a function that belongs to no class."""
+
+    def __init__(self, decorator: str, function: str) -> None:
+        super().__init__(f"@{decorator} on {function}: it belongs on a method of a model; elsewhere use @event_handler")
+        self.decorator = decorator
+        self.function = function
+
+
+class WrongColour(HandlerError):
+    """A plain function where a coroutine function is needed, or the other way round."""
+
+    def __init__(self, decorator: str, handler: str, remedy: str) -> None:
+        super().__init__(f"{decorator} on {handler}: {remedy}")
+        self.decorator = decorator
+        self.handler = handler
+
+
+class PreHookAfterCommit(HandlerError):
+    """A `pre_*` hook was declared to run after the commit."""
+
+    def __init__(self, decorator: str, handler: str, delivery: str) -> None:
+        super().__init__(
+            f"{decorator}(delivery={delivery!r}) on {handler}: a pre hook runs before the SQL and can veto it; "
+            f"use the post_ hook of the same name to run after the commit"
+        )
+        self.decorator = decorator
+        self.handler = handler
+        self.delivery = delivery
+
+
+class UnknownHandler(HandlerError):
+    """A delivery or a call names a handler this process has not registered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no handler named {name!r}; import the module that defines it")
+        self.name = name
+
+
+# --- events ---------------------------------------------------------------------------------
+
+
+class EventError(EarnORMError):
+    """An emit that cannot be right."""
+
+
+class InvalidName(EventError):
+    """An event name or pattern outside the allowed form."""
+
+    def __init__(self, name: object, why: str) -> None:
+        super().__init__(
+            f"{_shown(name)} is no event name: {why}; write subject.verb in letters, digits and underscores, "
+            f"such as 'user.login'"
+        )
+        self.name = name
+
+
+class PayloadError(EventError):
+    """A payload value that cannot be stored and read back as it was."""
+
+    def __init__(self, path: str, value: object, why: str) -> None:
+        super().__init__(f"payload {path} = {_shown(value)}: {why}" if path else f"payload {_shown(value)}: {why}")
+        self.path = path
+        self.value = value
+        self.why = why
+
+
+class ReservedPayloadKey(EventError):
+    """A payload key that handlers could never receive, since the name means something else."""
+
+    def __init__(self, key: str, event: str) -> None:
+        super().__init__(f"{event}: {key!r} is a reserved name; call the payload key something else")
+        self.key = key
+        self.event = event
+
+
+class MissingPayload(EventError):
+    """An emit lacks a key that a known handler takes."""
+
+    def __init__(self, event: str, key: str, handler: str, given: Iterable[str]) -> None:
+        super().__init__(
+            f"{handler} takes {key!r}, which this emit of {event} does not give; given: {_listed(given)}; "
+            f"add {key}=... to the emit or a default to the handler"
+        )
+        self.event = event
+        self.key = key
+        self.handler = handler
+
+
+class UnsavedSubject(EventError):
+    """`emit` on a record that has never been saved, so that nobody could load it later."""
+
+    def __init__(self, event: str, subject: str) -> None:
+        super().__init__(f"{event}: {subject} is not saved yet; save() it first, then emit")
+        self.event = event
+        self.subject = subject
+
+
+class DeletedSubject(EventError):
+    """`emit` on a record that is deleted."""
+
+    def __init__(self, event: str, subject: str) -> None:
+        super().__init__(f"{event}: {subject} is deleted; emit before delete(), or handle post_delete")
+        self.event = event
+        self.subject = subject
+
+
+class ViewEmitted(EventError):
+    """A view of `updated` was emitted by hand."""
+
+    def __init__(self, event: str, field: str) -> None:
+        super().__init__(
+            f"{event} is a view: it is raised by itself when {field!r} changes; set the field and save(), "
+            f"or emit an event of another name"
+        )
+        self.event = event
+        self.field = field
+
+
+class EventLoopError(EventError):
+    """Handlers call each other in a circle, or deeper than 32 levels."""
+
+    def __init__(self, why: str, chain: Sequence[str]) -> None:
+        drawn = "\n".join(f"{'  ' * depth}└─ {link}" for depth, link in enumerate(chain))
+        super().__init__(f"{why}; the chain was:\n{drawn}")
+        self.chain = tuple(chain)
+
+
+# --- records --------------------------------------------------------------------------------
+
+
+class RecordError(EarnORMError):
+    """A record that cannot be written or read so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One broken rule of one field. `value` is None for a sensitive field."""
+
+    field: str
+    rule: str
+    value: object
+    message: str
+
+
+class ValidationFailed(RecordError):
+    """A record breaks rules of its model; nothing was written. All its faults are in `faults`."""
+
+    def __init__(self, model: str, key: str, faults: Sequence[Fault]) -> None:
+        lines = "\n".join(f"  {model}.{fault.field}: {fault.message}" for fault in faults)
+        super().__init__(f"{key or 'a new ' + model} cannot be saved:\n{lines}")
+        self.model = model
+        self.key = key
+        self.faults = tuple(faults)
+
+
+class NotFound(RecordError):
+    """`get` found no row under that primary key."""
+
+    def __init__(self, model: str, key: object) -> None:
+        super().__init__(f"no {model} has the primary key {key!r}; find() returns an empty list instead of raising")
+        self.model = model
+        self.key = key
+
+
+class UnknownField(RecordError):
+    """A constructor or `find` was given a name that is no field."""
+
+    def __init__(self, model: str, field: str, known: Iterable[str]) -> None:
+        known = list(known)
+        super().__init__(f"{model} has no field {field!r}{_did_you_mean(field, known)} fields: {_listed(known)}")
+        self.model = model
+        self.field = field
+
+
+class UnreadableValue(RecordError):
+    """A column holds a value its field has no word for, such as a member an enum lost."""
+
+    def __init__(self, value: object, expected: str, known: Iterable[object]) -> None:
+        listed = ", ".join(_shown(each) for each in known)
+        super().__init__(
+            f"the database holds {_shown(value)}, which is no {expected} (known: {listed}); "
+            f"add what is missing to {expected}, or migrate the rows"
+        )
+        self.value = value
+        self.expected = expected
+
+
+class SaveInPreHook(RecordError):
+    """`save()` on a record inside its own `pre_*` hook."""
+
+    def __init__(self, hook: str, subject: str) -> None:
+        super().__init__(
+            f"{hook} calls save() on {subject}, which is being saved already; set the attribute, "
+            f"the running save writes it"
+        )
+        self.hook = hook
+        self.subject = subject
+
+
+class ReadOnlySnapshot(RecordError):
+    """A write to the snapshot of a row that is gone."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject} is deleted; this object is a snapshot of its last values and cannot be changed")
+        self.subject = subject
+
+
+# --- transactions ---------------------------------------------------------------------------
+
+
+class TransactionError(EarnORMError):
+    """A call that does not fit the transaction it stands in."""
+
+
+class TransactionNotYours(TransactionError):
+    """A transaction was used by a task or thread other than the one that opened it."""
+
+    def __init__(self, opened_by: str, used_by: str) -> None:
+        super().__init__(
+            f"this transaction belongs to {opened_by} and was used from {used_by}; "
+            f"open one of its own there (with db.transaction()), or pass the data and save it here"
+        )
+        self.opened_by = opened_by
+        self.used_by = used_by
+
+
+class SyncDoorInCoroutine(TransactionError):
+    """A blocking call inside a running event loop."""
+
+    def __init__(self, door: str, instead: str) -> None:
+        super().__init__(f"{door}() would block the running event loop; write: await {instead}()")
+        self.door = door
+        self.instead = instead
+
+
+class AsyncHandlerUnderSync(TransactionError):
+    """A coroutine function has to run inside a transaction that nobody awaits."""
+
+    def __init__(self, handler: str, door: str, instead: str) -> None:
+        super().__init__(
+            f"{handler} is async and runs inside the transaction, which {door}() cannot await; "
+            f"write: await {instead}(), or make the hook a plain function"
+        )
+        self.handler = handler
+        self.door = door
+        self.instead = instead
+
+
+class AutocommitRefused(TransactionError):
+    """An AUTOCOMMIT connection has no transaction to bind events to."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} on an AUTOCOMMIT connection: without a transaction an event could outlive or miss its change; "
+            f"use the default isolation level for models with events"
+        )
+        self.what = what
+
+
+class DrainInTransaction(TransactionError):
+    """`drain` inside a transaction or a handler would wait for itself."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"drain() inside {where} would wait for itself; call it after the commit")
+        self.where = where
+
+
+# --- the log --------------------------------------------------------------------------------
+
+
+class StoreError(EarnORMError):
+    """The log refused."""
+
+
+class LeaseLost(StoreError):
+    """This worker's lease passed to someone else; what it wanted to write down was not written."""
+
+    def __init__(self, worker: str, fence: int) -> None:
+        super().__init__(f"worker {worker} lost its lease (fence {fence}); another one works on from the last settle")
+        self.worker = worker
+        self.fence = fence
+
+
+# --- control --------------------------------------------------------------------------------
+
+
+class Control(Exception):
+    """What a handler raises to steer its own outcome."""
+
+
+class Abort(Control):
+    """Veto the write this handler runs in. The caller sees it, with its reason, and nothing is stored."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StopPropagation(Control):
+    """The later handlers of this event in this in-process phase do not run. In a durable handler it is an error."""
+
+
+class Discard(Control):
+    """Give this delivery up for good: it is not retried and not dead-lettered, and counts as skipped."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class RetryLater(Control):
+    """Run this delivery again after `seconds`. It counts as an attempt."""
+
+    def __init__(self, seconds: float, reason: str = "asked to be retried") -> None:
+        super().__init__(f"{reason} (in {seconds:g} s)")
+        self.seconds = seconds
+        self.reason = reason

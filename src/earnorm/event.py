@@ -1,0 +1,158 @@
+"""An event: an immutable fact about a subject, as handlers see it (Event) and as the log keeps it (Entry)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import force_setattr
+
+from earnorm._uuid7 import uuid7
+
+__all__ = [
+    "NO_CHANGES",
+    "NO_PAYLOAD",
+    "Change",
+    "Changes",
+    "Entry",
+    "Event",
+    "Running",
+    "caused_by",
+    "current_event",
+    "running",
+]
+
+
+class Change(NamedTuple):
+    """What happened to one field: `old, new = event.changes["status"]`."""
+
+    old: Any
+    new: Any
+
+
+Changes = Mapping[str, Change]
+NO_CHANGES: Changes = MappingProxyType({})
+NO_PAYLOAD: Mapping[str, Any] = MappingProxyType({})
+
+
+class Event(msgspec.Struct, frozen=True, eq=False, weakref=True):
+    """Something that happened, in the past tense. `str(event)` is its name.
+
+    `id` is known before the commit and never changes, so it is the idempotency key to hand to
+    the outside world; `attempt` counts the runs of one handler for it. `correlation_id` is the id
+    of the first event of the chain, `causation_id` that of the event whose handler (`emitter`) emitted this one.
+    """
+
+    name: str
+    subject: Any = None
+    payload: Mapping[str, Any] = NO_PAYLOAD
+    changes: Changes = NO_CHANGES
+    key: str = ""
+    cause: Event | None = None
+    emitter: str = ""
+    causation_id: UUID | None = None
+    depth: int = 0
+    database: str = ""
+    tenant: str | None = None
+    version: int = 1
+    position: int | None = None
+    attempt: int = 1
+    # Written on first use or by us alone: an id costs more than a whole in-memory dispatch.
+    _id: UUID | None = None
+    _correlation_id: UUID | None = None
+    _at: float = 0.0
+    _stopped: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        about = f" of {self.key}" if self.key else ""
+        return f"<Event {self.name}{about} {self.id}>"
+
+    @property
+    def id(self) -> UUID:
+        if self._id is None:
+            force_setattr(self, "_id", uuid7())
+        assert self._id is not None
+        return self._id
+
+    @property
+    def correlation_id(self) -> UUID:
+        if self._correlation_id is None:
+            force_setattr(self, "_correlation_id", self.id if self.cause is None else self.cause.correlation_id)
+        assert self._correlation_id is not None
+        return self._correlation_id
+
+    @property
+    def time(self) -> datetime:
+        """When it happened, aware, in UTC. An event nobody asked the time of has none until then."""
+        if not self._at:
+            force_setattr(self, "_at", time.time())
+        return datetime.fromtimestamp(self._at, UTC)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def stop_propagation(self) -> None:
+        """Let the later handlers of this event in this in-process phase not run. In a durable handler: an error."""
+        force_setattr(self, "_stopped", True)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One event as the log keeps it: the words as columns, the data as bytes only a codec reads.
+
+    `subject` is the model's event name ("user", "" for none), `key` the record ("user:42").
+    `position` is 0 until the store has given one.
+    """
+
+    id: UUID
+    name: str
+    subject: str
+    key: str
+    data: bytes
+    at: datetime
+    correlation_id: UUID
+    causation_id: UUID | None
+    depth: int
+    tenant: str | None = None
+    version: int = 1
+    position: int = 0
+
+
+class Running(NamedTuple):
+    """The handler that runs here, and for which event."""
+
+    event: Event
+    handler: str
+
+
+_running: ContextVar[Running | None] = ContextVar("earnorm_running", default=None)
+
+
+def running() -> Running | None:
+    return _running.get()
+
+
+def current_event() -> Event | None:
+    """The event whose handler is running here, or None."""
+    found = _running.get()
+    return None if found is None else found.event
+
+
+@contextmanager
+def caused_by(event: Event, handler: str = "") -> Iterator[None]:
+    """Events emitted inside carry `event` as their cause, whatever task or thread they cross with this context."""
+    token = _running.set(Running(event, handler))
+    try:
+        yield
+    finally:
+        _running.reset(token)

@@ -1,0 +1,60 @@
+"""The event words under the spec's own name: `from earnorm.events import pre_save, on_event, event_handler`."""
+
+from earnorm.bus import event_handler, event_handler_async
+from earnorm.declared import event_type
+from earnorm.errors import Abort, Discard, RetryLater, StopPropagation
+from earnorm.event import Change, Event
+from earnorm.lifecycle import (
+    on_event,
+    on_event_async,
+    post_commit,
+    post_create,
+    post_create_async,
+    post_delete,
+    post_delete_async,
+    post_rollback,
+    post_save,
+    post_save_async,
+    post_update,
+    post_update_async,
+    pre_create,
+    pre_create_async,
+    pre_delete,
+    pre_delete_async,
+    pre_save,
+    pre_save_async,
+    pre_update,
+    pre_update_async,
+)
+
+__all__ = [
+    "Abort",
+    "Change",
+    "Discard",
+    "Event",
+    "RetryLater",
+    "StopPropagation",
+    "event_handler",
+    "event_handler_async",
+    "event_type",
+    "on_event",
+    "on_event_async",
+    "post_commit",
+    "post_create",
+    "post_create_async",
+    "post_delete",
+    "post_delete_async",
+    "post_rollback",
+    "post_save",
+    "post_save_async",
+    "post_update",
+    "post_update_async",
+    "pre_create",
+    "pre_create_async",
+    "pre_delete",
+    "pre_delete_async",
+    "pre_save",
+    "pre_save_async",
+    "pre_update",
+    "pre_update_async",
+]

@@ -1,0 +1,236 @@
+"""A handler: a function, the events it hears, the phase it runs in, and how it is known after a restart."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from types import FunctionType, MethodType
+from typing import Any, Literal, TypeVar, get_args
+
+from earnorm.errors import (
+    HandlerNameNeeded,
+    InvalidOption,
+    OptionWithoutMeaning,
+    PreHookAfterCommit,
+    UnknownOption,
+)
+
+__all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "make_handler"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+DeliveryMode = Literal["transaction", "after_commit", "durable"]
+
+
+class Phase(StrEnum):
+    """When a handler runs, seen from the transaction."""
+
+    BEFORE = "before the SQL"
+    TRANSACTION = "in the transaction"
+    AFTER_COMMIT = "after the commit"
+    DURABLE = "durable"
+    ROLLBACK = "after the rollback"
+
+
+_PHASE_OF: dict[str, Phase] = {
+    "transaction": Phase.TRANSACTION,
+    "after_commit": Phase.AFTER_COMMIT,
+    "durable": Phase.DURABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a decorator may be told. Each is read in one place; one without meaning in a phase is an error.
+
+    name      the handler's durable name (default: import path and qualified name)
+    priority  higher runs earlier within a phase; durable: starts earlier within a batch
+    before, after   names of handlers this one must run before or after, in its phase
+    when      a function with injected arguments; the handler runs only if it returns true
+    delivery  "transaction", "after_commit" or "durable", where the decorator leaves a choice
+    ordered   durable only: later events of a record wait while an earlier one is set aside (default True)
+    """
+
+    name: str | None = None
+    priority: int = 0
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    when: Callable[..., Any] | None = None
+    delivery: DeliveryMode | None = None
+    ordered: bool | None = None
+
+    @classmethod
+    def parse(cls, decorator: str, given: Mapping[str, Any]) -> Options:
+        """Raises UnknownOption or InvalidOption."""
+        if not given:
+            return _DEFAULT_OPTIONS
+        known = [f.name for f in fields(cls)]
+        for option in given:
+            if option not in known:
+                raise UnknownOption(decorator, option, known)
+        return cls(**{option: _checked(decorator, option, value) for option, value in given.items()})
+
+
+_DEFAULT_OPTIONS = Options()
+
+
+def _checked(decorator: str, option: str, value: Any) -> Any:
+    check, expected = _CHECKS[option]
+    if option in ("before", "after"):
+        value = _handler_names(value)
+    if not check(value):
+        raise InvalidOption(decorator, option, value, expected)
+    return value
+
+
+def _handler_names(value: Any) -> Any:
+    if isinstance(value, str) or callable(value):
+        value = (value,)
+    if not isinstance(value, Sequence):
+        return value
+    return tuple(_identity(one) if callable(one) else one for one in value)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable() and not value.isspace()
+
+
+def _is_plain_function(value: Any) -> bool:
+    return callable(value) and not inspect.iscoroutinefunction(value)
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_name, "a printable name of 1 to 200 characters"),
+    "priority": (lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
+    "before": (lambda v: isinstance(v, tuple) and all(map(_is_name, v)), "a handler, its name, or a list of them"),
+    "after": (lambda v: isinstance(v, tuple) and all(map(_is_name, v)), "a handler, its name, or a list of them"),
+    "when": (_is_plain_function, "a plain function that returns true or false"),
+    "delivery": (lambda v: v in get_args(DeliveryMode), "one of 'transaction', 'after_commit', 'durable'"),
+    "ordered": (lambda v: isinstance(v, bool), "True or False"),
+}
+
+_sequence = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Handler:
+    """One registered function. `function` is held strongly, a bound method through its object weakly."""
+
+    function: Callable[..., Any] | weakref.WeakMethod[Callable[..., Any]]
+    name: str
+    phase: Phase
+    decorator: str
+    options: Options = _DEFAULT_OPTIONS
+    is_async: bool = False
+    events: list[Any] = field(default_factory=list)
+    model: type | None = None
+    sequence: int = field(default_factory=lambda: next(_sequence))
+
+    @property
+    def ordered(self) -> bool:
+        return self.options.ordered is not False
+
+    @property
+    def target(self) -> Callable[..., Any] | None:
+        """The function itself, or None once its object is gone."""
+        if isinstance(self.function, weakref.WeakMethod):
+            return self.function()
+        return self.function
+
+    @property
+    def source(self) -> str:
+        """`file:line` of the definition."""
+        code = getattr(_unwrapped(self.target), "__code__", None)
+        return f"{code.co_filename}:{code.co_firstlineno}" if code else "built in"
+
+    @property
+    def module(self) -> str:
+        return getattr(_unwrapped(self.target), "__module__", None) or ""
+
+    def __repr__(self) -> str:
+        return f"<Handler {self.name} of {', '.join(map(describe, self.events))}, {self.phase.value}>"
+
+
+def describe(event: Any) -> str:
+    """An event a handler was registered for, as text."""
+    return event if isinstance(event, str) else getattr(event, "__name__", repr(event))
+
+
+def make_handler(
+    function: Callable[..., Any], decorator: str, phase: Phase, options: Options, *, model: type | None = None
+) -> Handler:
+    """Build a handler; raises OptionWithoutMeaning or PreHookAfterCommit if an option does not fit its phase."""
+    chosen = _choose_phase(function, decorator, phase, options)
+    return Handler(
+        function=weakref.WeakMethod(function) if isinstance(function, MethodType) else function,
+        name=options.name or _identity(function),
+        phase=chosen,
+        decorator=decorator,
+        options=options,
+        is_async=is_async(function),
+        model=model,
+    )
+
+
+def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, options: Options) -> Phase:
+    delivery = options.delivery
+    if delivery is not None:
+        if phase is Phase.BEFORE and delivery != "transaction":
+            raise PreHookAfterCommit(decorator, _identity(function), delivery)
+        if phase is Phase.ROLLBACK or decorator == "post_commit":
+            why = f"{decorator} names its own moment"
+            raise OptionWithoutMeaning(decorator, "delivery", delivery, why)
+        if phase is not Phase.BEFORE:
+            phase = _PHASE_OF[delivery]
+    if options.ordered is not None and phase is not Phase.DURABLE:
+        why = f"only durable handlers have set-aside events to wait for, this one runs {phase.value}"
+        raise OptionWithoutMeaning(decorator, "ordered", options.ordered, why)
+    return phase
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    inner = _unwrapped(function)
+    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004  asks for the colour of the call, not for callability
+
+
+def _unwrapped(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__func__", function)
+
+
+def _identity(function: Any) -> str:
+    inner = _unwrapped(function)
+    qualname = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    return f"{_real_module(getattr(inner, '__module__', None) or '')}.{qualname}"
+
+
+@functools.lru_cache(maxsize=None)
+def _real_module(module: str) -> str:
+    """A script's functions keep their names whether it is run or imported."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    path = getattr(main, "__file__", None)
+    return path.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py") if path else "__main__"
+
+
+def is_importable(function: Any) -> bool:
+    """Whether import path and qualified name lead to this function in another process."""
+    if not isinstance(function, FunctionType):
+        return False
+    return "<lambda>" not in function.__qualname__ and function.__closure__ is None
+
+
+def require_durable_name(handler: Handler) -> None:
+    """Raises HandlerNameNeeded if nothing could find the handler's work again after a restart."""
+    if handler.options.name is None and not is_importable(handler.target):
+        raise HandlerNameNeeded(f"{handler.name} ({handler.source})")

@@ -1,0 +1,1 @@
+"""Models: SQLAlchemy classes whose records say what happens to them."""

@@ -1,0 +1,57 @@
+"""Loading a record for a handler that runs after the commit: fresh by its key, or a snapshot if it is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Values
+from typing import Any, NoReturn
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm.attributes import set_committed_value
+
+from earnorm.backends.sqlalchemy.mapping import Mapping
+from earnorm.errors import ReadOnlySnapshot
+
+__all__ = ["SNAPSHOT", "is_snapshot", "load", "snapshot"]
+
+# A class with this name in its body is no model of its own.
+SNAPSHOT = "__earnorm_snapshot__"
+_snapshots: dict[type, type] = {}
+
+
+def load(session: Session, mapping: Mapping, identity: tuple[Any, ...]) -> Any | None:
+    """The record as it is now, detached; None if its row is gone."""
+    record = session.get(mapping.cls, identity)
+    if record is not None:
+        session.expunge(record)
+    return record
+
+
+def snapshot(mapping: Mapping, identity: tuple[Any, ...], values: Values[str, Any]) -> Any:
+    """The last values of a row that is gone, as a read-only record. Values not kept read as None."""
+    cls = _snapshot_class(mapping.cls)
+    record = inspect(mapping.cls).class_manager.new_instance()
+    for name in mapping.columns:
+        set_committed_value(record, name, values.get(name))
+    for name, part in zip(mapping.primary_key, identity, strict=False):
+        set_committed_value(record, name, part)
+    make_transient_to_detached(record)
+    object.__setattr__(record, "__class__", cls)
+    return record
+
+
+def is_snapshot(record: object) -> bool:
+    return SNAPSHOT in type(record).__dict__
+
+
+def _snapshot_class(cls: type) -> type:
+    found = _snapshots.get(cls)
+    if found is None:
+        names = {"__setattr__": _refuse, "__delattr__": _refuse, SNAPSHOT: True}
+        names |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        found = _snapshots[cls] = type.__new__(type(cls), cls.__name__, (cls,), names)
+    return found
+
+
+def _refuse(record: Any, *_: Any) -> NoReturn:
+    raise ReadOnlySnapshot(repr(record))

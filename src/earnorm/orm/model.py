@@ -1,0 +1,290 @@
+"""A model: the spec's face. A SQLAlchemy 2.1 declarative class whose records save, delete and emit themselves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from sqlalchemy import ColumnElement, MetaData, inspect, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn
+from sqlalchemy.orm.attributes import instance_state
+
+from earnorm._uuid7 import uuid7
+from earnorm.backends.sqlalchemy import mapping as mappings
+from earnorm.bus import default_bus
+from earnorm.errors import NotFound, ReservedFieldName, SubjectTaken, UnknownField
+from earnorm.event import Changes, running
+from earnorm.lifecycle import collect_handlers
+from earnorm.names import plural, qualify, snake_case, validate_name
+from earnorm.orm import doors
+from earnorm.orm.database import database_here, keep_tables_of
+from earnorm.orm.fields import UUIDField
+from earnorm.orm.loading import SNAPSHOT
+from earnorm.orm.validation import Validator, is_secret_looking
+from earnorm.plan import Handle
+from earnorm.portal import refuse_in_coroutine, spawn
+from earnorm.registry import ModelInfo
+
+__all__ = ["BaseModel", "ModelEvent"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound="BaseModel")
+
+# What a field may not be called: our own attributes, and SQLAlchemy's.
+_RESERVED = frozenset(
+    "save asave delete adelete refresh arefresh get aget find afind emit aemit on event changes metadata registry".split()
+)
+
+
+class ModelEvent(str):
+    """An event of a model as an object: `Order.event("created")`. It is its name, checked when it is made."""
+
+    __slots__ = ("model",)
+    model: type[BaseModel]
+
+    def __new__(cls, model: type[BaseModel], verb: str) -> Self:
+        name = super().__new__(cls, validate_name(qualify(verb, model.__event_name__)))
+        name.model = model
+        return name
+
+
+class BaseModel(DeclarativeBase):
+    """Derive from it, declare fields, decorate methods.
+
+    Without a primary key of its own a model gets `id`, a UUIDv7 made at construction. Its table is the plural of
+    its class name in snake_case, its events begin with the class name in snake_case; `__tablename__` and
+    `__event_name__` set them otherwise. `class Line(BaseModel, bubbles_to="order")` hands its events up to the
+    record in its attribute `order`.
+    """
+
+    __abstract__ = True
+    __earnorm_model__: ClassVar[bool] = True
+    __event_name__: ClassVar[str]
+    metadata = MetaData()
+
+    if TYPE_CHECKING:
+        id: Mapped[Any]
+
+    def __init_subclass__(cls, *, bubbles_to: str | None = None, **options: Any) -> None:
+        if SNAPSHOT in cls.__dict__:
+            return
+        _refuse_reserved(cls)
+        if cls.__dict__.get("__abstract__", False):
+            super().__init_subclass__(**options)
+            return
+        _complete(cls)
+        _require_free_subject(cls)
+        super().__init_subclass__(**options)
+        _register(cls, bubbles_to)
+
+    def __init__(self, **values: Any) -> None:
+        cls = type(self)
+        attributes = inspect(cls).attrs
+        for name in values:
+            if name not in attributes and not hasattr(cls, name):
+                raise UnknownField(cls.__name__, name, attributes.keys())
+        for name, value in values.items():
+            setattr(self, name, value)
+        for name, make in cls.__earnorm_defaults__:
+            if name not in values:
+                setattr(self, name, make())
+
+    __earnorm_defaults__: ClassVar[tuple[tuple[str, Callable[[], Any]], ...]] = ()
+
+    def __repr__(self) -> str:
+        identity = inspect(self).identity
+        return f"<{type(self).__name__} {'/'.join(map(str, identity)) if identity else '(not saved)'}>"
+
+    # --- records -----------------------------------------------------------------------------
+
+    def save(self) -> Self:
+        """Write what changed, in the transaction open here or one of its own; returns the record.
+
+        Raises ValidationFailed, what a hook raises, NotConnected, SaveInPreHook, SyncDoorInCoroutine.
+        """
+        doors.save(self)
+        return self
+
+    async def asave(self) -> Self:
+        """`save`, awaited; async hooks run."""
+        await doors.asave(self)
+        return self
+
+    def delete(self) -> None:
+        """Delete the row. Raises UnsavedSubject, DeletedSubject, what a hook raises."""
+        doors.delete(self)
+
+    async def adelete(self) -> None:
+        """`delete`, awaited."""
+        await doors.adelete(self)
+
+    def refresh(self) -> Self:
+        """Load the row again, over unsaved changes. Raises NotFound."""
+        doors.refresh(self)
+        return self
+
+    async def arefresh(self) -> Self:
+        """`refresh`, awaited."""
+        await doors.arefresh(self)
+        return self
+
+    @property
+    def changes(self) -> Changes:
+        """Field to (old, new) of what is not saved yet; inside a handler about this record, of its event."""
+        found = mappings.mapping_of(type(self))
+        pending = (
+            found.changes(instance_state(self)) if found is not None and inspect(self).persistent_or_detached else {}
+        )
+        now = running()
+        if not pending and now is not None and now.event.subject is self:
+            return now.event.changes
+        return pending
+
+    # --- queries -----------------------------------------------------------------------------
+
+    @classmethod
+    def get(cls, key: Any) -> Self:
+        """The record with this primary key (a tuple if it is composite). Raises NotFound."""
+        refuse_in_coroutine("get")
+        return cls._get(key)
+
+    @classmethod
+    async def aget(cls, key: Any) -> Self:
+        """`get`, awaited."""
+        await database_here(f"{cls.__name__}.aget()").aready()
+        return await spawn(cls._get, key)
+
+    @classmethod
+    def find(cls, *where: ColumnElement[bool], **equals: Any) -> list[Self]:
+        """Records that meet all conditions, SQL expressions and `field=value`. Raises UnknownField."""
+        refuse_in_coroutine("find")
+        return cls._find(where, equals)
+
+    @classmethod
+    async def afind(cls, *where: ColumnElement[bool], **equals: Any) -> list[Self]:
+        """`find`, awaited."""
+        await database_here(f"{cls.__name__}.afind()").aready()
+        return await spawn(cls._find, where, equals)
+
+    @classmethod
+    def _get(cls, key: Any) -> Self:
+        with database_here(f"{cls.__name__}.get()").reading() as session:
+            found = session.get(cls, key)
+        if found is None:
+            raise NotFound(cls.__name__, key)
+        return found
+
+    @classmethod
+    def _find(cls, where: tuple[ColumnElement[bool], ...], equals: dict[str, Any]) -> list[Self]:
+        attributes = inspect(cls).attrs
+        for name in equals:
+            if name not in attributes:
+                raise UnknownField(cls.__name__, name, attributes.keys())
+        with database_here(f"{cls.__name__}.find()").reading() as session:
+            return list(session.scalars(select(cls).where(*where).filter_by(**equals)))
+
+    # --- events ------------------------------------------------------------------------------
+
+    def emit(self, event: Any, /, **payload: Any) -> Handle:
+        """Emit a custom event about this record; returns its handle.
+
+        `event` is a name ("login" is "user.login") or an object declared with @event_type. Handlers of the model
+        run here, in the transaction; later ones after its commit. Raises UnsavedSubject, DeletedSubject,
+        ViewEmitted, PayloadError, MissingPayload, ReservedPayloadKey, EventLoopError.
+        """
+        return default_bus.emit(self._qualified(event), self, **payload)
+
+    def aemit(self, event: Any, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
+        """`emit`, awaited."""
+        return default_bus.aemit(self._qualified(event), self, **payload)
+
+    def _qualified(self, event: Any) -> Any:
+        return qualify(str(event), type(self).__event_name__) if isinstance(event, str) else event
+
+    @classmethod
+    def on(cls, *events: Any, **options: Any) -> Callable[[F], F]:
+        """Register a handler for this model's events, names relative to it: `@User.on("password_changed")`."""
+        names = [qualify(event, cls.__event_name__) if isinstance(event, str) else event for event in events]
+        return default_bus.register("on", names, options, info=default_bus.registry.model_of(cls))
+
+    @classmethod
+    def event(cls, verb: str) -> ModelEvent:
+        """An event of this model as an object, to register for: `@event_handler(Order.event("created"))`."""
+        return ModelEvent(cls, verb)
+
+
+def _refuse_reserved(cls: type[BaseModel]) -> None:
+    for name, value in vars(cls).items():
+        if isinstance(value, MappedColumn) and (name in _RESERVED or name.startswith("__earnorm")):
+            raise ReservedFieldName(cls.__name__, name)
+
+
+def _complete(cls: type[BaseModel]) -> None:
+    """What the class leaves open: event name, table name, primary key, and the discriminator of a hierarchy."""
+    parent = next((base for base in cls.__mro__[1:] if "__mapper__" in base.__dict__), None)
+    if "__event_name__" not in cls.__dict__:
+        cls.__event_name__ = snake_case(cls.__name__)
+    validate_name(cls.__event_name__)
+    if parent is not None:
+        _inherit(cls, parent)
+        return
+    if not hasattr(cls, "__tablename__") and "__table__" not in cls.__dict__:
+        cls.__tablename__ = plural(snake_case(cls.__name__))
+    if not _has_primary_key(cls):
+        cls.id = UUIDField(primary_key=True, default=uuid7)
+
+
+def _has_primary_key(cls: type[BaseModel]) -> bool:
+    if "__table__" in cls.__dict__:
+        return True
+    columns = [value for base in cls.__mro__ for value in vars(base).values() if isinstance(value, MappedColumn)]
+    return any(column.column.primary_key for column in columns)
+
+
+def _inherit(cls: type[BaseModel], parent: type) -> None:
+    """A subclass of a concrete model shares its table; the class name tells the rows apart."""
+    if "__tablename__" in cls.__dict__ or "__table__" in cls.__dict__:
+        return
+    arguments = dict(cls.__dict__.get("__mapper_args__", {}))
+    arguments.setdefault("polymorphic_identity", cls.__event_name__)
+    cls.__mapper_args__ = arguments
+
+
+def _require_free_subject(cls: type[BaseModel]) -> None:
+    known = default_bus.registry.models.get(cls.__event_name__)
+    if known is None:
+        return
+    first, second = _place(known.cls), _place(cls)
+    if first != second:
+        raise SubjectTaken(cls.__event_name__, first, second)
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
+    mapper = inspect(cls)
+    fields = tuple(mapper.columns.keys())
+    specs = {name: column.info["earnorm"] for name, column in mapper.columns.items() if "earnorm" in column.info}
+    sensitive = frozenset(name for name, spec in specs.items() if spec.sensitive)
+    _warn_of_secrets(cls, set(specs) - sensitive)
+    cls.__earnorm_defaults__ = tuple((n, s.make_default) for n, s in specs.items() if s.has_default)
+    info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to)
+    info.handlers = collect_handlers(cls, info)
+    mappings.register(cls, info, default_bus, Validator.for_mapper(mapper).check)
+
+
+def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:
+    for name in sorted(names):
+        if is_secret_looking(name):
+            warnings.warn(
+                f"{cls.__name__}.{name} looks like a secret; its values will enter the log. "
+                f"Mark the field sensitive=True to keep them out, or sensitive=False to say that it is none",
+                stacklevel=4,
+            )
+
+
+keep_tables_of(BaseModel)
+default_bus.attach_door(doors.SQLAlchemyDoor(default_bus))

@@ -1,0 +1,96 @@
+"""A transaction: `with db.transaction()` or `async with db.transaction()`; inside another one it is a savepoint."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_session
+from sqlalchemy.orm import Session, SessionTransaction
+
+from earnorm.backends.sqlalchemy.scope import Scope, current_scope, enter_scope, leave_scope
+from earnorm.errors import TransactionError
+from earnorm.portal import refuse_in_coroutine, spawn
+
+if TYPE_CHECKING:
+    from earnorm.orm.database import Database
+
+__all__ = ["Transaction"]
+
+S = TypeVar("S", Session, AsyncSession)
+
+
+class Opened(Generic[S]):
+    """What a `with` block gets: `session`, for queries of its own beside `save` and `find`."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: S) -> None:
+        self.session = session
+
+
+class Transaction:
+    """Commits when its block ends, rolls back when it raises. It belongs to the task or thread that opened it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._scope: Scope | None = None
+        self._previous: Scope | None = None
+        self._savepoint: SessionTransaction | None = None
+        self._async_session: AsyncSession | None = None
+
+    def __enter__(self) -> Opened[Session]:
+        refuse_in_coroutine("db.transaction", "db.transaction().__aenter__")
+        self._open(self._database.new_session())
+        assert self._scope is not None
+        return Opened(self._scope.session)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._close(kind is not None)
+
+    async def __aenter__(self) -> Opened[AsyncSession]:
+        fresh = self._database.new_async_session()
+        await spawn(self._open, fresh.sync_session)
+        assert self._scope is not None
+        return Opened(cast("AsyncSession", async_session(self._scope.session)))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await spawn(self._close, kind is not None)
+
+    def _open(self, fresh: Session) -> None:
+        if self._scope is not None:
+            raise TransactionError("this transaction is open already; call db.transaction() for each block")
+        outer = current_scope()
+        if outer is not None and outer.database in (None, self._database):
+            self._scope = outer
+            self._savepoint = outer.session.begin_nested()
+            return
+        fresh.begin()
+        self._scope = Scope(fresh, self._database)
+        self._previous = enter_scope(self._scope)
+
+    def _close(self, failed: bool) -> None:
+        scope, savepoint = self._scope, self._savepoint
+        assert scope is not None
+        self._scope = self._savepoint = None
+        if savepoint is not None:
+            scope.require_owner()
+            savepoint.rollback() if failed else savepoint.commit()
+            return
+        session = scope.session
+        try:
+            scope.require_owner()
+            if failed:
+                session.rollback()
+            else:
+                # The scope ends with the commit: what runs after it opens transactions of its own.
+                session.flush()
+                leave_scope(scope, self._previous)
+                session.commit()
+        finally:
+            leave_scope(scope, self._previous)
+            session.close()

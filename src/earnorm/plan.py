@@ -1,0 +1,265 @@
+"""A plan: all handlers of one (class, event name) as one generated function, for buses without a store.
+
+The function calls each handler with what it asked for, on a line of its own. The event object is made only if
+a handler takes it. Handlers of the transaction phase propagate what they raise; later ones are isolated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from earnorm import telemetry
+from earnorm._uuid7 import uuid7
+from earnorm.binding import Binding, Context, Moment, Source, arguments_text, compile_call, new_value, old_value
+from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
+from earnorm.event import Event
+from earnorm.handler import Handler, Phase
+
+__all__ = ["Handle", "Step", "compile_plan", "noted"]
+
+_FILE = "<earnorm plan of {}>"
+
+
+class Handle(msgspec.Struct):
+    """What `emit` gives back. `id` is the event's, known before any commit."""
+
+    event: Event | None = None
+    _id: UUID | None = None
+
+    @property
+    def id(self) -> UUID:
+        if self.event is not None:
+            return self.event.id
+        if self._id is None:
+            self._id = uuid7()
+        return self._id
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One handler of a plan with its arguments and its condition."""
+
+    handler: Handler
+    binding: Binding
+    when: Callable[..., Any] | None = None
+
+
+def compile_plan(
+    name: str,
+    steps: Sequence[Step],
+    *,
+    declared: bool = False,
+    awaited: bool = False,
+    wait: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
+) -> Callable[[Any, Any], Any]:
+    """Generate `run(s, p)`: subject and payload (a mapping; for a declared event the object itself) to a Handle.
+
+    With `awaited` it is a coroutine function. `wait` runs a coroutine for the sync kind.
+    """
+    return _Writer(name, steps, declared=declared, awaited=awaited, wait=wait).compile()
+
+
+class _Writer:
+    """Writes the source of one plan."""
+
+    def __init__(
+        self,
+        name: str,
+        steps: Sequence[Step],
+        *,
+        declared: bool,
+        awaited: bool,
+        wait: Callable[[Coroutine[Any, Any, Any]], Any] | None,
+    ) -> None:
+        self.name = name
+        self.steps = steps
+        self.awaited = awaited
+        self.inlined = declared and all(_inlinable(step) for step in steps)
+        self.declared = declared
+        self.lines: list[str] = []
+        self.names: dict[str, Any] = {
+            "Context": Context,
+            "Event": Event,
+            "Handle": Handle,
+            "Moment": Moment,
+            "StopPropagation": StopPropagation,
+            "event_name": name,
+            "failed": self._failed,
+            "missing": self._missing,
+            "new_value": new_value,
+            "noted": self._noted,
+            "old_value": old_value,
+            "payload_of": payload_of,
+            "wait": _refusing_loops(wait),
+        }
+
+    def compile(self) -> Callable[[Any, Any], Any]:
+        self._head()
+        for phase in (Phase.TRANSACTION, Phase.AFTER_COMMIT):
+            numbered = [(i, s) for i, s in enumerate(self.steps) if _in_process(s.handler.phase) is phase]
+            self._phase(numbered)
+        self.lines.append("    return Handle(e)" if self._wants_event else "    return Handle()")
+        source = "\n".join(self.lines)
+        # The text is made of parameter names, which the compiler has accepted as identifiers already.
+        exec(compile(source, _FILE.format(self.name), "exec"), self.names)  # noqa: S102  see above
+        return self.names["run"]  # type: ignore[no-any-return]  # what exec defined
+
+    @property
+    def _wants_event(self) -> bool:
+        sources = (Source.EVENT, Source.CHANGES, Source.OLD, Source.NEW, Source.CONTEXT)
+        return any(step.binding.uses(*sources) or step.when is not None for step in self.steps)
+
+    def _head(self) -> None:
+        colour = "async def" if self.awaited else "def"
+        self.lines.append(f"{colour} run(s, p):")
+        if self.declared:
+            self.lines.append("    o = p")
+            self.lines.append("    if s is None: s = o")
+        if self.declared and not self.inlined:
+            self.lines.append("    p = payload_of(o)")
+        if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
+            self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
+        if self._wants_event:
+            payload = "payload_of(o)" if self.inlined else "p"
+            self.lines.append(f"    e = Event(event_name, s, {payload})")
+        if not self.inlined:
+            self._require_keys()
+
+    def _require_keys(self) -> None:
+        """All keys are looked up before the first handler runs: a missing one starts nothing."""
+        for key in sorted(frozenset[str]().union(*(step.binding.required for step in self.steps))):
+            self.lines.append(f"    if {key!r} not in p: raise missing({key!r}, p)")
+
+    def _phase(self, numbered: list[tuple[int, Step]]) -> None:
+        if not numbered:
+            return
+        self.lines.append("    try:")
+        for i, step in numbered:
+            self._step(i, step)
+        self.lines.append("    except StopPropagation: pass")
+
+    def _step(self, i: int, step: Step) -> None:
+        indent = " " * 8
+        self._bind_target(i, step, indent)
+        if isinstance(self.names[f"h{i}"], WeakTarget):
+            self.lines.append(f"{indent}f{i} = h{i}.get()")
+            self.lines.append(f"{indent}if f{i} is not None:")
+            indent += " " * 4
+        if step.when is not None:
+            self.lines.append(f"{indent}if w{i}(s, p, e, m):")
+            indent += " " * 4
+        self.lines.append(f"{indent}try: {self._call(i, step)}")
+        self.lines.append(f"{indent}except Exception as x: {self._rescue(i, step)}")
+        if step.binding.uses(Source.EVENT):
+            self.lines.append(f"{indent}if e._stopped: raise StopPropagation")
+
+    def _bind_target(self, i: int, step: Step, indent: str) -> None:
+        handler = step.handler
+        weak = handler.function is not handler.target
+        self.names[f"h{i}"] = WeakTarget(handler) if weak else handler.function
+        if step.when is not None:
+            self.names[f"w{i}"] = step.when
+
+    def _call(self, i: int, step: Step) -> str:
+        payload = "o.{}" if self.inlined else "p[{!r}]"
+        text, defaults = arguments_text(step.binding, payload, f"a{i}_")
+        text = text.replace("m.declared", "o") if self.declared else text
+        self.names.update(defaults)
+        self.names[f"a{i}_handler_name"] = step.handler.name
+        target = f"f{i}" if isinstance(self.names[f"h{i}"], WeakTarget) else f"h{i}"
+        call = f"{target}({text})"
+        if not step.handler.is_async:
+            return call
+        return f"await {call}" if self.awaited else f"wait({i}, lambda: {call})"
+
+    def _rescue(self, i: int, step: Step) -> str:
+        if _in_process(step.handler.phase) is Phase.TRANSACTION:
+            return f"raise noted({i}, x)"
+        return f"failed({i}, x, s, {'e' if self._wants_event else 'None'})"
+
+    # --- called from generated code ----------------------------------------------------------
+
+    def _missing(self, key: str, payload: Mapping[str, Any]) -> MissingPayload:
+        taker = next(step.handler.name for step in self.steps if key in step.binding.required)
+        return MissingPayload(self.name, key, taker, payload)
+
+    def _noted(self, i: int, error: Exception) -> Exception:
+        if isinstance(error, RecursionError):
+            return _loop(error)
+        return noted(error, self.steps[i].handler, self.name)
+
+    def _failed(self, i: int, error: Exception, subject: Any, event: Event | None) -> None:
+        if isinstance(error, RecursionError):
+            raise _loop(error) from None
+        if isinstance(error, (StopPropagation, EventLoopError, SyncDoorInCoroutine)):
+            raise error
+        event = event if event is not None else Event(self.name, subject)
+        telemetry.tell(telemetry.HandlerFailed(event, self.steps[i].handler.name, error))
+
+
+class WeakTarget:
+    """A bound method whose object may go at any time."""
+
+    __slots__ = ("_handler",)
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def get(self) -> Callable[..., Any] | None:
+        return self._handler.target
+
+
+def _in_process(phase: Phase) -> Phase:
+    return Phase.TRANSACTION if phase is Phase.TRANSACTION else Phase.AFTER_COMMIT
+
+
+def _inlinable(step: Step) -> bool:
+    return step.when is None and not any(a.optional or a.source is Source.REST for a in step.binding.arguments)
+
+
+def _refusing_loops(wait: Callable[[Coroutine[Any, Any, Any]], Any] | None) -> Callable[[int, Callable[[], Any]], Any]:
+    def run(_index: int, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        if asyncio._get_running_loop() is not None:
+            raise SyncDoorInCoroutine("emit", "aemit")
+        assert wait is not None
+        return wait(call())
+
+    return run
+
+
+def payload_of(declared: Any) -> Mapping[str, Any]:
+    """The fields of a declared event object, by name."""
+    names = type(declared).__earnorm_event__.fields
+    return {name: getattr(declared, name) for name in names}
+
+
+def noted(error: Exception, handler: Handler, event: str) -> Exception:
+    """The error with a note that names handler and event, added once."""
+    note = f"raised in {handler.name} ({handler.source}) while handling {event}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
+def _loop(error: RecursionError) -> EventLoopError:
+    """Handlers that emit each other for ever, told by the plans on the stack."""
+    names: list[str] = []
+    frame = error.__traceback__.tb_frame if error.__traceback__ is not None else None
+    while frame is not None and len(names) < 8:
+        file = frame.f_code.co_filename
+        if file.startswith("<earnorm plan of "):
+            names.append(file[len("<earnorm plan of ") : -1])
+        frame = frame.f_back
+    return EventLoopError("handlers emit each other without end", names[::-1])
+
+
+def when_call(handler: Handler, bound: Binding) -> Callable[..., Any] | None:
+    """The handler's condition as `when(s, p, e, m)`, or None if it has none."""
+    condition = handler.options.when
+    return None if condition is None else compile_call(condition, bound, f"{handler.name} when")

@@ -1,0 +1,357 @@
+"""The registry: who hears what, and in which order. Look-up costs the same whatever else is registered."""
+
+from __future__ import annotations
+
+import graphlib
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from earnorm.binding import RESERVED, Binding, Source, bind
+from earnorm.errors import HandlerError, HandlerNameTaken, OrderCycle, SensitiveArgument, UnsatisfiableArgument
+from earnorm.handler import Handler, Phase, describe
+from earnorm.names import Pattern, Trie, canonical_view, field_view, qualify, validate_name
+
+__all__ = ["ModelInfo", "Registry", "in_order", "spellings"]
+
+LIFECYCLE = frozenset({"created", "updated", "deleted", "saved"})
+_GLOBAL_DEPTH = 1 << 20
+
+
+@dataclass(slots=True, eq=False)
+class ModelInfo:
+    """What the bus knows of a model: its subject, its fields, its own hooks and handlers."""
+
+    cls: type
+    subject: str
+    fields: tuple[str, ...] = ()
+    sensitive: frozenset[str] = frozenset()
+    handlers: list[Handler] = field(default_factory=list)
+    bubbles_to: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.cls.__name__
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """`x.status_change`, `x.status_changed` and `x.status.changed` are one name."""
+    subject, dot, verb = name.partition(".")
+    named = field_view(verb) if dot else None
+    if named is None:
+        return (name,)
+    return (f"{subject}.{named}_change", f"{subject}.{named}_changed", canonical_view(subject, named))
+
+
+class Registry:
+    """Patterns to handlers. `version` grows with every change, for whoever caches what it answered."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.models: dict[str, ModelInfo] = {}
+        self._classes: dict[type, ModelInfo] = {}
+        self._by_name: dict[str, Handler] = {}
+        self._functions: dict[int, Handler] = {}
+        self._all: dict[Handler, None] = {}
+        self._exact: dict[str, list[Handler]] = {}
+        self._patterns: Trie[Handler] = Trie()
+        self._excluded: dict[Handler, list[Pattern]] = {}
+        self._by_class: dict[type, list[Handler]] = {}
+        self._bindings: dict[tuple[Handler, type | None], Binding] = {}
+        self._changed: list[Callable[[], object]] = []
+
+    def on_change(self, callback: Callable[[], object]) -> None:
+        self._changed.append(callback)
+
+    def _touch(self) -> None:
+        self.version += 1
+        for callback in self._changed:
+            callback()
+
+    # --- adding ------------------------------------------------------------------------------
+
+    def add(self, handler: Handler, events: Sequence[Any]) -> Handler:
+        """Register `handler` for `events`; the same function again is the same handler.
+
+        Raises InvalidName, HandlerNameTaken, OrderCycle, UnsatisfiableArgument.
+        """
+        known = self._known(handler)
+        target = known if known is not None and known.target is handler.target else handler
+        if known is not None and target is handler:
+            self.remove(known)
+        excluded = [Pattern.parse(event) for event in events if isinstance(event, str) and event.startswith("!")]
+        wanted = [event for event in events if not (isinstance(event, str) and event.startswith("!"))]
+        for event in wanted:
+            self._listen(target, event)
+        if excluded:
+            self._excluded.setdefault(target, []).extend(excluded)
+        self._remember(target)
+        self._touch()
+        return target
+
+    def _known(self, handler: Handler) -> Handler | None:
+        """The registered handler that `handler` is again (reloaded, imported twice, decorated twice)."""
+        known = self._by_name.get(handler.name)
+        if known is None or known is handler or not _is_anonymous(handler):
+            return _require_same(known, handler)
+        return self._functions.get(id(handler.target))
+
+    def _remember(self, handler: Handler) -> None:
+        self._all[handler] = None
+        self._by_name.setdefault(handler.name, handler)
+        if not _is_weak(handler):
+            self._functions[id(handler.target)] = handler
+        elif (target := handler.target) is not None:
+            # A short-lived object takes its handlers with it.
+            weakref.finalize(target.__self__, self.remove, handler).atexit = False  # type: ignore[attr-defined]  # a bound method has one
+
+    def _listen(self, handler: Handler, event: Any) -> None:
+        if isinstance(event, type):
+            bucket = self._by_class.setdefault(event, [])
+        elif "*" in event:
+            Pattern.parse(event)
+            self._patterns.add(event, handler)
+            handler.events.append(event)
+            return
+        else:
+            bucket = self._exact.setdefault(validate_name(event), [])
+        if handler not in bucket:
+            bucket.append(handler)
+            handler.events.append(event)
+
+    def remove(self, handler: Handler) -> None:
+        """Forget a handler; nothing happens if it is not registered."""
+        for event in handler.events:
+            self._unlisten(handler, event)
+        if self._by_name.get(handler.name) is handler:
+            del self._by_name[handler.name]
+        if not _is_weak(handler):
+            self._functions.pop(id(handler.target), None)
+        self._all.pop(handler, None)
+        self._excluded.pop(handler, None)
+        for key in [key for key in self._bindings if key[0] is handler]:
+            del self._bindings[key]
+        self._touch()
+
+    def _unlisten(self, handler: Handler, event: Any) -> None:
+        if isinstance(event, str) and "*" in event:
+            self._patterns.remove(event, handler)
+            return
+        table: dict[Any, list[Handler]] = self._by_class if isinstance(event, type) else self._exact  # type: ignore[assignment]  # two tables of one shape
+        bucket = table.get(event, [])
+        if handler in bucket:
+            bucket.remove(handler)
+        if not bucket:
+            table.pop(event, None)
+
+    def add_model(self, info: ModelInfo) -> None:
+        """Make a model known, its own handlers checked against its fields."""
+        for handler in info.handlers:
+            self.binding(handler, info)
+        self.models[info.subject] = info
+        self._classes[info.cls] = info
+        self._touch()
+
+    def model_of(self, cls: type) -> ModelInfo | None:
+        return self._classes.get(cls)
+
+    # --- look-up -----------------------------------------------------------------------------
+
+    def hearing(self, name: str, cls: type | None = None, declared: type | None = None) -> list[Handler]:
+        """Handlers of a logged or custom event `name` about a `cls`, in no particular order, each once."""
+        found = [handler for spelled in spellings(name) for handler in self._exact.get(spelled, ())]
+        found += self._patterns.match(name)
+        info = self._classes.get(cls) if cls is not None else None
+        if info is not None:
+            found += self._of_class(info, name)
+            found += _own(info, name)
+        if declared is not None:
+            found += self._by_class.get(declared, ())
+        return [handler for handler in dict.fromkeys(found) if not self._excludes(handler, name)]
+
+    def viewing(self, name: str, cls: type) -> list[Handler]:
+        """Handlers of a view (`user.saved`, `user.status.changed`) by its own names, wildcards aside."""
+        found = [handler for spelled in spellings(name) for handler in self._exact.get(spelled, ())]
+        info = self._classes.get(cls)
+        if info is not None:
+            found += _own(info, name)
+        return [handler for handler in dict.fromkeys(found) if not self._excludes(handler, name)]
+
+    def _of_class(self, info: ModelInfo, name: str) -> list[Handler]:
+        if "." in name[len(info.subject) + 1 :]:
+            return []
+        return [handler for cls in info.cls.__mro__ for handler in self._by_class.get(cls, ())]
+
+    def _excludes(self, handler: Handler, name: str) -> bool:
+        return any(pattern.matches(name) for pattern in self._excluded.get(handler, ()))
+
+    def hooks(self, cls: type, decorators: Iterable[str]) -> list[Handler]:
+        """A model's own hooks of these kinds, in order."""
+        info = self._classes.get(cls)
+        if info is None:
+            return []
+        return in_order([handler for handler in info.handlers if handler.decorator in decorators], cls)
+
+    def all(self) -> list[Handler]:
+        """Every handler once, models' own hooks included, in the order of registration."""
+        own = [handler for info in self.models.values() for handler in info.handlers]
+        every = dict.fromkeys([*own, *self._all])
+        return sorted(every, key=lambda handler: handler.sequence)
+
+    def durable(self) -> list[Handler]:
+        return [handler for handler in self.all() if handler.phase is Phase.DURABLE]
+
+    def named(self, name: str) -> Handler | None:
+        found = self._by_name.get(name)
+        if found is not None:
+            return found
+        return next((handler for handler in self.all() if handler.name == name), None)
+
+    # --- arguments ---------------------------------------------------------------------------
+
+    def binding(self, handler: Handler, info: ModelInfo | None) -> Binding:
+        """The handler's arguments for events about this model. Raises UnsatisfiableArgument, SensitiveArgument."""
+        key = (handler, info.cls if info is not None else None)
+        found = self._bindings.get(key)
+        if found is None:
+            target = handler.target
+            assert target is not None
+            found = bind(target, info.fields if info is not None else ())
+            check_binding(handler, found, info)
+            self._bindings[key] = found
+        return found
+
+    def condition(self, handler: Handler, info: ModelInfo | None) -> Binding:
+        """The arguments of the handler's `when=`, under the same rules."""
+        assert handler.options.when is not None
+        found = bind(handler.options.when, info.fields if info is not None else ())
+        check_binding(handler, found, info)
+        return found
+
+
+def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None) -> None:
+    """Refuse, as early as it can be known, what no event will ever give."""
+    durable = handler.phase in (Phase.DURABLE, Phase.AFTER_COMMIT)
+    for argument in binding.arguments:
+        if argument.source is Source.SESSION and durable:
+            events = f"a handler that runs {handler.phase.value}"
+            raise UnsatisfiableArgument(handler.name, argument.parameter, events, RESERVED - {"session"})
+        if info is None:
+            continue
+        if argument.source in (Source.OLD, Source.NEW) and durable and argument.key in info.sensitive:
+            raise SensitiveArgument(handler.name, argument.parameter)
+        if argument.source is Source.KEY and not argument.optional and only_lifecycle(handler, info):
+            if argument.key not in info.fields:
+                old_new = {f"{prefix}_{name}" for name in info.fields for prefix in ("old", "new")}
+                available = {*info.fields, *RESERVED, *old_new}
+                raise UnsatisfiableArgument(handler.name, argument.parameter, _heard(handler), available)
+
+
+def only_lifecycle(handler: Handler, info: ModelInfo) -> bool:
+    """Whether everything the handler hears is a lifecycle event or view of the model, whose payload is its fields."""
+    if handler.decorator not in ("on_event", "on_event_async", "event_handler", "event_handler_async", "on"):
+        return True
+    return all(isinstance(event, str) and _is_lifecycle(event, info) for event in handler.events)
+
+
+def _is_lifecycle(event: str, info: ModelInfo) -> bool:
+    verb = qualify(event, info.subject).removeprefix(f"{info.subject}.")
+    return verb in LIFECYCLE or field_view(verb) in info.fields
+
+
+def _heard(handler: Handler) -> str:
+    return ", ".join(map(describe, handler.events)) or handler.decorator
+
+
+def _own(info: ModelInfo, name: str) -> list[Handler]:
+    names = spellings(name)
+    return [handler for handler in info.handlers if any(_hears(event, info, names) for event in handler.events)]
+
+
+def _hears(event: Any, info: ModelInfo, names: tuple[str, ...]) -> bool:
+    if not isinstance(event, str):
+        return False
+    qualified = qualify(event, info.subject)
+    return qualified in names or ("*" in qualified and Pattern.parse(qualified).matches(names[0]))
+
+
+def _is_anonymous(handler: Handler) -> bool:
+    """Closures, lambdas, bound methods: many functions may share one import path."""
+    return handler.options.name is None and ("<" in handler.name or _is_weak(handler))
+
+
+def _is_weak(handler: Handler) -> bool:
+    return isinstance(handler.function, weakref.ref)
+
+
+def _require_same(known: Handler | None, handler: Handler) -> Handler | None:
+    if known is None or known is handler:
+        return known
+    first, second = known.target, handler.target
+    same_place = _place(first) == _place(second)
+    if first is not second and not same_place:
+        raise HandlerNameTaken(handler.name, known.source, handler.source)
+    if first is second and known.options != handler.options:
+        raise HandlerError(
+            f"{handler.name} is registered twice with different options: {known.options} and {handler.options}; "
+            f"give the second registration a name of its own with name=..."
+        )
+    return known
+
+
+def _place(function: Any) -> tuple[Any, Any]:
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+
+
+# --- order -----------------------------------------------------------------------------------
+
+
+def in_order(handlers: Iterable[Handler], cls: type | None = None) -> list[Handler]:
+    """Total order: before=/after=, then priority, base class before subclass, module, definition.
+
+    The module's name stands before the definition order, so that the order of imports changes nothing.
+    """
+    listed = sorted(handlers, key=lambda handler: _rank(handler, cls))
+    if any(handler.options.before or handler.options.after for handler in listed):
+        return _constrained(listed)
+    return listed
+
+
+def _rank(handler: Handler, cls: type | None) -> tuple[int, int, str, int]:
+    depth = _GLOBAL_DEPTH
+    if handler.model is not None:
+        depth = len(cls.__mro__) - cls.__mro__.index(handler.model) if cls and handler.model in cls.__mro__ else 0
+    return (-handler.options.priority, depth, handler.module, handler.sequence)
+
+
+def _constrained(listed: list[Handler]) -> list[Handler]:
+    """Stable topological order: of those that may come next, always the one ranked first."""
+    graph: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter({i: () for i in range(len(listed))})
+    for i, handler in enumerate(listed):
+        for j, other in enumerate(listed):
+            if i != j and _names(handler.options.before, other):
+                graph.add(j, i)
+            if i != j and _names(handler.options.after, other):
+                graph.add(i, j)
+    try:
+        graph.prepare()
+    except graphlib.CycleError as error:
+        raise OrderCycle([listed[i].name for i in error.args[1]]) from None
+    return [listed[i] for i in _drawn(graph)]
+
+
+def _drawn(graph: graphlib.TopologicalSorter[int]) -> list[int]:
+    ready: list[int] = list(graph.get_ready())
+    drawn: list[int] = []
+    while ready:
+        ready.sort()
+        first = ready.pop(0)
+        drawn.append(first)
+        graph.done(first)
+        ready.extend(graph.get_ready())
+    return drawn
+
+
+def _names(wanted: tuple[str, ...], handler: Handler) -> bool:
+    return any(handler.name == name or handler.name.endswith(f".{name}") for name in wanted)

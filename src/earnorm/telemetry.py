@@ -1,0 +1,273 @@
+"""What happened inside, told as one frozen record per transition; and the listener that writes it to `logging`.
+
+    undo = telemetry.listen(lambda record: histogram.observe(record.seconds), HandlerDone)
+
+Records and their logger, level:
+
+    Emitted, Appended, RolledBack               earnorm.events     DEBUG
+    HandlerStarted, HandlerDone                 earnorm.handlers   DEBUG
+    HandlerSkipped, EventMuted                  earnorm.handlers / earnorm.events   INFO
+    HandlerFailed, DeliverySetAside, HookSlow   earnorm.handlers   WARNING
+    HandlerDead                                 earnorm.handlers   ERROR
+
+A log line carries ids as fields (`extra`), never the payload, and escapes control characters.
+DEBUG records are told only to those who asked: a listener of their type, or the level DEBUG on the logger `earnorm`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from earnorm.event import Event
+
+__all__ = [
+    "Appended",
+    "DeliverySetAside",
+    "Emitted",
+    "EventMuted",
+    "HandlerDead",
+    "HandlerDone",
+    "HandlerFailed",
+    "HandlerSkipped",
+    "HandlerStarted",
+    "HookSlow",
+    "Record",
+    "RolledBack",
+    "escaped",
+    "listen",
+    "on_change",
+    "tell",
+    "wanted",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What every record has: the event it is about."""
+
+    event: Event
+
+    def sentence(self) -> str:
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted(Record):
+    """An event was emitted; nothing is certain yet."""
+
+    def sentence(self) -> str:
+        return "emitted"
+
+
+@dataclass(frozen=True, slots=True)
+class Appended(Record):
+    """An event was written to the log and its transaction committed."""
+
+    def sentence(self) -> str:
+        return "appended to the log"
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack(Record):
+    """An emitted event went with its transaction or savepoint."""
+
+    def sentence(self) -> str:
+        return "rolled back"
+
+
+@dataclass(frozen=True, slots=True)
+class EventMuted(Record):
+    """An event reached no handler, since a `muted()` block said so."""
+
+    reason: str
+
+    def sentence(self) -> str:
+        return f"muted: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerRecord(Record):
+    """A record about one handler's run."""
+
+    handler: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerStarted(HandlerRecord):
+    def sentence(self) -> str:
+        return f"{self.handler} started"
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDone(HandlerRecord):
+    seconds: float
+
+    def sentence(self) -> str:
+        return f"{self.handler} done in {self.seconds * 1000:.1f} ms"
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSkipped(HandlerRecord):
+    reason: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} skipped: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerFailed(HandlerRecord):
+    """A handler raised. Inside the transaction the error goes on to the caller (`propagated`), who reports it."""
+
+    error: BaseException
+    propagated: bool = False
+
+    def sentence(self) -> str:
+        return f"{self.handler} failed: {type(self.error).__name__}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverySetAside(HandlerRecord):
+    """A failed attempt waits for its next one, `seconds` from now."""
+
+    seconds: float
+    error: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} set aside, next attempt in {self.seconds:.1f} s: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDead(HandlerRecord):
+    """A delivery became a dead letter."""
+
+    error: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} gave up, dead letter kept: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class HookSlow(HandlerRecord):
+    """Code inside the transaction took longer than its budget."""
+
+    seconds: float
+    budget: float
+    remedy: str
+
+    def sentence(self) -> str:
+        return (
+            f"{self.handler} held the transaction for {self.seconds * 1000:.0f} ms "
+            f"(budget {self.budget * 1000:.0f} ms); move it after the commit: {self.remedy}"
+        )
+
+
+Listener = Callable[[Any], object]
+
+_LEVELS: dict[type[Record], int] = {
+    Emitted: logging.DEBUG,
+    Appended: logging.DEBUG,
+    RolledBack: logging.DEBUG,
+    EventMuted: logging.INFO,
+    HandlerStarted: logging.DEBUG,
+    HandlerDone: logging.DEBUG,
+    HandlerSkipped: logging.INFO,
+    HandlerFailed: logging.WARNING,
+    DeliverySetAside: logging.WARNING,
+    HandlerDead: logging.ERROR,
+    HookSlow: logging.WARNING,
+}
+
+_events_log = logging.getLogger("earnorm.events")
+_handlers_log = logging.getLogger("earnorm.handlers")
+_log = logging.getLogger("earnorm.telemetry")
+logging.getLogger("earnorm").addHandler(logging.NullHandler())
+
+_listeners: dict[type[Record], list[Listener]] = {}
+_changed: list[Callable[[], object]] = []
+
+
+def listen(listener: Listener, *types: type[Record]) -> Callable[[], None]:
+    """Tell `listener` every record of `types` (all, if none is named) from now on; returns what undoes it.
+
+    A listener that raises is logged and harms nobody.
+    """
+    chosen = types or tuple(_LEVELS)
+    for kind in chosen:
+        _listeners.setdefault(kind, []).append(listener)
+    _announce_change()
+
+    def undo() -> None:
+        for kind in chosen:
+            if listener in _listeners.get(kind, ()):
+                _listeners[kind].remove(listener)
+        _announce_change()
+
+    return undo
+
+
+def on_change(callback: Callable[[], object]) -> None:
+    """Call back whenever somebody starts or stops listening (buses recompile what they dispatch with)."""
+    _changed.append(callback)
+
+
+def _announce_change() -> None:
+    for callback in _changed:
+        callback()
+
+
+def wanted(kind: type[Record]) -> bool:
+    """Whether a record of this type would reach anybody."""
+    return bool(_listeners.get(kind)) or _logger(kind).isEnabledFor(_LEVELS[kind])
+
+
+def tell(record: Record) -> None:
+    """Hand a record to its listeners and to `logging`."""
+    kind = type(record)
+    for listener in tuple(_listeners.get(kind, ())):
+        try:
+            listener(record)
+        except Exception:
+            _log.exception("a telemetry listener failed on %s", kind.__name__)
+    _write(record)
+
+
+def _logger(kind: type[Record]) -> logging.Logger:
+    return _handlers_log if issubclass(kind, HandlerRecord) else _events_log
+
+
+def _write(record: Record) -> None:
+    kind = type(record)
+    logger, level = _logger(kind), logging.DEBUG if getattr(record, "propagated", False) else _LEVELS[kind]
+    if not logger.isEnabledFor(level):
+        return
+    event = record.event
+    line = escaped(f"{event.name}{' ' + event.key if event.key else ''}: {record.sentence()}")
+    error = getattr(record, "error", None)
+    trace = error if isinstance(error, BaseException) else None
+    logger.log(level, "%s", line, extra=_fields(record), exc_info=trace)
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    event = record.event
+    fields: dict[str, Any] = {
+        "event_id": str(event.id),
+        "event_name": escaped(event.name),
+        "event_key": escaped(event.key),
+        "correlation_id": str(event.correlation_id),
+        "causation_id": str(event.causation_id) if event.causation_id else None,
+        "attempt": event.attempt,
+        "transition": type(record).__name__,
+    }
+    if isinstance(record, HandlerRecord):
+        fields["handler"] = escaped(record.handler)
+    return fields
+
+
+def escaped(text: str) -> str:
+    """`text` on one line: control characters, line separators and lone surrogates as escapes (log injection, CWE-117)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -1,0 +1,270 @@
+"""The store suite: what every store must do, as tests for a backend to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
+
+import pytest
+from msgspec import structs
+
+from earnorm.clock import VirtualClock
+from earnorm.store import Lease, Settlement, Store
+from earnorm.testing._store_deliveries import DeliverySuite
+from earnorm.testing._store_verbs import (
+    FAR,
+    NOON,
+    append,
+    append_entries,
+    claim,
+    entry,
+    read_all,
+    read_all_in,
+    set_aside,
+)
+
+__all__ = ["StoreSuite"]
+
+
+class StoreSuite(DeliverySuite):
+    """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
+
+    ```python
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def store(self, clock):
+            return MyStore(clock)
+    ```
+    """
+
+    @pytest.fixture
+    def clock(self) -> VirtualClock:
+        """The clock `store` is to tell time by."""
+        return VirtualClock(NOON)
+
+    @pytest.fixture
+    def store(self, clock: VirtualClock) -> Store:
+        """An empty store."""
+        raise NotImplementedError("a backend gives its own store")
+
+    @pytest.fixture
+    def caller(self, store: Store) -> Callable[[], AbstractContextManager[Any]]:
+        """Opens a transaction of a caller's own: its value is what `store.join` takes."""
+        raise NotImplementedError("a backend says what can be joined")
+
+    @pytest.fixture
+    def prune(self, store: Store) -> Callable[[], None]:
+        """Empties the log."""
+        raise NotImplementedError("a backend says how its log is emptied")
+
+    # --- append and read ---
+
+    def test_what_was_appended_is_read_in_order(self, store: Store) -> None:
+        append(store, "user.created", "user.updated")
+        append(store, "user.deleted")
+
+        read = read_all(store)
+
+        assert [e.name for e in read] == ["user.created", "user.updated", "user.deleted"]
+        assert [e.position for e in read] == sorted({e.position for e in read})
+        assert read[0].position > 0
+
+    def test_an_entry_comes_back_as_it_went_in(self, store: Store) -> None:
+        sent = entry(
+            name="café.geöffnet",
+            subject="café",
+            key="café:Ω \U0001f600 ' \" ; --",
+            data=bytes(range(256)),
+            at=datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-5))),
+            correlation_id=UUID(int=0),
+            causation_id=UUID(int=2**128 - 1),
+            depth=31,
+            tenant="",
+            version=7,
+        )
+        append_entries(store, sent)
+
+        read = read_all(store)
+
+        assert read == [structs.replace(sent, position=read[0].position)]
+
+    @pytest.mark.parametrize("year", [1, 1969, 2026, 9999])
+    def test_a_time_keeps_its_microseconds_in_any_year(self, store: Store, year: int) -> None:
+        at = datetime(year, 6, 1, 1, 2, 3, 456_789, tzinfo=UTC)
+        append_entries(store, entry(at=at))
+
+        assert [at] == [e.at for e in read_all(store)]
+
+    def test_many_are_appended_in_order(self, store: Store) -> None:
+        sent = [entry(key=f"user:{number}") for number in range(3_333)]
+        append_entries(store, *sent)
+
+        assert [e.key for e in sent] == [e.key for e in read_all(store)]
+
+    def test_appending_nothing_is_nothing(self, store: Store) -> None:
+        append_entries(store)
+
+        assert read_all(store) == []
+
+    def test_read_begins_past_after_ends_with_upto_and_holds_the_limit(self, store: Store) -> None:
+        append(store, *"abcdef")
+        a, b, c, d, e, f = [e.position for e in read_all(store)]
+
+        with store.begin(readonly=True) as t:
+            assert [b, c, d] == [e.position for e in t.read(a, d, FAR)]
+            assert [b, c] == [e.position for e in t.read(a, f, 2)]
+            assert t.read(e, e, FAR) == []
+            assert t.read(f, FAR, FAR) == []
+            assert t.read(0, f, 0) == []
+
+    def test_a_rollback_leaves_nothing(self, store: Store) -> None:
+        append(store, "kept")
+        with pytest.raises(ZeroDivisionError), store.begin() as t:
+            t.append([entry("lost")])
+            t.subscribe(["mail"])
+            lease = t.claim("ada", 10)
+            assert lease
+            t.settle(lease, Settlement(set_aside=[set_aside()]))
+            raise ZeroDivisionError
+
+        assert ["kept"] == [e.name for e in read_all(store)]
+        with store.begin() as t:
+            assert t.cursors() == {}
+            assert t.open() == (0, None)
+            assert t.claim("bob", 10) is not None
+
+    def test_what_a_caller_appends_commits_with_the_caller(
+        self, store: Store, caller: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        with caller() as connection:
+            store.join(connection).append([entry("kept")])
+        with pytest.raises(ZeroDivisionError), caller() as connection:
+            store.join(connection).append([entry("lost")])
+            raise ZeroDivisionError
+
+        assert ["kept"] == [e.name for e in read_all(store)]
+
+    def test_a_transaction_sees_its_own_writes(self, store: Store) -> None:
+        with store.begin() as t:
+            t.append([entry("mine")])
+
+            assert ["mine"] == [e.name for e in t.read(0, FAR, FAR)]
+
+    # --- the horizon, and find ---
+
+    def test_the_horizon_of_an_empty_log_is_zero(self, store: Store) -> None:
+        with store.begin(readonly=True) as t:
+            assert t.horizon() == 0
+
+    def test_the_horizon_is_the_last_position_once_all_have_committed(self, store: Store) -> None:
+        append(store, *"abc")
+
+        with store.begin(readonly=True) as t:
+            assert t.horizon() == read_all_in(t)[-1].position
+
+    def test_positions_of_a_pruned_log_are_not_given_out_again(self, store: Store, prune: Callable[[], None]) -> None:
+        append(store, *"abc")
+        with store.begin(readonly=True) as t:
+            passed = t.horizon()
+        prune()
+
+        with store.begin(readonly=True) as t:
+            assert (passed, []) == (t.horizon(), read_all_in(t))
+        append(store, "d")
+        with store.begin(readonly=True) as t:
+            assert ["d"] == [e.name for e in t.read(passed, t.horizon(), FAR)]
+
+    def test_find_gives_the_first_of_that_record_and_name_past_a_position(self, store: Store) -> None:
+        append_entries(
+            store,
+            entry("user.deleted", "user:1"),
+            entry("user.deleted", "user:2"),
+            entry("user.created", "user:1"),
+            entry("user.deleted", "user:1"),
+            entry("user.deleted", "user:1"),
+        )
+        first, _, _, second, last = read_all(store)
+
+        with store.begin(readonly=True) as t:
+            assert t.find("user:1", "user.deleted", 0) == first
+            assert t.find("user:1", "user.deleted", first.position) == second
+            assert t.find("user:1", "user.deleted", last.position) is None
+            assert t.find("user:3", "user.deleted", 0) is None
+
+    # --- subscriptions ---
+
+    def test_a_subscription_starts_at_the_horizon(self, store: Store) -> None:
+        append(store, *"abc")
+        with store.begin() as t:
+            t.subscribe(["mail", "audit"])
+
+            assert t.cursors() == {"mail": t.horizon(), "audit": t.horizon()}
+
+    def test_a_subscription_is_recorded_once(self, store: Store) -> None:
+        with store.begin() as t:
+            t.subscribe(["mail", "mail"])
+        append(store, *"abc")
+        with store.begin() as t:
+            t.subscribe(["mail", "audit"])
+            t.subscribe([])
+
+            assert t.cursors() == {"mail": 0, "audit": t.horizon()}
+
+    # --- the lease ---
+
+    def test_a_lease_lasts_from_the_stores_own_now(self, store: Store) -> None:
+        lease = claim(store)
+
+        assert (lease.worker, lease.expires) == ("ada", NOON + timedelta(seconds=10))
+
+    def test_a_lease_is_one_workers_at_a_time(self, store: Store, clock: VirtualClock) -> None:
+        claim(store, "ada", 10)
+        clock.advance(9.999)
+
+        with store.begin() as t:
+            assert t.claim("bob", 10) is None
+
+    def test_a_renewal_keeps_the_fence_and_lasts_longer(self, store: Store, clock: VirtualClock) -> None:
+        first = claim(store, "ada", 10)
+        clock.advance(5)
+
+        assert Lease("ada", first.fence, NOON + timedelta(seconds=15)) == claim(store, "ada", 10)
+
+    def test_a_holder_that_is_late_keeps_the_fence_while_nobody_took_over(
+        self, store: Store, clock: VirtualClock
+    ) -> None:
+        first = claim(store)
+        clock.advance(60)
+
+        assert first.fence == claim(store).fence
+
+    def test_a_lease_that_ran_out_is_claimed_by_another_under_a_higher_fence(
+        self, store: Store, clock: VirtualClock
+    ) -> None:
+        first = claim(store, "ada", 10)
+        clock.advance(10)
+
+        assert claim(store, "bob").fence > first.fence
+
+    def test_a_lease_given_back_is_claimed_at_once_under_a_higher_fence(self, store: Store) -> None:
+        first = claim(store, "ada")
+        with store.begin() as t:
+            t.release(first)
+        second = claim(store, "bob")
+        with store.begin() as t:
+            t.release(second)
+        third = claim(store, "bob")
+
+        assert first.fence < second.fence < third.fence
+
+    def test_giving_back_a_lost_lease_takes_it_from_nobody(self, store: Store, clock: VirtualClock) -> None:
+        lost = claim(store, "ada", 10)
+        clock.advance(10)
+        claim(store, "bob", 10)
+        with store.begin() as t:
+            t.release(lost)
+
+            assert t.claim("ada", 10) is None
