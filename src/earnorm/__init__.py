@@ -1,9 +1,32 @@
 """EarnORM events: events on models that are never lost and never fire for a change that was rolled back."""
 
-from earnorm.bus import EventBus, aemit, default_bus, emit
-from earnorm.event import caused_by, current_event
-from earnorm.events import *  # noqa: F403  # the spec's words, listed in its __all__
-from earnorm.events import __all__ as _event_words
+from earnorm.bus import EventBus, aemit, default_bus, emit, event_handler, event_handler_async
+from earnorm.declared import event_type
+from earnorm.errors import Abort, Discard, EarnORMError, RetryLater, StopPropagation
+from earnorm.event import Change, Event, caused_by, current_event
+from earnorm.handler import Handler, Phase
+from earnorm.lifecycle import (
+    on_event,
+    on_event_async,
+    post_commit,
+    post_create,
+    post_create_async,
+    post_delete,
+    post_delete_async,
+    post_rollback,
+    post_save,
+    post_save_async,
+    post_update,
+    post_update_async,
+    pre_create,
+    pre_create_async,
+    pre_delete,
+    pre_delete_async,
+    pre_save,
+    pre_save_async,
+    pre_update,
+    pre_update_async,
+)
 from earnorm.orm.database import Database, connect
 from earnorm.orm.fields import (
     BigIntegerField,
@@ -28,3 +51,67 @@ from earnorm.orm.fields import (
 )
 from earnorm.orm.model import BaseModel
 from earnorm.plan import Handle
+
+__all__ = [
+    "Abort",
+    "BaseModel",
+    "BigIntegerField",
+    "BooleanField",
+    "BytesField",
+    "Change",
+    "Database",
+    "DateField",
+    "DateTimeField",
+    "DecimalField",
+    "Discard",
+    "EarnORMError",
+    "EmailField",
+    "EnumField",
+    "Event",
+    "EventBus",
+    "FloatField",
+    "ForeignKeyField",
+    "Handle",
+    "Handler",
+    "IntegerField",
+    "IntervalField",
+    "JSONField",
+    "Phase",
+    "RetryLater",
+    "SlugField",
+    "StopPropagation",
+    "StringField",
+    "TextField",
+    "TimeField",
+    "URLField",
+    "UUIDField",
+    "aemit",
+    "caused_by",
+    "connect",
+    "current_event",
+    "default_bus",
+    "emit",
+    "event_handler",
+    "event_handler_async",
+    "event_type",
+    "on_event",
+    "on_event_async",
+    "post_commit",
+    "post_create",
+    "post_create_async",
+    "post_delete",
+    "post_delete_async",
+    "post_rollback",
+    "post_save",
+    "post_save_async",
+    "post_update",
+    "post_update_async",
+    "pre_create",
+    "pre_create_async",
+    "pre_delete",
+    "pre_delete_async",
+    "pre_save",
+    "pre_save_async",
+    "pre_update",
+    "pre_update_async",
+]

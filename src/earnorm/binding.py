@@ -100,7 +100,7 @@ def _arguments(function: Callable[..., Any], fields: frozenset[str]) -> list[Arg
     found: list[Argument] = []
     subject_taken = Source.SUBJECT in by_type.values()
     for parameter in parameters:
-        argument = _argument(parameter, by_type.get(parameter.name), hints, fields, subject_taken)
+        argument = _argument(parameter, by_type.get(parameter.name), hints, fields, subject_taken=subject_taken)
         if argument is None:
             continue
         subject_taken = subject_taken or argument.source is Source.SUBJECT
@@ -117,6 +117,7 @@ def _argument(
     by_type: Source | None,
     hints: dict[str, Any],
     fields: frozenset[str],
+    *,
     subject_taken: bool,
 ) -> Argument | None:
     name, kind = parameter.name, parameter.kind

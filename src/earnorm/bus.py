@@ -1,4 +1,4 @@
-"""The event bus: who hears what (`on`), the door in (`emit`), and what a test or an import turns off (`capture`, `muted`).
+"""The event bus: who hears what (`on`), the door in (`emit`), and who watches or silences it (`capture`, `muted`).
 
 Without a database it works in memory, in this process: handlers run at once and nothing is durable. `emit` is then
 one look-up by (class of the subject, name) and one generated function; that is the hot path of this package.
@@ -6,24 +6,26 @@ one look-up by (class of the subject, name) and one generated function; that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from earnorm import telemetry
-from earnorm.binding import Moment
 from earnorm.declared import Declared, declared_of, payload_of
-from earnorm.dispatch import Caller, Occurrence, Outbox, new_event
+from earnorm.dispatch import Caller, Dispatcher, Outbox
 from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColour
 from earnorm.event import Event
+from earnorm.flow import Plans
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name
-from earnorm.lifecycle import Plans, flattened
-from earnorm.names import Patterns, field_view, validate_name
+from earnorm.lifecycle import flattened
+from earnorm.names import validate_name
+from earnorm.occurrence import Occurrence
 from earnorm.plan import Handle, Step, compile_plan, when_call
 from earnorm.portal import await_here, can_await, spawn, wait_for
 from earnorm.registry import ModelInfo, Registry
+from earnorm.watch import Watch
 
 __all__ = ["Door", "EventBus", "aemit", "default_bus", "emit", "event_handler", "event_handler_async"]
 
@@ -48,13 +50,14 @@ class Door(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Muted:
-    patterns: Patterns
-    reason: str
+class _Here:
+    """An emit in memory that is under way in this context."""
+
+    outbox: Outbox
+    dispatcher: Dispatcher
 
 
-_muted: ContextVar[tuple[_Muted, ...]] = ContextVar("earnorm_muted", default=())
-_outbox: ContextVar[Outbox | None] = ContextVar("earnorm_memory_outbox", default=None)
+_here: ContextVar[_Here | None] = ContextVar("earnorm_here", default=None)
 
 
 class EventBus:
@@ -66,8 +69,8 @@ class EventBus:
         self.plans = Plans(self.registry)
         self.caller = Caller(self.registry)
         self._door: Door | None = None
-        self._captures: list[tuple[Patterns, list[Event]]] = []
-        self._muting = 0
+        self._connected = False
+        self.watch = Watch(self.forget_plans)
         # (class of subject) -> (name) -> what to call; the first level of `_declared_runs` is the event's class.
         self._runs: dict[type, dict[str, Run]] = {}
         self._aruns: dict[type, dict[str, ARun]] = {}
@@ -82,7 +85,13 @@ class EventBus:
 
     @property
     def connected(self) -> bool:
-        return self._door is not None and self._door.connected
+        """Whether durable handlers are delivered from a log, rather than run at once."""
+        return self._connected
+
+    @property
+    def attentive(self) -> bool:
+        """Whether every event counts, heard or not: there is a log, or somebody watches."""
+        return self._connected or self.watch.active or telemetry.verbose()
 
     def attach_door(self, door: Door | None) -> None:
         """Send what needs a transaction through `door`."""
@@ -91,6 +100,7 @@ class EventBus:
 
     def forget_plans(self) -> None:
         """Compile what is emitted next anew (something registered, connected, listens or is muted)."""
+        self._connected = self._door is not None and self._door.connected
         self._runs.clear()
         self._aruns.clear()
         self._declared_runs.clear()
@@ -191,22 +201,22 @@ class EventBus:
     # --- preparing ---------------------------------------------------------------------------
 
     def _prepare(self, name: Any, cls: type) -> Run:
-        run = self._make(validate_name(name), cls, None, awaited=False)
+        run: Run = self._make(validate_name(name), cls, None, awaited=False)
         self._runs.setdefault(cls, {})[name] = run
         return run
 
     def _aprepare(self, name: Any, cls: type) -> ARun:
-        run = self._make(validate_name(name), cls, None, awaited=True)
+        run: ARun = self._make(validate_name(name), cls, None, awaited=True)
         self._aruns.setdefault(cls, {})[name] = run
         return run
 
     def _prepare_declared(self, event: Any, cls: type) -> Run:
-        run = self._make_for_object(event, cls, awaited=False)
+        run: Run = self._make_for_object(event, cls, awaited=False)
         self._declared_runs.setdefault(event.__class__, {})[cls] = run
         return run
 
     def _aprepare_declared(self, event: Any, cls: type) -> ARun:
-        run = self._make_for_object(event, cls, awaited=True)
+        run: ARun = self._make_for_object(event, cls, awaited=True)
         self._declared_aruns.setdefault(event.__class__, {})[cls] = run
         return run
 
@@ -235,7 +245,7 @@ class EventBus:
         return Step(handler, binding, when)
 
     def _needs_door(self, cls: type) -> bool:
-        return self._door is not None and (self._door.connected or self.registry.model_of(cls) is not None)
+        return self._connected or (self._door is not None and self.registry.model_of(cls) is not None)
 
     def _through_door(self, name: str, declared: Declared | None, *, awaited: bool) -> Any:
         door = self._door
@@ -250,41 +260,37 @@ class EventBus:
     @property
     def observed(self) -> bool:
         """Whether somebody watches (telemetry, capture, muted), so that the bookkeeping is worth its time."""
-        kinds = (telemetry.Emitted, telemetry.HandlerStarted, telemetry.HandlerDone)
-        return bool(self._captures or self._muting or any(map(telemetry.wanted, kinds)))
+        return self.watch.active or telemetry.verbose()
 
     def _watched(self, name: str, handlers: Sequence[Handler], declared: Declared | None, *, awaited: bool) -> Any:
         def run(subject: Any, given: Any) -> Handle:
             payload = payload_of(given) if declared is not None else given
             about = given if declared is not None and subject is None else subject
-            event = new_event(name, about, payload)
-            return self.run_here(self.occurrence(event, handlers, declared=given if declared else None))
+            self.caller.require_payload(handlers, name, payload, None)
+            occurrence = Occurrence(name, about, payload, declared=given if declared else None, handlers=handlers)
+            return self.run_here(occurrence)
 
         async def arun(subject: Any, given: Any) -> Handle:
             return await spawn(run, subject, given)
 
         return arun if awaited else run
 
-    def occurrence(self, event: Event, handlers: Sequence[Handler], *, declared: Any = None) -> Occurrence:
-        self.caller.require_payload(handlers, event, None)
-        return Occurrence(event, handlers=handlers, moment=Moment(declared=declared))
-
-    def run_here(self, occurrence: Occurrence, *, door: str = "emit") -> Handle:
+    def run_here(self, occurrence: Occurrence) -> Handle:
         """Run an occurrence without a transaction: transaction handlers first, then the later ones, isolated."""
-        if self.silenced(occurrence.event):
+        if self.watch.silences(occurrence):
             return Handle(occurrence.event)
-        outer = _outbox.get()
+        self.in_transaction(occurrence)
+        outer = _here.get()
         if outer is not None:
-            outer.emit(self.in_transaction(occurrence))
+            outer.outbox.emit(occurrence, self.caller, outer.dispatcher)
             return Handle(occurrence.event)
-        outbox = Outbox(self.caller, await_here if can_await() else None)
-        outbox.door = door
-        token = _outbox.set(outbox)
+        here = _Here(Outbox(), Dispatcher(await_here if can_await() else None, "emit"))
+        token = _here.set(here)
         try:
-            outbox.emit(self.in_transaction(occurrence))
+            here.outbox.emit(occurrence, self.caller, here.dispatcher)
         finally:
-            _outbox.reset(token)
-        for happened in outbox.occurrences:
+            _here.reset(token)
+        for happened in here.outbox.occurrences:
             self.run_after(happened)
         return Handle(occurrence.event)
 
@@ -305,69 +311,26 @@ class EventBus:
                 self.caller.call_isolated(handler, occurrence, wait_for)
             except StopPropagation:
                 return
-            if occurrence.event.stopped:
+            if occurrence.stopped:
                 return
 
     # --- watching and muting -----------------------------------------------------------------
 
-    @contextmanager
-    def capture(self, *patterns: str) -> Iterator[list[Event]]:
+    def capture(self, *patterns: str) -> AbstractContextManager[list[Event]]:
         """Collect the events emitted inside, in any task or thread; of every name, if no pattern is given."""
-        entry = (Patterns.parse(patterns or ("**",)), list[Event]())
-        self._captures.append(entry)
-        self.forget_plans()
-        try:
-            yield entry[1]
-        finally:
-            self._captures.remove(entry)
-            self.forget_plans()
+        return self.watch.capture(patterns)
 
-    @contextmanager
-    def muted(self, *patterns: str, reason: str) -> Iterator[None]:
+    def muted(self, *patterns: str, reason: str) -> AbstractContextManager[None]:
         """Events that match reach no handler and no log while this block runs, in this task only.
 
         Each muted event is told (INFO) with the reason. Hooks before the SQL and validation still run.
         """
-        if not isinstance(reason, str) or not reason.strip():
-            raise EventError(f"muted(reason={reason!r}): say why, for whoever wonders later where the events went")
-        entry = _Muted(Patterns.parse(patterns), reason)
-        token = _muted.set((*_muted.get(), entry))
-        self._muting += 1
-        self.forget_plans()
-        try:
-            yield
-        finally:
-            _muted.reset(token)
-            self._muting -= 1
-            self.forget_plans()
-
-    def silenced(self, event: Event) -> bool:
-        """Whether the event is muted here; if not, captures see it."""
-        for entry in _muted.get() if self._muting else ():
-            if entry.patterns.matches(event.name):
-                telemetry.tell(telemetry.EventMuted(event, entry.reason))
-                return True
-        for patterns, seen in self._captures:
-            if patterns.matches(event.name):
-                seen.append(event)
-        return False
+        return self.watch.muted(patterns, reason)
 
 
 def _payload_beside(event: Any, payload: Mapping[str, Any]) -> EventError:
     keys = ", ".join(sorted(payload))
     return EventError(f"{type(event).__name__} carries its own payload; put {keys} into its fields, not beside it")
-
-
-def view_of(info: ModelInfo, name: str) -> str | None:
-    """The field whose view `name` is on this model, or None if it is a custom event there."""
-    verb = name.removeprefix(f"{info.subject}.")
-    named = field_view(verb)
-    return named if named in info.fields else None
-
-
-def is_lifecycle(info: ModelInfo, name: str) -> bool:
-    """Whether only a save or delete may raise `name`."""
-    return name in {f"{info.subject}.{verb}" for verb in ("created", "updated", "deleted", "saved")}
 
 
 default_bus = EventBus("default")

@@ -47,7 +47,7 @@ def event_type(name: str, *, version: int = 1) -> Callable[[type[T]], type[T]]:
     class receives the instance. Raises InvalidName, EventError.
     """
     validate_name(name)
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if type(version) is not int or version < 1:
         raise EventError(f"event_type({name!r}, version={version!r}): versions are whole numbers from 1")
 
     def declare(cls: type[T]) -> type[T]:

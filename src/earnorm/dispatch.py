@@ -1,32 +1,30 @@
 """Dispatch: one transaction's events, as calls now, rows at commit, calls after.
 
-An `Outbox` belongs to one transaction. Events enter it in the order they happen; handlers of the transaction
-phase run at once, nested emits after the current event's handlers (breadth first); a savepoint that is rolled back
-takes its events with it; at the commit the events are composed per record and what runs later is released.
+An `Outbox` belongs to one transaction. Events enter it in the order they happen; a savepoint that is rolled back
+takes its events with it; at the commit they are composed per record and what runs later is released. A `Dispatcher`
+runs handlers of the transaction phase at once, and those of nested emits after the current event's (breadth first).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from earnorm import telemetry
-from earnorm.binding import Moment, compile_call
+from earnorm.binding import Source, compile_call
 from earnorm.errors import Abort, AsyncHandlerUnderSync, EventLoopError, MissingPayload, StopPropagation
-from earnorm.event import Event, Running, _running, running
+from earnorm.event import Event, HasEvent, Running, _running
 from earnorm.handler import Handler, Phase
+from earnorm.occurrence import Occurrence
 from earnorm.plan import noted
 from earnorm.registry import ModelInfo, Registry
 
-__all__ = ["DEPTH_LIMIT", "HOOK_BUDGET", "Caller", "Kind", "Occurrence", "Outbox", "Waiter"]
+__all__ = ["DEPTH_LIMIT", "HOOK_BUDGET", "Caller", "Compiled", "Dispatcher", "Outbox", "Waiter", "refuse_loop"]
 
 DEPTH_LIMIT = 32
 HOOK_BUDGET = 0.050
-
-Kind = Literal["created", "updated", "deleted", "event"]
 
 
 class Waiter(Protocol):
@@ -35,18 +33,12 @@ class Waiter(Protocol):
     def __call__(self, coroutine: Coroutine[Any, Any, Any]) -> Any: ...
 
 
-@dataclass(slots=True, eq=False)
-class Occurrence:
-    """One event in flight: the event, what kind of change it is, and what its handlers are given besides."""
+class Compiled(NamedTuple):
+    """A handler as `call(s, p, e, m)`, its condition, and whether it takes nothing but its subject."""
 
-    event: Event
-    kind: Kind = "event"
-    info: ModelInfo | None = None
-    identity: tuple[Any, ...] = ()
-    moment: Moment | None = None
-    handlers: Sequence[Handler] = ()
-    later: Sequence[Handler] = ()
-    data: bytes = b""
+    call: Callable[..., Any]
+    when: Callable[..., Any] | None
+    simple: bool
 
 
 class Caller:
@@ -54,31 +46,61 @@ class Caller:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._calls: dict[tuple[Handler, type | None], tuple[Callable[..., Any], Callable[..., Any] | None]] = {}
+        self._calls: dict[tuple[Handler, type | None], Compiled] = {}
         registry.on_change(self._calls.clear)
 
     def call(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None, door: str = "save") -> None:
         """Run a handler inside the transaction; what it raises goes on, with a note."""
-        event = occurrence.event
-        refuse_loop(handler, event)
-        call, when = self._compiled(handler, occurrence.info)
-        arguments = (event.subject, event.payload, event, occurrence.moment or Moment())
-        token = _running.set(Running(event, handler.name))
+        if occurrence.link is not None:
+            refuse_loop(handler, occurrence.event)
+        info = occurrence.info
+        call, when, simple = self._calls.get((handler, info.cls if info else None)) or self.compiled(handler, info)
+        traced = telemetry.verbose()
+        token = _running.set(Running(occurrence, handler.name, handler.phase is Phase.BEFORE))
         started = time.perf_counter()
         try:
-            if when is not None and not when(*arguments):
-                telemetry.tell(telemetry.HandlerSkipped(event, handler.name, "when"))
+            if when is not None and not when(*_arguments(occurrence)):
+                telemetry.tell(telemetry.HandlerSkipped(occurrence.event, handler.name, "when"))
                 return
-            _tell_started(event, handler)
-            self._run(handler, call, arguments, wait, door)
+            if traced:
+                _tell_started(occurrence.event, handler)
+            if handler.is_async:
+                self._await(handler, call, occurrence, wait, door)
+            elif simple:
+                call(occurrence.subject, None, None, None)
+            else:
+                call(*_arguments(occurrence))
         except (StopPropagation, EventLoopError):
             raise
         except Exception as error:
-            telemetry.tell(telemetry.HandlerFailed(event, handler.name, error, propagated=True))
-            raise error if isinstance(error, Abort) else noted(error, handler, event.name)
+            telemetry.tell(telemetry.HandlerFailed(occurrence.event, handler.name, error, propagated=True))
+            if not isinstance(error, Abort):
+                noted(error, handler, occurrence.name)
+            raise
         finally:
             _running.reset(token)
-        _tell_done(event, handler, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if traced or seconds > HOOK_BUDGET:
+            _tell_done(occurrence.event, handler, seconds)
+
+    def call_simply(self, handler: Handler, subject: Any, source: HasEvent, *, before: bool) -> None:
+        """`call` for a plain hook that takes only its subject, where no cause, condition or listener is about."""
+        token = _running.set(Running(source, handler.name, before))
+        started = time.perf_counter()
+        try:
+            handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+        except (StopPropagation, EventLoopError):
+            raise
+        except Exception as error:
+            telemetry.tell(telemetry.HandlerFailed(source.event, handler.name, error, propagated=True))
+            if not isinstance(error, Abort):
+                noted(error, handler, source.event.name)
+            raise
+        finally:
+            _running.reset(token)
+        seconds = time.perf_counter() - started
+        if seconds > HOOK_BUDGET:
+            _tell_done(source.event, handler, seconds)
 
     def call_isolated(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None) -> None:
         """Run a handler after the commit: what it raises is told and harms nobody."""
@@ -86,49 +108,52 @@ class Caller:
             self.call(handler, occurrence, wait)
         except StopPropagation:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it was, it is told and goes no further
             telemetry.tell(telemetry.HandlerFailed(occurrence.event, handler.name, error))
 
-    def require_payload(self, handlers: Iterable[Handler], event: Event, info: ModelInfo | None) -> None:
+    def require_payload(
+        self, handlers: Iterable[Handler], name: str, payload: Mapping[str, Any], info: ModelInfo | None
+    ) -> None:
         """Raises MissingPayload before any handler has run."""
         for handler in handlers:
-            missing = self._registry.binding(handler, info).required - event.payload.keys()
+            missing = self._registry.binding(handler, info).required - payload.keys()
             if missing:
-                raise MissingPayload(event.name, min(missing), handler.name, event.payload)
+                raise MissingPayload(name, min(missing), handler.name, payload)
 
-    def _run(
-        self, handler: Handler, call: Callable[..., Any], arguments: tuple[Any, ...], wait: Waiter | None, door: str
+    def _await(
+        self, handler: Handler, call: Callable[..., Any], occurrence: Occurrence, wait: Waiter | None, door: str
     ) -> None:
-        if not handler.is_async:
-            call(*arguments)
-        elif wait is None:
+        if wait is None:
             raise AsyncHandlerUnderSync(handler.name, door, f"a{door}")
-        else:
-            wait(call(*arguments))
+        wait(call(*_arguments(occurrence)))
 
-    def _compiled(
-        self, handler: Handler, info: ModelInfo | None
-    ) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    def compiled(self, handler: Handler, info: ModelInfo | None) -> Compiled:
+        """The handler's call and condition, compiled once for each model."""
         key = (handler, info.cls if info is not None else None)
         found = self._calls.get(key)
         if found is None:
             found = self._calls[key] = self._compile(handler, info)
         return found
 
-    def _compile(
-        self, handler: Handler, info: ModelInfo | None
-    ) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    def _compile(self, handler: Handler, info: ModelInfo | None) -> Compiled:
         target, condition = handler.target, handler.options.when
         if target is None:
-            return _gone, None
-        call = compile_call(target, self._registry.binding(handler, info), handler.name, awaited=handler.is_async)
+            return Compiled(_gone, None, simple=True)
+        binding = self._registry.binding(handler, info)
+        simple = all(argument.source is Source.SUBJECT for argument in binding.arguments)
+        call = compile_call(target, binding, handler.name, awaited=handler.is_async)
         if condition is None:
-            return call, None
-        return call, compile_call(condition, self._registry.condition(handler, info), f"{handler.name} when")
+            return Compiled(call, None, simple)
+        when = compile_call(condition, self._registry.condition(handler, info), f"{handler.name} when")
+        return Compiled(call, when, simple)
 
 
 def _gone(*_: Any) -> None:
     """A bound method whose object went while the event was on its way."""
+
+
+def _arguments(occurrence: Occurrence) -> tuple[Any, ...]:
+    return occurrence.subject, occurrence.payload, occurrence.event, occurrence.moment
 
 
 def _tell_started(event: Event, handler: Handler) -> None:
@@ -147,9 +172,8 @@ def _tell_done(event: Event, handler: Handler, seconds: float) -> None:
 def refuse_loop(handler: Handler, event: Event) -> None:
     """Raises EventLoopError if `handler` runs already, up the cause chain, for the same record and changes."""
     if event.depth > DEPTH_LIMIT:
-        raise EventLoopError(
-            f"{event.name} is caused {event.depth} levels deep, {DEPTH_LIMIT} is the limit", _chain(event)
-        )
+        why = f"{event.name} is caused {event.depth} levels deep, {DEPTH_LIMIT} is the limit"
+        raise EventLoopError(why, _chain(event))
     link: Event | None = event
     while link is not None and link.cause is not None:
         if link.emitter == handler.name and _same(link.cause, event):
@@ -159,9 +183,10 @@ def refuse_loop(handler: Handler, event: Event) -> None:
 
 
 def _same(earlier: Event, later: Event) -> bool:
-    if earlier.name != later.name or earlier.key != later.key:
+    if earlier.name != later.name or earlier.key != later.key or earlier.subject is not later.subject:
         return False
-    return earlier.subject is later.subject and earlier.changes == later.changes and earlier.payload == later.payload
+    # A change is what it changed; the values around it are the same record's.
+    return earlier.changes == later.changes and (bool(later.changes) or earlier.payload == later.payload)
 
 
 def _chain(event: Event) -> list[str]:
@@ -169,30 +194,89 @@ def _chain(event: Event) -> list[str]:
     link: Event | None = event
     while link is not None and link.cause is not None:
         about = f" of {link.cause.key}" if link.cause.key else ""
-        links.append(f"{link.cause.name}{about} → {link.emitter}")
+        links.append(f"{link.cause.name}{about} → {link.emitter or 'bubbles'}")
         link = link.cause
     return links[::-1]
 
 
-class Outbox:
-    """The events of one transaction."""
+class Dispatcher:
+    """Runs the transaction handlers of events, and of what they emit, breadth first."""
 
-    def __init__(self, caller: Caller, wait: Waiter | None = None) -> None:
-        self.caller = caller
+    __slots__ = ("_queue", "_running", "door", "wait")
+
+    def __init__(self, wait: Waiter | None = None, door: str = "save") -> None:
         self.wait = wait
-        self.door = "save"
+        self.door = door
+        self._queue: deque[tuple[Caller, Occurrence, Outbox | None]] = deque()
+        self._running = False
+
+    @property
+    def busy(self) -> bool:
+        return self._running
+
+    def enqueue(self, caller: Caller, occurrence: Occurrence, outbox: Outbox | None) -> None:
+        """Put what hears the event behind the handlers that are running or waiting here."""
+        if occurrence.handlers or occurrence.bubble:
+            self._queue.append((caller, occurrence, outbox))
+
+    def run(self) -> None:
+        """Run what is queued; a call inside a handler leaves it to the one that runs already."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            while self._queue:
+                self._handle(*self._queue.popleft())
+        except BaseException:
+            self._queue.clear()
+            raise
+        finally:
+            self._running = False
+
+    def run_simply(self, caller: Caller, hooks: Iterable[Handler], subject: Any, source: HasEvent) -> None:
+        """Hooks that take only their subject, then what they emitted."""
+        self._running = True
+        try:
+            for hook in hooks:
+                caller.call_simply(hook, subject, source, before=False)
+        except StopPropagation:
+            pass
+        except BaseException:
+            self._queue.clear()
+            raise
+        finally:
+            self._running = False
+        if self._queue:
+            self.run()
+
+    def _handle(self, caller: Caller, occurrence: Occurrence, outbox: Outbox | None) -> None:
+        for handler in occurrence.handlers:
+            try:
+                caller.call(handler, occurrence, self.wait, self.door)
+            except StopPropagation:
+                return
+            if occurrence.stopped:
+                return
+        whole = occurrence.bubble(occurrence) if occurrence.bubble is not None else None
+        if whole is not None:
+            if outbox is not None:
+                outbox.record(whole)
+            self._queue.append((caller, whole, outbox))
+
+
+class Outbox:
+    """The events of one transaction, in the order they happened."""
+
+    def __init__(self) -> None:
         self.occurrences: list[Occurrence] = []
-        self.rolled_back: list[Occurrence] = []
         self._savepoints: list[tuple[str, int]] = []
-        self._queue: deque[Occurrence] = deque()
-        self._dispatching = False
 
     # --- savepoints --------------------------------------------------------------------------
 
     def savepoint(self, name: str) -> None:
         self._savepoints.append((name, len(self.occurrences)))
 
-    def release(self, name: str) -> None:
+    def release_savepoint(self, name: str) -> None:
         self._forget(name)
 
     def rollback_to(self, name: str) -> None:
@@ -209,76 +293,31 @@ class Outbox:
     def _drop(self, mark: int) -> None:
         dropped = self.occurrences[mark:]
         del self.occurrences[mark:]
-        self.rolled_back += dropped
-        for occurrence in dropped:
-            if telemetry.wanted(telemetry.RolledBack):
+        if dropped and telemetry.wanted(telemetry.RolledBack):
+            for occurrence in dropped:
                 telemetry.tell(telemetry.RolledBack(occurrence.event))
 
-    def rollback(self) -> list[Occurrence]:
+    def rollback(self) -> Sequence[Occurrence]:
         """The whole transaction went; returns what had happened in it."""
         lost = self.occurrences[:]
-        self._queue.clear()
         self._drop(0)
         return lost
 
-    # --- dispatch ----------------------------------------------------------------------------
-
-    def emit(self, occurrence: Occurrence) -> None:
-        """Record an event and run its transaction handlers; if one raises, the event never was."""
-        mark = len(self.occurrences)
-        self.record(occurrence)
-        try:
-            self.dispatch([occurrence])
-        except BaseException:
-            if not self._dispatching:
-                self._drop(min(mark, len(self.occurrences)))
-            raise
+    # --- recording ---------------------------------------------------------------------------
 
     def record(self, occurrence: Occurrence) -> None:
         self.occurrences.append(occurrence)
         if telemetry.wanted(telemetry.Emitted):
             telemetry.tell(telemetry.Emitted(occurrence.event))
 
-    def dispatch(self, occurrences: Iterable[Occurrence]) -> None:
-        """Run the transaction handlers of each, and of what they emit, breadth first."""
-        self._queue.extend(o for o in occurrences if o.handlers)
-        if self._dispatching:
-            return
-        self._dispatching = True
+    def emit(self, occurrence: Occurrence, caller: Caller, dispatcher: Dispatcher) -> None:
+        """Record an event and run its transaction handlers; if one raises, the event never was."""
+        mark, nested = len(self.occurrences), dispatcher.busy
+        self.record(occurrence)
         try:
-            while self._queue:
-                self._handle(self._queue.popleft())
+            dispatcher.enqueue(caller, occurrence, self)
+            dispatcher.run()
         except BaseException:
-            self._queue.clear()
+            if not nested:
+                self._drop(mark)
             raise
-        finally:
-            self._dispatching = False
-
-    def _handle(self, occurrence: Occurrence) -> None:
-        for handler in occurrence.handlers:
-            try:
-                self.caller.call(handler, occurrence, self.wait, self.door)
-            except StopPropagation:
-                return
-            if occurrence.event.stopped:
-                return
-
-
-def new_event(name: str, subject: Any, payload: Any, **details: Any) -> Event:
-    """An event that knows its cause: the event whose handler is running here."""
-    now = running()
-    if now is None:
-        return Event(name, subject, payload, _at=time.time(), **details)
-    cause = now.event
-    return Event(
-        name,
-        subject,
-        payload,
-        cause=cause,
-        emitter=now.handler,
-        causation_id=cause.id,
-        depth=cause.depth + 1,
-        _correlation_id=cause.correlation_id,
-        _at=time.time(),
-        **details,
-    )

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from earnorm.codec import decode, encode, encode_values
+from earnorm.codec import Refer, Resolve, decode, encode, encode_values
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 
-__all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "key_of"]
-
-Refer = Callable[[object], "tuple[str, list[Any]] | None"]
+__all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_of"]
 
 
-def key_of(subject: str, identity: Sequence[Any]) -> str:
-    """The record's key as text: `user:42`, of a composite primary key `line:7/2`."""
-    return f"{subject}:{'/'.join(str(part).replace('/', '%2F') for part in identity)}"
-
-
-def encode_payload(event: Event, identity: Sequence[Any], refer: Refer) -> bytes:
+def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
     """The data of a custom event. Raises PayloadError for what could not be read back as it was."""
-    return encode({"identity": list(identity), "payload": event.payload}, refer=refer)
+    return encode({"identity": list(identity), "payload": payload}, refer=refer)
 
 
 def encode_change(event: Event, identity: Sequence[Any], refer: Refer, hidden: Collection[str] = ()) -> bytes:
@@ -73,9 +66,12 @@ def entry_of(event: Event, data: bytes) -> Entry:
     )
 
 
-def event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
-    """The event as handlers see it, without its subject. Raises PayloadError if the data cannot be read."""
-    data = decode(entry.data)
+def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Resolve | None = None) -> Event:
+    """The event as handlers see it, without its subject; `resolve` loads models that its payload refers to.
+
+    Raises PayloadError if the data cannot be read.
+    """
+    data = decode(entry.data) if resolve is None else decode(entry.data, resolve=resolve)
     return Event(
         entry.name,
         None,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
@@ -128,11 +128,27 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     position: int = 0
 
 
-class Running(NamedTuple):
-    """The handler that runs here, and for which event."""
+class HasEvent(Protocol):
+    """What can say its event when asked."""
 
-    event: Event
-    handler: str
+    @property
+    def event(self) -> Event: ...
+
+
+class Running:
+    """The handler that runs here, for which event, and whether it is a pre hook. The event is made if asked for."""
+
+    __slots__ = ("_source", "before", "handler")
+
+    def __init__(self, source: Event | HasEvent, handler: str, before: bool = False) -> None:  # noqa: FBT001, FBT002  # every call of a hook makes one
+        self._source = source
+        self.handler = handler
+        self.before = before
+
+    @property
+    def event(self) -> Event:
+        source = self._source
+        return source if isinstance(source, Event) else source.event
 
 
 _running: ContextVar[Running | None] = ContextVar("earnorm_running", default=None)

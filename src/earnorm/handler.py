@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,6 +19,7 @@ from earnorm.errors import (
     PreHookAfterCommit,
     UnknownOption,
 )
+from earnorm.names import real_module
 
 __all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "make_handler"]
 
@@ -207,20 +207,7 @@ def _unwrapped(function: Any) -> Any:
 def _identity(function: Any) -> str:
     inner = _unwrapped(function)
     qualname = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    return f"{_real_module(getattr(inner, '__module__', None) or '')}.{qualname}"
-
-
-@functools.lru_cache(maxsize=None)
-def _real_module(module: str) -> str:
-    """A script's functions keep their names whether it is run or imported."""
-    if module != "__main__":
-        return module
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name).removesuffix(".__main__")
-    path = getattr(main, "__file__", None)
-    return path.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py") if path else "__main__"
+    return f"{real_module(getattr(inner, '__module__', None) or '')}.{qualname}"
 
 
 def is_importable(function: Any) -> bool:

@@ -9,18 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
-from earnorm.dispatch import Kind, Occurrence
 from earnorm.errors import HandlerError, NoEvent, NotAMethod, WrongColour
-from earnorm.event import Change, Changes, Event
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler
 from earnorm.names import Pattern
-from earnorm.registry import ModelInfo, Registry, in_order
+from earnorm.occurrence import Kind
 
 __all__ = [
     "Mark",
-    "Plans",
     "collect_handlers",
-    "compose",
     "on_event",
     "on_event_async",
     "post_commit",
@@ -74,7 +70,7 @@ def _hook(decorator: str, phase: Phase, doc: str) -> HookDecorator:
         chosen = Options.parse(decorator, options)
 
         def mark(target: F) -> F:
-            _require_colour(decorator, target, wants_async)
+            _require_colour(decorator, target, wants_async=wants_async)
             return _marked(target, Mark(decorator, phase, (), chosen))
 
         return mark if function is None else mark(function)
@@ -84,7 +80,7 @@ def _hook(decorator: str, phase: Phase, doc: str) -> HookDecorator:
     return hook
 
 
-def _require_colour(decorator: str, function: Any, wants_async: bool) -> None:
+def _require_colour(decorator: str, function: Any, *, wants_async: bool) -> None:
     if not callable(function):
         raise HandlerError(
             f"@{decorator} takes a function, not {function!r}; options go by name: @{decorator}(priority=1)"
@@ -158,14 +154,16 @@ def on_event_async(*events: str | Sequence[str], **options: Any) -> Callable[[F]
     return _on("on_event_async", Phase.DURABLE, events, options, wants_async=True)
 
 
-def _on(decorator: str, phase: Phase, events: Sequence[Any], options: dict[str, Any], *, wants_async: bool) -> Any:
+def _on(
+    decorator: str, phase: Phase, events: Sequence[Any], options: dict[str, Any], *, wants_async: bool
+) -> Callable[[F], F]:
     names = tuple(flattened(decorator, events))
     for name in names:
         Pattern.parse(name)
     chosen = Options.parse(decorator, options)
 
     def mark(function: F) -> F:
-        _require_colour(decorator, function, wants_async)
+        _require_colour(decorator, function, wants_async=wants_async)
         return _marked(function, Mark(decorator, phase, names, chosen))
 
     return mark
@@ -189,7 +187,7 @@ def flattened(decorator: str, events: Iterable[Any]) -> list[Any]:
 # --- collecting ------------------------------------------------------------------------------
 
 
-def collect_handlers(cls: type, info: ModelInfo) -> list[Handler]:
+def collect_handlers(cls: type) -> list[Handler]:
     """The hooks and handlers of a model class, inherited ones included.
 
     Overriding a method replaces it and keeps its role unless the override is decorated itself; `= None` disables it.
@@ -204,7 +202,7 @@ def collect_handlers(cls: type, info: ModelInfo) -> list[Handler]:
     for name, wanted in marks.items():
         owner, function = _effective(cls, name)
         if function is not None:
-            found += [_handler(function, mark, owner, info) for mark in wanted]
+            found += [_handler(function, mark, owner) for mark in wanted]
     return found
 
 
@@ -217,7 +215,7 @@ def _effective(cls: type, name: str) -> tuple[type, Any]:
     return owner, _function(vars(owner)[name])
 
 
-def _handler(function: Any, mark: Mark, owner: type, info: ModelInfo) -> Handler:
+def _handler(function: Any, mark: Mark, owner: type) -> Handler:
     known: dict[Mark, Handler] = function.__dict__.setdefault("__earnorm_handlers__", {})
     handler = known.get(mark)
     if handler is None:
@@ -225,166 +223,3 @@ def _handler(function: Any, mark: Mark, owner: type, info: ModelInfo) -> Handler
         handler.events.extend(mark.events)
         known[mark] = handler
     return handler
-
-
-# --- plans -----------------------------------------------------------------------------------
-
-
-class Plans:
-    """Per model and kind of change: the handlers of each phase, in order. Cached until the registry changes."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._hooks: dict[tuple[type, Kind, Phase], tuple[Handler, ...]] = {}
-        self._heard: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
-        self._views: dict[type, frozenset[str]] = {}
-        registry.on_change(self._forget)
-
-    def _forget(self) -> None:
-        self._hooks.clear()
-        self._heard.clear()
-        self._views.clear()
-
-    def before(self, cls: type, kind: Kind) -> tuple[Handler, ...]:
-        """The pre hooks of a change."""
-        return self.hooks(cls, kind, Phase.BEFORE)
-
-    def hooks(self, cls: type, kind: Kind, phase: Phase) -> tuple[Handler, ...]:
-        key = (cls, kind, phase)
-        found = self._hooks.get(key)
-        if found is None:
-            names = _hook_names(kind, phase)
-            chosen = [h for h in self._registry.hooks(cls, names) if h.phase is phase]
-            found = self._hooks[key] = tuple(chosen)
-        return found
-
-    def after(self, cls: type, kind: Kind, changes: Changes = {}, subject: str = "") -> tuple[Handler, ...]:  # noqa: B006  never written
-        """Every handler that hears a change once its SQL is done, of whatever phase, in order."""
-        fields = frozenset(changes) & self._viewed(cls) if kind == "updated" else frozenset()
-        key = (cls, kind, fields)
-        found = self._heard.get(key)
-        if found is None:
-            found = self._heard[key] = tuple(in_order(self._hearing(cls, kind, fields), cls))
-        return found
-
-    def _hearing(self, cls: type, kind: Kind, fields: frozenset[str]) -> list[Handler]:
-        info = self._registry.model_of(cls)
-        assert info is not None
-        names = {f"post_{action}{colour}" for action in _actions(kind) for colour in ("", "_async")}
-        found = self._registry.hooks(cls, names)
-        found += self._registry.hearing(f"{info.subject}.{kind}", cls)
-        if kind != "deleted":
-            found += self._registry.viewing(f"{info.subject}.saved", cls)
-        for name in sorted(fields):
-            found += self._registry.viewing(f"{info.subject}.{name}.changed", cls)
-        return list(dict.fromkeys(found))
-
-    def _viewed(self, cls: type) -> frozenset[str]:
-        """The fields whose view somebody listens to."""
-        found = self._views.get(cls)
-        if found is None:
-            info = self._registry.model_of(cls)
-            assert info is not None
-            heard = [f for f in info.fields if self._registry.viewing(f"{info.subject}.{f}.changed", cls)]
-            found = self._views[cls] = frozenset(heard)
-        return found
-
-    def custom(self, name: str, cls: type | None, declared: type | None = None) -> tuple[Handler, ...]:
-        """Every handler of a custom event, in order."""
-        return tuple(in_order(self._registry.hearing(name, cls, declared), cls))
-
-
-def _actions(kind: Kind) -> tuple[str, ...]:
-    return tuple(action for action in ("save", "create", "update", "delete") if kind in HOOK_KINDS[action])
-
-
-def _hook_names(kind: Kind, phase: Phase) -> set[str]:
-    if phase is Phase.BEFORE:
-        return {f"pre_{action}{colour}" for action in _actions(kind) for colour in ("", "_async")}
-    return {"post_commit"} if phase is Phase.AFTER_COMMIT else {"post_rollback"}
-
-
-# --- composition -----------------------------------------------------------------------------
-
-
-def compose(occurrences: Iterable[Occurrence]) -> list[Occurrence]:
-    """Lifecycle events of one transaction, one per record; custom events as they are.
-
-    create+update = created with final values; update+update = updated, first old, last new; update+delete = deleted;
-    create+delete = nothing; delete+create = updated. A creation or update stands where the record's first flush
-    stood, a deletion where its last one did. An update that came back to where it began is nothing.
-    """
-    placed: list[Occurrence | None] = []
-    where: dict[str, int] = {}
-    for occurrence in occurrences:
-        if occurrence.kind == "event" or occurrence.event.key not in where:
-            if occurrence.kind != "event":
-                where[occurrence.event.key] = len(placed)
-            placed.append(occurrence)
-            continue
-        index = where.pop(occurrence.event.key)
-        earlier = placed[index]
-        assert earlier is not None
-        folded = fold(earlier, occurrence)
-        placed[index] = None
-        if folded is None:
-            continue
-        if folded.kind == "deleted":
-            index = len(placed)
-            placed.append(None)
-        placed[index] = folded
-        where[occurrence.event.key] = index
-    return [o for o in placed if o is not None]
-
-
-def fold(earlier: Occurrence, later: Occurrence) -> Occurrence | None:
-    """Two lifecycle events of one record as one, or None if nothing is left of them."""
-    match earlier.kind, later.kind:
-        case "created", "updated":
-            return _recast(later, earlier, "created", {})
-        case "created", "deleted":
-            return None
-        case "updated", "updated":
-            changes = _joined(earlier.event.changes, later.event.changes)
-            return _recast(later, earlier, "updated", changes) if changes else None
-        case "deleted", "created":
-            changes = _difference(earlier.event.payload, later.event.payload)
-            return _recast(later, earlier, "updated", changes) if changes else None
-        case _:
-            return later
-
-
-def _joined(first: Changes, second: Changes) -> Changes:
-    both = {**first, **{f: Change(first[f].old if f in first else c.old, c.new) for f, c in second.items()}}
-    return {f: c for f, c in both.items() if not _equal(c.old, c.new)}
-
-
-def _difference(old: Any, new: Any) -> Changes:
-    return {f: Change(old.get(f), new[f]) for f in new if not _equal(old.get(f), new[f])}
-
-
-def _equal(old: Any, new: Any) -> bool:
-    return type(old) is type(new) and bool(old == new)
-
-
-def _recast(last: Occurrence, first: Occurrence, kind: Kind, changes: Changes) -> Occurrence:
-    """The last values under the identity and place of the first event."""
-    assert last.info is not None
-    event, origin = last.event, first.event
-    recast = Event(
-        f"{last.info.subject}.{kind}",
-        event.subject,
-        event.payload,
-        changes,
-        event.key,
-        cause=origin.cause,
-        emitter=origin.emitter,
-        causation_id=origin.causation_id,
-        depth=origin.depth,
-        database=event.database,
-        tenant=event.tenant,
-        _id=origin.id,
-        _correlation_id=origin.correlation_id,
-        _at=event._at,
-    )
-    return Occurrence(recast, kind, last.info, last.identity, last.moment, last.handlers)

@@ -146,7 +146,7 @@ class _Writer:
 
     def _step(self, i: int, step: Step) -> None:
         indent = " " * 8
-        self._bind_target(i, step, indent)
+        self._bind_target(i, step)
         if isinstance(self.names[f"h{i}"], WeakTarget):
             self.lines.append(f"{indent}f{i} = h{i}.get()")
             self.lines.append(f"{indent}if f{i} is not None:")
@@ -159,7 +159,7 @@ class _Writer:
         if step.binding.uses(Source.EVENT):
             self.lines.append(f"{indent}if e._stopped: raise StopPropagation")
 
-    def _bind_target(self, i: int, step: Step, indent: str) -> None:
+    def _bind_target(self, i: int, step: Step) -> None:
         handler = step.handler
         weak = handler.function is not handler.target
         self.names[f"h{i}"] = WeakTarget(handler) if weak else handler.function

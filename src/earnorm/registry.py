@@ -34,6 +34,15 @@ class ModelInfo:
     def name(self) -> str:
         return self.cls.__name__
 
+    def view_of(self, name: str) -> str | None:
+        """The field whose view `name` is on this model, or None if it is a custom event there."""
+        named = field_view(name.removeprefix(f"{self.subject}."))
+        return named if named in self.fields else None
+
+    def is_lifecycle(self, name: str) -> bool:
+        """Whether only a save or a delete may raise `name`."""
+        return name.removeprefix(f"{self.subject}.") in LIFECYCLE
+
 
 def spellings(name: str) -> tuple[str, ...]:
     """`x.status_change`, `x.status_changed` and `x.status.changed` are one name."""
@@ -138,7 +147,7 @@ class Registry:
         if isinstance(event, str) and "*" in event:
             self._patterns.remove(event, handler)
             return
-        table: dict[Any, list[Handler]] = self._by_class if isinstance(event, type) else self._exact  # type: ignore[assignment]  # two tables of one shape
+        table: dict[Any, list[Handler]] = self._by_class if isinstance(event, type) else self._exact
         bucket = table.get(event, [])
         if handler in bucket:
             bucket.remove(handler)
@@ -327,7 +336,7 @@ def _rank(handler: Handler, cls: type | None) -> tuple[int, int, str, int]:
 
 def _constrained(listed: list[Handler]) -> list[Handler]:
     """Stable topological order: of those that may come next, always the one ranked first."""
-    graph: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter({i: () for i in range(len(listed))})
+    graph: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter(dict.fromkeys(range(len(listed)), ()))
     for i, handler in enumerate(listed):
         for j, other in enumerate(listed):
             if i != j and _names(handler.options.before, other):

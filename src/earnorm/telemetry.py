@@ -40,6 +40,7 @@ __all__ = [
     "listen",
     "on_change",
     "tell",
+    "verbose",
     "wanted",
 ]
 
@@ -180,6 +181,8 @@ _LEVELS: dict[type[Record], int] = {
     HookSlow: logging.WARNING,
 }
 
+_EVERY_STEP = frozenset({Emitted, RolledBack, HandlerStarted, HandlerDone})
+
 _events_log = logging.getLogger("earnorm.events")
 _handlers_log = logging.getLogger("earnorm.handlers")
 _log = logging.getLogger("earnorm.telemetry")
@@ -203,6 +206,8 @@ def listen(listener: Listener, *types: type[Record]) -> Callable[[], None]:
         for kind in chosen:
             if listener in _listeners.get(kind, ()):
                 _listeners[kind].remove(listener)
+            if not _listeners.get(kind):
+                _listeners.pop(kind, None)
         _announce_change()
 
     return undo
@@ -223,13 +228,20 @@ def wanted(kind: type[Record]) -> bool:
     return bool(_listeners.get(kind)) or _logger(kind).isEnabledFor(_LEVELS[kind])
 
 
+def verbose() -> bool:
+    """Whether anybody wants the records that tell every step."""
+    if _listeners and not _listeners.keys().isdisjoint(_EVERY_STEP):
+        return True
+    return _handlers_log.isEnabledFor(logging.DEBUG) or _events_log.isEnabledFor(logging.DEBUG)
+
+
 def tell(record: Record) -> None:
     """Hand a record to its listeners and to `logging`."""
     kind = type(record)
     for listener in tuple(_listeners.get(kind, ())):
         try:
             listener(record)
-        except Exception:
+        except Exception:  # noqa: BLE001  # a listener is somebody else's code
             _log.exception("a telemetry listener failed on %s", kind.__name__)
     _write(record)
 
@@ -267,7 +279,7 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def escaped(text: str) -> str:
-    """`text` on one line: control characters, line separators and lone surrogates as escapes (log injection, CWE-117)."""
+    """`text` on one line: control characters, separators and lone surrogates as escapes (log injection, CWE-117)."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -27,8 +27,8 @@ from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.clock import Clock, SystemClock
+from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.dispatch import Occurrence
 from earnorm.envelope import encode_change, entry_of, event_of, identity_of
 from earnorm.errors import (
     AlreadyConnected,
@@ -41,9 +41,10 @@ from earnorm.errors import (
 )
 from earnorm.event import Entry, Event, running
 from earnorm.handler import require_durable_name
+from earnorm.occurrence import Occurrence
 from earnorm.orm.loading import load, snapshot
 from earnorm.orm.transaction import Transaction
-from earnorm.portal import LoopThread, can_await, refuse_in_coroutine
+from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Hydrated, Runner
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 from earnorm.worker import Worker
@@ -164,31 +165,36 @@ class Database:
     def ready(self) -> None:
         """On first use, and when models or handlers came since: tables, subscriptions, worker."""
         self._require_open("a query")
-        if self._prepared == (wanted_tables := _count_tables()) and self._subscribed == self.bus.registry.version:
+        if self._is_ready() or current_scope() is not None:
+            # Inside a transaction there is no second one to do it in; `append` then records what is new.
             return
         if can_await():
-            raise RuntimeError("ready() does its work on the sync engine; async doors await aready() first")
-        with self._lock:
-            self._prepare(wanted_tables)
+            await_here(asyncio.to_thread(self._prepare))
+        else:
+            self._prepare()
 
     async def aready(self) -> None:
         """`ready`, in a thread, so that no loop waits for a lock."""
         self._require_open("a query")
-        if self._prepared != _count_tables() or self._subscribed != self.bus.registry.version:
-            await asyncio.to_thread(self.ready)
+        if not self._is_ready() and current_scope() is None:
+            await asyncio.to_thread(self._prepare)
 
-    def _prepare(self, wanted_tables: int) -> None:
-        version = self.bus.registry.version
-        if self._prepared != wanted_tables:
-            with self.engine.begin() as connection:
-                self._look_after_tables(connection)
-            self._prepared = wanted_tables
-        names = self._durable_names()
-        with self.store.begin() as transaction:
-            transaction.subscribe(names)
-        self._subscribed = version
-        if self._embedded:
-            self.worker.start()
+    def _is_ready(self) -> bool:
+        return self._subscribed == self.bus.registry.version and self._prepared == _count_tables()
+
+    def _prepare(self) -> None:
+        with self._lock:
+            tables, version = _count_tables(), self.bus.registry.version
+            if self._prepared != tables:
+                with self.engine.begin() as connection:
+                    self._look_after_tables(connection)
+                self._prepared = tables
+            names = self._durable_names()
+            with self.store.begin() as transaction:
+                transaction.subscribe(names)
+            self._subscribed = version
+            if self._embedded:
+                self.worker.start()
 
     def _durable_names(self) -> list[str]:
         durable = self.bus.registry.durable()
@@ -238,27 +244,32 @@ class Database:
 
     def refresh(self, occurrence: Occurrence) -> Occurrence | None:
         """For a handler after the commit: the record as it is now; None (told as skipped) if it is gone."""
-        found = mappings.mapping_of(type(occurrence.event.subject))
-        if found is None or occurrence.info is None:
+        found = mappings.mapping_of(type(occurrence.subject))
+        if found is None:
             return occurrence
-        event = occurrence.event
-        subject: Any
         if occurrence.kind == "deleted":
-            subject = snapshot(found, occurrence.identity, event.payload)
-        else:
-            with self.reading() as session:
-                subject = load(session, found, occurrence.identity)
+            return occurrence.about(snapshot(found, occurrence.identity, occurrence.payload))
+        with self.reading() as session:
+            subject = load(session, found, occurrence.identity)
         if subject is None:
             for handler in occurrence.later:
-                tell(HandlerSkipped(event, handler.name, "missing"))
+                tell(HandlerSkipped(occurrence.event, handler.name, "missing"))
             return None
-        fresh = event_with(event, subject)
-        return Occurrence(fresh, occurrence.kind, occurrence.info, occurrence.identity, occurrence.moment)
+        return occurrence.about(subject)
 
     # --- delivery ----------------------------------------------------------------------------
 
     def _decode(self, entry: Entry, attempt: int) -> Event:
-        return event_of(entry, attempt=attempt, database=self.name)
+        return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
+
+    def _resolve(self, reference: Reference) -> Any:
+        """A model in a payload, loaded; the reference itself if its row is gone or its class unknown here."""
+        found = mappings.mapping_of_subject(reference.subject)
+        if found is None:
+            return reference
+        with self.reading() as session:
+            record = load(session, found, reference.key)
+        return reference if record is None else record
 
     def _hydrate(self, entry: Entry, event: Event) -> Hydrated:
         declared = declared_of(entry.name)
@@ -284,7 +295,7 @@ class Database:
         self.ready()
         return self.worker.drain(timeout)
 
-    async def adrain(self, timeout: float = 30.0) -> dict[str, int]:  # noqa: ASYNC109  the twin of drain(timeout)
+    async def adrain(self, timeout: float = 30.0) -> dict[str, int]:
         """`drain`, awaited."""
         self._refuse_drain_inside()
         await self.aready()
@@ -359,27 +370,6 @@ class Database:
     def _forget(self) -> None:
         if self._private is not None:
             shutil.rmtree(self._private, ignore_errors=True)
-
-
-def event_with(event: Event, subject: Any) -> Event:
-    """The same event about another object of the same record."""
-    return Event(
-        event.name,
-        subject,
-        event.payload,
-        event.changes,
-        event.key,
-        event.cause,
-        event.emitter,
-        event.causation_id,
-        event.depth,
-        event.database,
-        event.tenant,
-        event.version,
-        _id=event.id,
-        _correlation_id=event.correlation_id,
-        _at=event._at,
-    )
 
 
 def require_supported(target: str | URL) -> URL:

@@ -67,6 +67,7 @@ def _spec(kind: Kind, options: Mapping[str, Any]) -> FieldSpec:
         python_type=kind.python_type,
         required=options["required"],
         sensitive=options.get("sensitive", False),
+        sensitive_given="sensitive" in options,
         primary_key=options.get("primary_key", False),
         min_length=options.get("min_length"),
         max_length=options.get("max_length"),

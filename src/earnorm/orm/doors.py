@@ -5,7 +5,7 @@ A door's work is plain sync code over a Session, written once; the async doors r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import inspect
@@ -15,11 +15,11 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.boundary import outbox_of
-from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook, session_moment
-from earnorm.backends.sqlalchemy.scope import current_scope, within
+from earnorm.backends.sqlalchemy.bubbling import bubble_in
+from earnorm.backends.sqlalchemy.hooks import attach_session, refuse_save_in_pre_hook
+from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
 from earnorm.binding import RESERVED
-from earnorm.bus import EventBus, is_lifecycle, view_of
-from earnorm.dispatch import Occurrence, new_event
+from earnorm.bus import EventBus
 from earnorm.envelope import encode_payload
 from earnorm.errors import (
     DeletedSubject,
@@ -30,10 +30,11 @@ from earnorm.errors import (
     UnsavedSubject,
     ViewEmitted,
 )
+from earnorm.occurrence import Occurrence
 from earnorm.orm.database import connected_database, database_here
 from earnorm.orm.loading import is_snapshot
 from earnorm.plan import Handle
-from earnorm.portal import can_await, refuse_in_coroutine, spawn
+from earnorm.portal import refuse_in_coroutine, spawn
 
 __all__ = ["SQLAlchemyDoor", "adelete", "arefresh", "asave", "delete", "refresh", "save"]
 
@@ -78,7 +79,7 @@ def _session_of(record: Any) -> Session | None:
 
 
 def _within(session: Session, work: Work[T]) -> T:
-    with within(session):
+    with within(scope_of(session)):
         return work(session)
 
 
@@ -205,39 +206,45 @@ class SQLAlchemyDoor:
         return session is None or not session.in_transaction()
 
     def _emit_here(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
-        return self._bus.run_here(self._occurrence(None, name, subject, payload, declared))
+        return self._bus.run_here(self._occurrence(name, subject, payload, declared))
 
     def _work(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Work[Handle]:
         self._refuse(name, subject, payload)
         return lambda session: self._emit(session, name, subject, payload, declared)
 
     def _emit(self, session: Session, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
-        occurrence = self._occurrence(session, name, subject, payload, declared)
-        if self._bus.silenced(occurrence.event):
+        occurrence = self._occurrence(name, subject, payload, declared)
+        if self._bus.watch.silences(occurrence):
             return Handle(occurrence.event)
+        attach_session(occurrence, session)
         found = mappings.mapping_of(type(subject))
-        bind = {"mapper": inspect(found.cls)} if found is not None else {}
+        bind: dict[str, Any] = {}
+        if found is not None:
+            bind = {"mapper": inspect(found.cls)}
+            occurrence.bubble = bubble_in(session, found)
         outbox = outbox_of(session.connection(bind_arguments=bind), self._bus, f"emit of {name}")
         outbox.sessions.add(session)
-        outbox.door = "aemit" if can_await() else "emit"
-        outbox.emit(self._bus.in_transaction(occurrence))
+        scope = scope_of(session)
+        with within(scope):
+            outbox.emit(self._bus.in_transaction(occurrence), self._bus.caller, scope.dispatcher)
         return Handle(occurrence.event)
 
-    def _occurrence(
-        self, session: Session | None, name: str, subject: Any, payload: Mapping[str, Any], declared: Any
-    ) -> Occurrence:
+    def _occurrence(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Occurrence:
         found = mappings.mapping_of(type(subject))
-        identity = found.identity(inspect(subject)) if found is not None else ()
-        key = found.key(identity) if found is not None else ""
-        about = declared if subject is None else subject
-        event = new_event(name, about, payload, key=key)
         info = found.info if found is not None else None
         handlers = self._bus.plans.custom(name, type(subject), type(declared) if declared is not None else None)
-        self._bus.caller.require_payload(handlers, event, info)
-        moment = session_moment(session, declared=declared) if session is not None else None
-        occurrence = Occurrence(event, "event", info, identity, moment, handlers)
+        self._bus.caller.require_payload(handlers, name, payload, info)
+        occurrence = Occurrence(
+            name,
+            declared if subject is None else subject,
+            payload,
+            info=info,
+            identity=found.identity(inspect(subject)) if found is not None else (),
+            declared=declared,
+            handlers=handlers,
+        )
         if self.connected:
-            occurrence.data = encode_payload(event, identity, mappings.refer)
+            occurrence.data = encode_payload(payload, occurrence.identity, mappings.refer)
         return occurrence
 
     def _refuse(self, name: str, subject: Any, payload: Mapping[str, Any]) -> None:
@@ -250,9 +257,9 @@ class SQLAlchemyDoor:
                 raise ReservedPayloadKey(key, name)
         if info is None:
             return
-        if (field := view_of(info, name)) is not None:
+        if (field := info.view_of(name)) is not None:
             raise ViewEmitted(name, field)
-        if is_lifecycle(info, name):
+        if info.is_lifecycle(name):
             raise EventError(f"{name} is raised by save() and delete() alone; emit an event of another name")
         state = inspect(subject)
         if is_snapshot(subject) or state.deleted or state.was_deleted:

@@ -6,7 +6,7 @@ from collections.abc import Mapping as Values
 from typing import Any, NoReturn
 
 from sqlalchemy import inspect
-from sqlalchemy.orm import Session, make_transient_to_detached
+from sqlalchemy.orm import Mapper, Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
@@ -30,7 +30,8 @@ def load(session: Session, mapping: Mapping, identity: tuple[Any, ...]) -> Any |
 def snapshot(mapping: Mapping, identity: tuple[Any, ...], values: Values[str, Any]) -> Any:
     """The last values of a row that is gone, as a read-only record. Values not kept read as None."""
     cls = _snapshot_class(mapping.cls)
-    record = inspect(mapping.cls).class_manager.new_instance()
+    mapper: Mapper[Any] = inspect(mapping.cls)
+    record = mapper.class_manager.new_instance()
     for name in mapping.columns:
         set_committed_value(record, name, values.get(name))
     for name, part in zip(mapping.primary_key, identity, strict=False):

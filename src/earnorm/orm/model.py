@@ -13,7 +13,7 @@ from sqlalchemy.orm.attributes import instance_state
 from earnorm._uuid7 import uuid7
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
-from earnorm.errors import NotFound, ReservedFieldName, SubjectTaken, UnknownField
+from earnorm.errors import InvalidField, NotFound, ReservedFieldName, SubjectTaken, UnknownField
 from earnorm.event import Changes, running
 from earnorm.lifecycle import collect_handlers
 from earnorm.names import plural, qualify, snake_case, validate_name
@@ -33,7 +33,10 @@ M = TypeVar("M", bound="BaseModel")
 
 # What a field may not be called: our own attributes, and SQLAlchemy's.
 _RESERVED = frozenset(
-    "save asave delete adelete refresh arefresh get aget find afind emit aemit on event changes metadata registry".split()
+    {
+        *("save", "asave", "delete", "adelete", "refresh", "arefresh", "get", "aget", "find", "afind"),
+        *("emit", "aemit", "on", "event", "changes", "metadata", "registry"),
+    }
 )
 
 
@@ -133,9 +136,8 @@ class BaseModel(DeclarativeBase):
     def changes(self) -> Changes:
         """Field to (old, new) of what is not saved yet; inside a handler about this record, of its event."""
         found = mappings.mapping_of(type(self))
-        pending = (
-            found.changes(instance_state(self)) if found is not None and inspect(self).persistent_or_detached else {}
-        )
+        state = instance_state(self)
+        pending = found.changes(state) if found is not None and state.key is not None else {}
         now = running()
         if not pending and now is not None and now.event.subject is self:
             return now.event.changes
@@ -227,7 +229,7 @@ def _complete(cls: type[BaseModel]) -> None:
         cls.__event_name__ = snake_case(cls.__name__)
     validate_name(cls.__event_name__)
     if parent is not None:
-        _inherit(cls, parent)
+        _share_table(cls)
         return
     if not hasattr(cls, "__tablename__") and "__table__" not in cls.__dict__:
         cls.__tablename__ = plural(snake_case(cls.__name__))
@@ -242,7 +244,7 @@ def _has_primary_key(cls: type[BaseModel]) -> bool:
     return any(column.column.primary_key for column in columns)
 
 
-def _inherit(cls: type[BaseModel], parent: type) -> None:
+def _share_table(cls: type[BaseModel]) -> None:
     """A subclass of a concrete model shares its table; the class name tells the rows apart."""
     if "__tablename__" in cls.__dict__ or "__table__" in cls.__dict__:
         return
@@ -271,8 +273,11 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     sensitive = frozenset(name for name, spec in specs.items() if spec.sensitive)
     _warn_of_secrets(cls, set(specs) - sensitive)
     cls.__earnorm_defaults__ = tuple((n, s.make_default) for n, s in specs.items() if s.has_default)
+    if bubbles_to is not None and not hasattr(cls, bubbles_to):
+        why = "name a relationship or a foreign key field of the model"
+        raise InvalidField(cls.__name__, "bubbles_to", bubbles_to, why)
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to)
-    info.handlers = collect_handlers(cls, info)
+    info.handlers = collect_handlers(cls)
     mappings.register(cls, info, default_bus, Validator.for_mapper(mapper).check)
 
 

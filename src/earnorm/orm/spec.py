@@ -35,6 +35,8 @@ class FieldSpec:
     python_type: type[Any]
     required: bool = True
     sensitive: bool = False
+    sensitive_given: bool = False
+    """Whether `sensitive=` was written at all: `sensitive=False` says that a secret-looking field is none."""
     primary_key: bool = False
     default: Any = field(default=MISSING, repr=False)
     min: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -25,6 +26,8 @@ class Opened(Generic[S]):
 
     __slots__ = ("session",)
 
+    session: S
+
     def __init__(self, session: S) -> None:
         self.session = session
 
@@ -41,27 +44,33 @@ class Transaction:
 
     def __enter__(self) -> Opened[Session]:
         refuse_in_coroutine("db.transaction", "db.transaction().__aenter__")
-        self._open(self._database.new_session())
+        self._open(self._database.new_session)
         assert self._scope is not None
         return Opened(self._scope.session)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._close(kind is not None)
+        self._close(failed=kind is not None)
 
     async def __aenter__(self) -> Opened[AsyncSession]:
-        fresh = self._database.new_async_session()
-        await spawn(self._open, fresh.sync_session)
+        await self._database.aready()
+        # Kept here: SQLAlchemy finds the AsyncSession of a Session only while somebody holds it.
+        self._async_session = self._database.new_async_session()
+        await spawn(self._open, self._sync_session)
         assert self._scope is not None
         return Opened(cast("AsyncSession", async_session(self._scope.session)))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await spawn(self._close, kind is not None)
+        await spawn(lambda: self._close(failed=kind is not None))
 
-    def _open(self, fresh: Session) -> None:
+    def _sync_session(self) -> Session:
+        assert self._async_session is not None
+        return self._async_session.sync_session
+
+    def _open(self, new_session: Callable[[], Session]) -> None:
         if self._scope is not None:
             raise TransactionError("this transaction is open already; call db.transaction() for each block")
         outer = current_scope()
@@ -69,11 +78,12 @@ class Transaction:
             self._scope = outer
             self._savepoint = outer.session.begin_nested()
             return
-        fresh.begin()
-        self._scope = Scope(fresh, self._database)
+        session = new_session()
+        session.begin()
+        self._scope = Scope(session, self._database)
         self._previous = enter_scope(self._scope)
 
-    def _close(self, failed: bool) -> None:
+    def _close(self, *, failed: bool) -> None:
         scope, savepoint = self._scope, self._savepoint
         assert scope is not None
         self._scope = self._savepoint = None

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Table, inspect
+from sqlalchemy import Column, Table, inspect
 from sqlalchemy.orm import InstanceState, Mapper
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy.orm.exc import UnmappedColumnError
+from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from earnorm.errors import Fault, ValidationFailed, _shown
 from earnorm.orm.rules import Broken, Rule, rules_of
@@ -152,19 +153,31 @@ def _is_sql(value: object) -> bool:
 # --- what a mapper knows --------------------------------------------------------------------
 
 
+# Not through `mapper.attrs`: that configures all mappers, and a model must be definable before those it relates to.
+
+
 def _specs(mapper: Mapper[Any]) -> dict[str, FieldSpec]:
-    found = ((prop.key, spec_of(column)) for prop in mapper.column_attrs for column in prop.columns[:1])
+    found = ((key, spec_of(column)) for key, column in mapper.columns.items())
     return {key: spec for key, spec in found if spec is not None}
 
 
 def _filled_later(mapper: Mapper[Any]) -> frozenset[str]:
-    numbered = {table.autoincrement_column for table in mapper.tables if isinstance(table, Table)}
-    given = {mapper.version_id_col, mapper.polymorphic_on, *numbered} - {None}
-    return frozenset(prop.key for prop in mapper.column_attrs if _is_given(prop.columns, given))
+    given = (column for table in mapper.tables if isinstance(table, Table) for column in _given_by_database(table))
+    columns = (*given, mapper.version_id_col, mapper.polymorphic_on)
+    return frozenset(key for column in columns if (key := _attribute(mapper, column)) is not None)
 
 
-def _is_given(columns: Iterable[Any], given: Collection[Any]) -> bool:
-    return any(column in given or getattr(column, "server_default", None) is not None for column in columns)
+def _given_by_database(table: Table) -> Iterator[Column[Any]]:
+    if table.autoincrement_column is not None:
+        yield table.autoincrement_column
+    yield from (column for column in table.columns if column.server_default is not None)
+
+
+def _attribute(mapper: Mapper[Any], column: ColumnElement[Any] | None) -> str | None:
+    try:
+        return mapper.get_property_by_column(column).key if isinstance(column, Column) else None
+    except UnmappedColumnError:
+        return None
 
 
 def _comes_from_a_relationship(state: InstanceState[Any], name: str) -> bool:

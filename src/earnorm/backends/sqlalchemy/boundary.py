@@ -17,11 +17,12 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from earnorm.bus import EventBus
-from earnorm.dispatch import Occurrence, Outbox
+from earnorm.composition import compose
+from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, NotConnected
-from earnorm.handler import Phase
-from earnorm.lifecycle import compose
-from earnorm.portal import await_here, can_await
+from earnorm.handler import Handler, Phase
+from earnorm.occurrence import Occurrence
+from earnorm.telemetry import HandlerFailed, tell
 
 __all__ = ["Log", "connect_engine", "disconnect_engine", "is_connected", "log_of", "outbox_of"]
 
@@ -49,7 +50,7 @@ class ConnectionOutbox(Outbox):
     """An outbox whose end is the end of a Connection's transaction."""
 
     def __init__(self, bus: EventBus, log: Log | None, connection: Connection) -> None:
-        super().__init__(bus.caller, await_here if can_await() else None)
+        super().__init__()
         self.bus = bus
         self.log = log
         self.connection = weakref.ref(connection)
@@ -68,39 +69,41 @@ class ConnectionOutbox(Outbox):
         if self.log is not None:
             self.log.appended(composed)
         for occurrence in composed:
-            self._after_commit(occurrence)
+            if occurrence.info is not None and occurrence.kind != "event":
+                self._run(occurrence, self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.AFTER_COMMIT))
+                heard = self.bus.plans.after(occurrence.info.cls, occurrence.kind, occurrence.changes)
+                occurrence.later = [handler for handler in heard if handler.phase in _LATER]
+            self._run_later(occurrence)
 
-    def _after_commit(self, occurrence: Occurrence) -> None:
-        if occurrence.info is not None and occurrence.kind != "event":
-            hooks = self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.AFTER_COMMIT)
-            self._run(occurrence, hooks)
+    def _run_later(self, occurrence: Occurrence) -> None:
         if self.log is None:
-            self.bus.run_after(self._recomposed(occurrence))
+            self.bus.run_after(occurrence)
             return
-        later = [handler for handler in self._recomposed(occurrence).later if handler.phase is Phase.AFTER_COMMIT]
-        fresh = self.log.refresh(occurrence) if later else None
+        later = [handler for handler in occurrence.later if handler.phase is Phase.AFTER_COMMIT]
+        fresh = self._loaded(self.log, occurrence, later) if later else None
         if fresh is not None:
-            fresh.later = later
-            self.bus.run_after(fresh)
+            self._run(fresh, later)
 
-    def _recomposed(self, occurrence: Occurrence) -> Occurrence:
-        """A lifecycle event's later handlers are those of what it was composed to."""
-        if occurrence.info is not None and occurrence.kind != "event":
-            heard = self.bus.plans.after(occurrence.info.cls, occurrence.kind, occurrence.event.changes)
-            occurrence.later = [h for h in heard if h.phase in (Phase.AFTER_COMMIT, Phase.DURABLE)]
-        return occurrence
+    def _loaded(self, log: Log, occurrence: Occurrence, later: Sequence[Handler]) -> Occurrence | None:
+        try:
+            return log.refresh(occurrence)
+        except Exception as error:  # noqa: BLE001  # the write is committed; its caller has nothing to mend
+            for handler in later:
+                tell(HandlerFailed(occurrence.event, handler.name, error))
+            return None
 
     def give_up(self) -> None:
         """The transaction is rolled back."""
         for occurrence in self.rollback():
             if occurrence.info is not None and occurrence.kind != "event":
-                hooks = self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.ROLLBACK)
-                self._run(occurrence, hooks)
+                self._run(occurrence, self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.ROLLBACK))
 
-    def _run(self, occurrence: Occurrence, hooks: Sequence[Any]) -> None:
-        occurrence.later = hooks
+    def _run(self, occurrence: Occurrence, handlers: Sequence[Handler]) -> None:
+        occurrence.later = handlers
         self.bus.run_after(occurrence)
 
+
+_LATER = (Phase.AFTER_COMMIT, Phase.DURABLE)
 
 _outboxes: WeakKeyDictionary[Connection, ConnectionOutbox] = WeakKeyDictionary()
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
@@ -179,12 +182,12 @@ def watch(engine: Engine) -> None:
         _watched.add(engine)
 
 
-def _release_savepoint(connection: Connection, name: str, context: None) -> None:
+def _release_savepoint(connection: Connection, name: str, _context: None) -> None:
     if (outbox := _outboxes.get(connection)) is not None:
-        outbox.release(name)
+        outbox.release_savepoint(name)
 
 
-def _rollback_savepoint(connection: Connection, name: str, context: None) -> None:
+def _rollback_savepoint(connection: Connection, name: str, _context: None) -> None:
     if (outbox := _outboxes.get(connection)) is not None:
         outbox.rollback_to(name)
 
@@ -202,17 +205,17 @@ def _rollback(connection: Connection) -> None:
         outbox.give_up()
 
 
-def _prepare_twophase(connection: Connection, xid: Any) -> None:
+def _prepare_twophase(connection: Connection, _xid: Any) -> None:
     if (outbox := _outboxes.get(connection)) is not None:
         outbox.append(connection)
 
 
-def _commit_twophase(connection: Connection, xid: Any, is_prepared: bool) -> None:
+def _commit_twophase(connection: Connection, _xid: Any, _is_prepared: bool) -> None:  # noqa: FBT001  # SQLAlchemy calls it so
     if (outbox := _outboxes.get(connection)) is not None and outbox.composed is None:
         outbox.append(connection)
 
 
-def _rollback_twophase(connection: Connection, xid: Any, is_prepared: bool) -> None:
+def _rollback_twophase(connection: Connection, _xid: Any, _is_prepared: bool) -> None:  # noqa: FBT001  # SQLAlchemy calls it so
     if (outbox := _outboxes.pop(connection, None)) is not None:
         outbox.give_up()
 

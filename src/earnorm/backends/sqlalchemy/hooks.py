@@ -1,65 +1,69 @@
 """Hooks: a Session's flush, turned into pre hooks before the SQL, and changes and post hooks after it.
 
-Listeners hang on every Session; one that flushes no known model costs a loop over its objects and nothing else.
+Listeners hang on every Session. One that flushes no known model costs a loop over its objects and nothing else; a
+model nobody listens to costs its validation; a hook that takes only `self` costs its call and little more. Some of
+SQLAlchemy's private names are read here, since their public forms copy collections on every flush.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, UOWTransaction
-from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm import telemetry
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.backends.sqlalchemy.scope import within
-from earnorm.binding import Moment
-from earnorm.dispatch import Kind, Occurrence, new_event
+from earnorm.backends.sqlalchemy.scope import Scope, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
-from earnorm.event import NO_CHANGES, Changes
-from earnorm.handler import Phase
-from earnorm.portal import await_here, can_await
+from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
+from earnorm.flow import Flow
+from earnorm.occurrence import Kind, Occurrence
 
-__all__ = ["refuse_save_in_pre_hook", "session_moment"]
+__all__ = ["attach_session", "refuse_save_in_pre_hook"]
 
 _FLUSH = "earnorm_flush"
 
 
-@dataclass(slots=True)
 class _Change:
-    """One record that a flush writes."""
+    """One record that a flush writes. It can say its event, for a hook that has taken only `self` and then asks."""
 
-    mapping: Mapping
-    state: InstanceState[Any]
-    kind: Kind
-    values: dict[str, Any] = field(default_factory=dict)
-    changes: Changes = field(default_factory=lambda: NO_CHANGES)
+    __slots__ = ("changes", "flow", "kind", "mapping", "occurrence", "state", "values")
 
+    def __init__(self, mapping: Mapping, state: InstanceState[Any], kind: Kind, changes: Changes = NO_CHANGES) -> None:
+        self.mapping = mapping
+        self.state = state
+        self.kind = kind
+        self.changes = changes
+        self.flow: Flow = mapping.bus.plans.flow(mapping.cls, kind)
+        self.values: dict[str, Any] | None = None
+        self.occurrence: Occurrence | None = None
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    hook: str
-    record: object
-
-
-_pre_hook: ContextVar[_Running | None] = ContextVar("earnorm_pre_hook", default=None)
+    @property
+    def event(self) -> Event:
+        if self.occurrence is None:
+            self.occurrence = _occurrence(self, NO_PAYLOAD)
+            # It is asked for inside its own hook, which is not what caused it.
+            self.occurrence.link = None
+        return self.occurrence.event
 
 
 def refuse_save_in_pre_hook(record: object) -> None:
     """Raises SaveInPreHook if a pre hook of this very record is running here."""
-    now = _pre_hook.get()
-    if now is not None and now.record is record:
-        raise SaveInPreHook(now.hook, repr(record))
+    now = running()
+    if now is not None and now.before and now.event.subject is record:
+        raise SaveInPreHook(now.handler, repr(record))
 
 
-def session_moment(session: Session, *, created: bool = False, declared: Any = None) -> Moment:
-    return Moment(session, created, declared, lambda: async_session(session) or session)
+def attach_session(occurrence: Occurrence, session: Session) -> None:
+    """Let the occurrence's handlers have the transaction's session; an async one the AsyncSession around it."""
+    occurrence.session = session
+    occurrence.async_session = lambda: async_session(session) or session
 
 
 # --- before the SQL --------------------------------------------------------------------------
@@ -67,58 +71,65 @@ def session_moment(session: Session, *, created: bool = False, declared: Any = N
 
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, _context: UOWTransaction, _instances: Any) -> None:
+    info = session.info
+    if _FLUSH in info:
+        del info[_FLUSH]  # what a flush that failed half-way left
+    pending = _pending(session)
     done: dict[InstanceState[Any], Kind] = {}
     # A pre hook may add, change or delete other records, whose own pre hooks then run as well.
-    while fresh := [change for change in _pending(session) if done.get(change.state) != change.kind]:
+    while fresh := [change for change in pending if change.flow.before and done.get(change.state) != change.kind]:
         for change in fresh:
             done[change.state] = change.kind
             _run_before(session, change)
-    if done:
-        for change in _pending(session):
-            _validate(change)
+        pending = _pending(session)
+    for change in pending:
+        if change.mapping.validate is not None and change.kind != "deleted":
+            change.mapping.validate(change.state.obj(), None if change.kind == "created" else change.changes.keys())
 
 
-def _pending(session: Session) -> Iterable[_Change]:
+def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    for record in session.new:
-        if (mapping := mapping_of(type(record))) is not None:
-            yield _Change(mapping, instance_state(record), "created")
-    for record in session.dirty:
-        if (mapping := mapping_of(type(record))) is not None:
-            state = instance_state(record)
+    found: list[_Change] = []
+    for state in session._new:
+        if (mapping := mapping_of(state.class_)) is not None:
+            found.append(_Change(mapping, state, "created"))
+    for state in session.identity_map._modified:
+        if (mapping := mapping_of(state.class_)) is not None and state not in session._deleted:
             mapping.recall(session, state)
-            if mapping.changes(state):
-                yield _Change(mapping, state, "updated")
-    for record in session.deleted:
-        if (mapping := mapping_of(type(record))) is not None:
-            yield _Change(mapping, instance_state(record), "deleted")
+            if changes := mapping.changes(state):
+                found.append(_Change(mapping, state, "updated", changes))
+    for state in session._deleted:
+        if (mapping := mapping_of(state.class_)) is not None:
+            found.append(_Change(mapping, state, "deleted"))
+    return found
 
 
 def _run_before(session: Session, change: _Change) -> None:
-    mapping, state = change.mapping, change.state
-    hooks = mapping.bus.plans.before(mapping.cls, change.kind)
-    if not hooks:
+    mapping, state, scope = change.mapping, change.state, scope_of(session)
+    if change.flow.simple_before and running() is None and not telemetry.verbose():
+        _run_before_simply(change, scope)
         return
-    changes = mapping.changes(state) if change.kind == "updated" else NO_CHANGES
-    occurrence = _occurrence(session, change, mapping.values(state), changes)
-    wait = await_here if can_await() else None
-    with within(session):
-        for hook in hooks:
-            token = _pre_hook.set(_Running(hook.name, state.obj()))
+    occurrence = _occurrence(change, mapping.values(state))
+    attach_session(occurrence, session)
+    door = "delete" if change.kind == "deleted" else "save"
+    with within(scope):
+        for hook in change.flow.before:
             try:
-                mapping.bus.caller.call(hook, occurrence, wait, "delete" if change.kind == "deleted" else "save")
+                mapping.bus.caller.call(hook, occurrence, scope.dispatcher.wait, door)
             except StopPropagation:
                 return
-            finally:
-                _pre_hook.reset(token)
+            if occurrence.stopped:
+                return
 
 
-def _validate(change: _Change) -> None:
-    validate = change.mapping.validate
-    if validate is None or change.kind == "deleted":
-        return
-    names = None if change.kind == "created" else change.mapping.changes(change.state).keys()
-    validate(change.state.obj(), names)
+def _run_before_simply(change: _Change, scope: Scope) -> None:
+    caller, record = change.mapping.bus.caller, change.state.obj()
+    with within(scope):
+        try:
+            for hook in change.flow.before:
+                caller.call_simply(hook, record, change, before=True)
+        except StopPropagation:
+            return
 
 
 # --- after the SQL ---------------------------------------------------------------------------
@@ -129,7 +140,7 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     written = [change for change in map(_written, context.states.items()) if change is not None]
     if written:
-        session.info[_FLUSH] = sorted(written, key=_place)
+        session.info[_FLUSH] = sorted(written, key=_place) if len(written) > 1 else written
 
 
 def _written(item: tuple[InstanceState[Any], tuple[bool, bool]]) -> _Change | None:
@@ -138,11 +149,19 @@ def _written(item: tuple[InstanceState[Any], tuple[bool, bool]]) -> _Change | No
     if mapping is None or listed_only:
         return None
     if deleted:
-        return _Change(mapping, state, "deleted", mapping.values(state))
-    if state.key is None:
-        return _Change(mapping, state, "created", mapping.values(state))
-    changes = mapping.changes(state)
-    return _Change(mapping, state, "updated", mapping.values(state), changes) if changes else None
+        change = _Change(mapping, state, "deleted")
+    elif state.key is None:
+        change = _Change(mapping, state, "created")
+    elif changes := mapping.changes(state):
+        change = _Change(mapping, state, "updated", changes)
+    else:
+        return None
+    attentive = mapping.bus.attentive
+    if not (change.flow.heard or attentive):
+        return None
+    if attentive or not change.flow.simple_after:
+        change.values = mapping.values(state)
+    return change
 
 
 _RANK: dict[Kind, int] = {"created": 0, "updated": 1, "deleted": 2, "event": 3}
@@ -158,31 +177,47 @@ def _place(change: _Change) -> tuple[int, int, str, str]:
 @event.listens_for(Session, "after_flush_postexec")
 def _after_flush_postexec(session: Session, _context: UOWTransaction) -> None:
     """Run post hooks, with the session as it will be: what they change is kept, and they may save."""
-    written: list[_Change] = session.info.pop(_FLUSH, [])
-    outboxes: dict[ConnectionOutbox, list[Occurrence]] = {}
-    for change in written:
-        if not _heard(change):
-            continue
-        outbox = _outbox(session, change)
-        occurrence = _occurrence(session, change, change.values, change.changes)
-        if change.mapping.bus.silenced(occurrence.event):
-            continue
-        occurrence.handlers = _in_transaction(change, occurrence)
-        outbox.record(occurrence)
-        outboxes.setdefault(outbox, []).append(occurrence)
-    for outbox, occurrences in outboxes.items():
-        if any(occurrence.handlers for occurrence in occurrences):
-            _dispatch(session, outbox, occurrences)
+    written: Sequence[_Change] = session.info.pop(_FLUSH, ())
+    if not written:
+        return
+    # The flush is done but for a flag; without lowering it a hook could not save.
+    flushing, session._flushing = session._flushing, False
+    try:
+        if len(written) == 1 and written[0].values is None and running() is None:
+            _dispatch_simply(session, written[0])
+        else:
+            _dispatch(session, [found for c in written if (found := _happened(session, c)) is not None])
+    finally:
+        session._flushing = flushing
 
 
-def _heard(change: _Change) -> bool:
-    """Whether anybody would ever learn of it: a log, a handler, somebody who watches."""
-    bus = change.mapping.bus
-    if bus.connected or bus.observed:
-        return True
-    plans, cls, kind = bus.plans, change.mapping.cls, change.kind
-    later = (Phase.AFTER_COMMIT, Phase.ROLLBACK)
-    return bool(plans.after(cls, kind, change.changes) or any(plans.hooks(cls, kind, phase) for phase in later))
+def _dispatch_simply(session: Session, change: _Change) -> None:
+    """One record whose hooks in the transaction take only `self`: nothing to keep for a log or for after the commit."""
+    mapping = change.mapping
+    hooks = mapping.bus.plans.now(mapping.cls, change.kind, change.changes)
+    scope = scope_of(session)
+    if hooks:
+        with within(scope):
+            scope.dispatcher.run_simply(mapping.bus.caller, hooks, change.state.obj(), change)
+
+
+_Happened = tuple[_Change, Occurrence, ConnectionOutbox | None]
+
+
+def _happened(session: Session, change: _Change) -> _Happened | None:
+    mapping, bus = change.mapping, change.mapping.bus
+    occurrence = _occurrence(change, NO_PAYLOAD if change.values is None else change.values)
+    attach_session(occurrence, session)
+    if bus.observed and bus.watch.silences(occurrence):
+        return None
+    occurrence.handlers = bus.plans.now(mapping.cls, change.kind, change.changes)
+    if mapping.info.bubbles_to is not None:
+        occurrence.bubble = bubble_in(session, mapping)
+    if change.values is None:
+        return change, occurrence, None
+    outbox = _outbox(session, change)
+    outbox.record(occurrence)
+    return change, occurrence, outbox
 
 
 def _outbox(session: Session, change: _Change) -> ConnectionOutbox:
@@ -192,32 +227,24 @@ def _outbox(session: Session, change: _Change) -> ConnectionOutbox:
     return outbox
 
 
-def _occurrence(session: Session, change: _Change, values: dict[str, Any], changes: Changes) -> Occurrence:
+def _occurrence(change: _Change, values: Any) -> Occurrence:
     mapping, state = change.mapping, change.state
-    identity = mapping.identity(state)
-    known = change.kind != "created" or state.key is not None
-    event_ = new_event(
-        f"{mapping.info.subject}.{change.kind}",
+    return Occurrence(
+        change.flow.name,
         state.obj(),
         values,
-        changes=changes,
-        key=mapping.key(identity) if known else "",
+        kind=change.kind,
+        changes=change.changes,
+        info=mapping.info,
+        identity=mapping.identity(state),
     )
-    return Occurrence(
-        event_, change.kind, mapping.info, identity, session_moment(session, created=change.kind == "created")
-    )
 
 
-def _in_transaction(change: _Change, occurrence: Occurrence) -> list[Any]:
-    heard = change.mapping.bus.plans.after(change.mapping.cls, change.kind, occurrence.event.changes)
-    return [handler for handler in heard if handler.phase is Phase.TRANSACTION]
-
-
-def _dispatch(session: Session, outbox: ConnectionOutbox, occurrences: list[Occurrence]) -> None:
-    # The flush is done but for a flag; without lowering it a hook could not save.
-    flushing, session._flushing = session._flushing, False
-    try:
-        with within(session):
-            outbox.dispatch(occurrences)
-    finally:
-        session._flushing = flushing
+def _dispatch(session: Session, happened: Sequence[_Happened]) -> None:
+    if not any(occurrence.handlers or occurrence.bubble for _, occurrence, _ in happened):
+        return
+    scope = scope_of(session)
+    with within(scope):
+        for change, occurrence, outbox in happened:
+            scope.dispatcher.enqueue(change.mapping.bus.caller, occurrence, outbox)
+        scope.dispatcher.run()

@@ -12,8 +12,7 @@ from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.bus import EventBus
-from earnorm.envelope import key_of
-from earnorm.event import Change, Changes
+from earnorm.event import Change
 from earnorm.registry import ModelInfo
 
 __all__ = ["Mapping", "mapping_of", "mapping_of_subject", "refer", "register"]
@@ -46,18 +45,15 @@ class Mapping:
             return tuple(state.key[1])
         return tuple(state.dict.get(name) for name in self.primary_key)
 
-    def key(self, identity: tuple[Any, ...]) -> str:
-        return key_of(self.info.subject, identity)
-
     def changes(self, state: InstanceState[Any]) -> dict[str, Change]:
         """Columns set to another value since they were loaded or saved."""
         current = state.dict
         found: dict[str, Change] = {}
-        for name, old in state.committed_state.items():
+        for name, loaded in state.committed_state.items():
             if name not in self.stored:
                 continue
             new = current.get(name)
-            old = None if old in _UNKNOWN else old
+            old = None if loaded in _UNKNOWN else loaded
             if old is not new and not _same(old, new):
                 found[name] = Change(old, new)
         return found
@@ -67,7 +63,7 @@ class Mapping:
         names = [n for n, old in state.committed_state.items() if n in self.stored and old in _UNKNOWN]
         if not names or state.key is None:
             return
-        table = inspect(self.cls)
+        table: Mapper[Any] = inspect(self.cls)
         columns = [table.columns[name] for name in names]
         where = [c == part for c, part in zip(table.primary_key, state.key[1], strict=True)]
         connection = session.connection(bind_arguments={"mapper": table})

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from earnorm.dispatch import Dispatcher
 from earnorm.errors import TransactionNotYours
-from earnorm.portal import owner
+from earnorm.portal import await_here, can_await, owner
 
-__all__ = ["Scope", "current_scope", "enter_scope", "leave_scope", "within"]
+__all__ = ["Scope", "current_scope", "enter_scope", "leave_scope", "scope_of", "within"]
+
+_SCOPE = "earnorm_scope"
 
 
-@dataclass(slots=True, eq=False)
 class Scope:
-    """An open transaction: its session, whose it is, and the record whose pre hook runs right now."""
+    """An open transaction: its session, whose it is, and what runs its handlers. Outside `with` it is closed."""
 
-    session: Session
-    database: Any = None
-    owner: tuple[int, int] = field(default_factory=owner)
-    closed: bool = False
+    __slots__ = ("_dispatcher", "closed", "database", "owner", "session")
+
+    def __init__(self, session: Session, database: Any = None) -> None:
+        self.session = session
+        self.database = database
+        self.owner = owner()
+        self.closed = False
+        self._dispatcher: Dispatcher | None = None
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        if self._dispatcher is None:
+            self._dispatcher = Dispatcher(await_here if can_await() else None)
+        return self._dispatcher
+
+    @property
+    def busy(self) -> bool:
+        """Whether its handlers are running right now."""
+        return self._dispatcher is not None and self._dispatcher.busy
+
+    def hand_over(self) -> None:
+        """The session is used from another thread or task now, which a plain Session may be between its uses."""
+        self.owner = owner()
+        self._dispatcher = None
 
     def require_owner(self) -> None:
         """Raises TransactionNotYours in any task or thread but the one that opened it."""
@@ -62,16 +81,33 @@ def leave_scope(scope: Scope, previous: Scope | None) -> None:
     _scope.set(previous)
 
 
-@contextmanager
-def within(session: Session) -> Iterator[None]:
-    """Hooks of a flush of `session` run inside its transaction, whoever opened it."""
+def scope_of(session: Session) -> Scope:
+    """The scope for hooks of this session: the current one if it is the session's, else one of the session's own."""
     found = _scope.get()
-    if found is not None and not found.closed and found.session is session:
-        yield
-        return
-    scope = Scope(session)
-    previous = enter_scope(scope)
-    try:
-        yield
-    finally:
-        leave_scope(scope, previous)
+    if found is not None and found.session is session and not found.closed:
+        return found
+    kept: Scope | None = session.info.get(_SCOPE)
+    if kept is None or kept.busy:
+        kept = session.info[_SCOPE] = Scope(session)
+    else:
+        kept.hand_over()
+    return kept
+
+
+class within:  # noqa: N801  # reads as a word of `with`; a generator's context manager costs three times as much
+    """What runs inside belongs to this transaction, whoever opened it."""
+
+    __slots__ = ("_previous", "_scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._previous = _scope.get()
+        if self._previous is not self._scope:
+            self._scope.closed = False
+            _scope.set(self._scope)
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not self._scope:
+            leave_scope(self._scope, self._previous)

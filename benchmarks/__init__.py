@@ -1,0 +1,1 @@
+"""Benchmarks: what EarnORM costs, as ratios measured in one run beside a bare loop and its peers."""

@@ -1,0 +1,89 @@
+"""Composition: the lifecycle events of one transaction, one per record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from earnorm.event import NO_CHANGES, Change, Changes
+from earnorm.occurrence import Kind, Occurrence, recast
+
+__all__ = ["compose", "fold"]
+
+
+def compose(occurrences: Iterable[Occurrence]) -> list[Occurrence]:
+    """Lifecycle events of one transaction, one per record; custom events as they are.
+
+    create+update = created with final values; update+update = updated, first old, last new; update+delete = deleted;
+    create+delete = nothing; delete+create = updated. A creation or update stands where the record's first flush
+    stood, a deletion where its last one did. An update that came back to where it began is nothing.
+    """
+    placed: list[Occurrence | None] = []
+    where: dict[str, int] = {}
+    for occurrence in occurrences:
+        if occurrence.kind == "event" or occurrence.key not in where:
+            if occurrence.kind != "event":
+                where[occurrence.key] = len(placed)
+            placed.append(occurrence)
+            continue
+        index = where.pop(occurrence.key)
+        earlier = placed[index]
+        assert earlier is not None
+        folded = fold(earlier, occurrence)
+        placed[index] = None
+        if folded is None:
+            continue
+        if folded.kind == "deleted":
+            index = len(placed)
+            placed.append(None)
+        placed[index] = folded
+        where[occurrence.key] = index
+    return [o for o in placed if o is not None]
+
+
+def fold(earlier: Occurrence, later: Occurrence) -> Occurrence | None:
+    """Two lifecycle events of one record as one, or None if nothing is left of them."""
+    match earlier.kind, later.kind:
+        case "created", "updated":
+            return _recast(later, earlier, "created", NO_CHANGES)
+        case "created", "deleted":
+            return None
+        case "updated", "updated":
+            changes = _joined(earlier.changes, later.changes)
+            return _recast(later, earlier, "updated", changes) if changes else None
+        case "deleted", "created":
+            changes = _difference(earlier.payload, later.payload)
+            return _recast(later, earlier, "updated", changes) if changes else None
+        case _:
+            return later
+
+
+def _joined(first: Changes, second: Changes) -> Changes:
+    both = {**first, **{f: Change(first[f].old if f in first else c.old, c.new) for f, c in second.items()}}
+    return {f: c for f, c in both.items() if not _equal(c.old, c.new)}
+
+
+def _difference(old: Any, new: Any) -> Changes:
+    return {f: Change(old.get(f), new[f]) for f in new if not _equal(old.get(f), new[f])}
+
+
+def _equal(old: Any, new: Any) -> bool:
+    return type(old) is type(new) and bool(old == new)
+
+
+def _recast(last: Occurrence, first: Occurrence, kind: Kind, changes: Changes) -> Occurrence:
+    """The last values under the identity of the first event."""
+    assert last.info is not None
+    name = f"{last.info.subject}.{kind}"
+    event = recast(first.event, name, changes, last.subject, last.event)
+    return Occurrence(
+        name,
+        last.subject,
+        last.payload,
+        kind=kind,
+        changes=changes,
+        info=last.info,
+        identity=last.identity,
+        session=last.session,
+        event=event,
+    )

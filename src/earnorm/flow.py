@@ -1,0 +1,147 @@
+"""A flow: what a change of one kind meets on a model, from its pre hooks to those who hear of it after the commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from earnorm.binding import Source
+from earnorm.event import NO_CHANGES, Changes
+from earnorm.handler import Handler, Phase
+from earnorm.lifecycle import HOOK_KINDS
+from earnorm.occurrence import Kind
+from earnorm.registry import ModelInfo, Registry, in_order
+
+__all__ = ["Flow", "Plans"]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a change of one kind meets on a model, worked out once.
+
+    heard          anybody at all hears it once its SQL is done
+    simple_before  the pre hooks take nothing but their subject
+    simple_after   so do all who hear it, and all of them run inside the transaction
+    """
+
+    name: str
+    before: tuple[Handler, ...]
+    heard: bool
+    simple_before: bool
+    simple_after: bool
+
+
+class Plans:
+    """Per model and kind of change: the handlers of each phase, in order. Cached until the registry changes."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._flows: dict[tuple[type, Kind], Flow] = {}
+        self._hooks: dict[tuple[type, Kind, Phase], tuple[Handler, ...]] = {}
+        self._heard: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
+        self._now: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
+        self._views: dict[type, frozenset[str]] = {}
+        registry.on_change(self._forget)
+
+    def _forget(self) -> None:
+        for cache in (self._flows, self._hooks, self._heard, self._now, self._views):
+            cache.clear()
+
+    def flow(self, cls: type, kind: Kind) -> Flow:
+        found = self._flows.get((cls, kind))
+        if found is None:
+            found = self._flows[cls, kind] = self._flow(cls, kind)
+        return found
+
+    def _flow(self, cls: type, kind: Kind) -> Flow:
+        info = self._info(cls)
+        before = self.hooks(cls, kind, Phase.BEFORE)
+        # Whatever the fields turn out to be: a handler of any view counts.
+        after = self._hearing(cls, kind, self._viewed(cls) if kind == "updated" else frozenset())
+        later = [*self.hooks(cls, kind, Phase.AFTER_COMMIT), *self.hooks(cls, kind, Phase.ROLLBACK)]
+        simple_after = not later and info.bubbles_to is None and all(map(self._takes_subject_only, after))
+        return Flow(
+            f"{info.subject}.{kind}",
+            before,
+            heard=bool(after or later or info.bubbles_to),
+            simple_before=all(map(self._takes_subject_only, before)),
+            simple_after=simple_after and all(handler.phase is Phase.TRANSACTION for handler in after),
+        )
+
+    def _takes_subject_only(self, handler: Handler) -> bool:
+        if handler.options.when is not None or handler.is_async or handler.model is None:
+            return False
+        arguments = self._registry.binding(handler, self._registry.model_of(handler.model)).arguments
+        return all(argument.source is Source.SUBJECT for argument in arguments)
+
+    def _info(self, cls: type) -> ModelInfo:
+        info = self._registry.model_of(cls)
+        assert info is not None
+        return info
+
+    def hooks(self, cls: type, kind: Kind, phase: Phase) -> tuple[Handler, ...]:
+        """A model's own hooks for a change in one phase."""
+        key = (cls, kind, phase)
+        found = self._hooks.get(key)
+        if found is None:
+            names = _hook_names(kind, phase)
+            chosen = [h for h in self._registry.hooks(cls, names) if h.phase is phase]
+            found = self._hooks[key] = tuple(chosen)
+        return found
+
+    def now(self, cls: type, kind: Kind, changes: Changes = NO_CHANGES) -> tuple[Handler, ...]:
+        """Who hears a change inside the transaction, once its SQL is done, in order."""
+        key = (cls, kind, self._seen_fields(cls, kind, changes))
+        found = self._now.get(key)
+        if found is None:
+            heard = self.after(cls, kind, changes)
+            found = self._now[key] = tuple(handler for handler in heard if handler.phase is Phase.TRANSACTION)
+        return found
+
+    def after(self, cls: type, kind: Kind, changes: Changes = NO_CHANGES) -> tuple[Handler, ...]:
+        """Who hears a change once its SQL is done, of whatever phase, in order."""
+        fields = self._seen_fields(cls, kind, changes)
+        key = (cls, kind, fields)
+        found = self._heard.get(key)
+        if found is None:
+            found = self._heard[key] = tuple(in_order(self._hearing(cls, kind, fields), cls))
+        return found
+
+    def _seen_fields(self, cls: type, kind: Kind, changes: Changes) -> frozenset[str]:
+        return self._viewed(cls).intersection(changes) if kind == "updated" else _NO_FIELDS
+
+    def _hearing(self, cls: type, kind: Kind, fields: frozenset[str]) -> list[Handler]:
+        info = self._info(cls)
+        names = {f"post_{action}{colour}" for action in _actions(kind) for colour in ("", "_async")}
+        found = self._registry.hooks(cls, names)
+        found += self._registry.hearing(f"{info.subject}.{kind}", cls)
+        if kind != "deleted":
+            found += self._registry.viewing(f"{info.subject}.saved", cls)
+        for name in sorted(fields):
+            found += self._registry.viewing(f"{info.subject}.{name}.changed", cls)
+        return list(dict.fromkeys(found))
+
+    def _viewed(self, cls: type) -> frozenset[str]:
+        """The fields whose view somebody listens to."""
+        found = self._views.get(cls)
+        if found is None:
+            info = self._info(cls)
+            heard = [f for f in info.fields if self._registry.viewing(f"{info.subject}.{f}.changed", cls)]
+            found = self._views[cls] = frozenset(heard)
+        return found
+
+    def custom(self, name: str, cls: type | None, declared: type | None = None) -> tuple[Handler, ...]:
+        """Every handler of a custom event, in order."""
+        return tuple(in_order(self._registry.hearing(name, cls, declared), cls))
+
+
+_NO_FIELDS: frozenset[str] = frozenset()
+
+
+def _actions(kind: Kind) -> tuple[str, ...]:
+    return tuple(action for action in ("save", "create", "update", "delete") if kind in HOOK_KINDS[action])
+
+
+def _hook_names(kind: Kind, phase: Phase) -> set[str]:
+    if phase is Phase.BEFORE:
+        return {f"pre_{action}{colour}" for action in _actions(kind) for colour in ("", "_async")}
+    return {"post_commit"} if phase is Phase.AFTER_COMMIT else {"post_rollback"}

@@ -1,0 +1,163 @@
+"""An occurrence: one event in flight in a transaction, with what its handlers are given besides.
+
+The Event itself is made when somebody asks for it: a hook that takes only `self` costs no event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from earnorm.binding import Moment
+from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Running, running
+from earnorm.handler import Handler
+from earnorm.registry import ModelInfo
+
+__all__ = ["Kind", "Occurrence", "key_of"]
+
+Kind = Literal["created", "updated", "deleted", "event"]
+
+
+def key_of(subject: str, identity: Sequence[Any]) -> str:
+    """The record's key as text: `user:42`, of a composite primary key `line:7/2`; "" while it has none."""
+    if not identity or None in identity:
+        return ""
+    return f"{subject}:{'/'.join(str(part).replace('/', '%2F') for part in identity)}"
+
+
+class Occurrence:
+    """What happened, who hears it now (`handlers`) and who later, and what surrounds it.
+
+    `link` is the handler it happened in. `data` are the bytes of a payload encoded at emit. `bubble` makes the
+    event of the whole that a part's event is told again as.
+    """
+
+    __slots__ = (
+        "_event",
+        "async_session",
+        "at",
+        "bubble",
+        "changes",
+        "data",
+        "declared",
+        "handlers",
+        "identity",
+        "info",
+        "kind",
+        "later",
+        "link",
+        "name",
+        "payload",
+        "session",
+        "subject",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        subject: Any = None,
+        payload: Mapping[str, Any] = NO_PAYLOAD,
+        *,
+        kind: Kind = "event",
+        changes: Changes = NO_CHANGES,
+        info: ModelInfo | None = None,
+        identity: tuple[Any, ...] = (),
+        session: Any = None,
+        declared: Any = None,
+        handlers: Sequence[Handler] = (),
+        event: Event | None = None,
+    ) -> None:
+        self.name = name
+        self.subject = subject
+        self.payload = payload
+        self.kind = kind
+        self.changes = changes
+        self.info = info
+        self.identity = identity
+        self.session = session
+        self.declared = declared
+        self.handlers = handlers
+        self.later: Sequence[Handler] = ()
+        self.data = b""
+        self.bubble: Callable[[Occurrence], Occurrence | None] | None = None
+        self.async_session: Callable[[], Any] | None = None
+        self.link: Running | None = running()
+        self.at = time.time()
+        self._event = event
+
+    @property
+    def key(self) -> str:
+        return "" if self.info is None else key_of(self.info.subject, self.identity)
+
+    @property
+    def event(self) -> Event:
+        found = self._event
+        if found is None:
+            found = self._event = self._make()
+        return found
+
+    def _make(self) -> Event:
+        if self.link is None:
+            return Event(self.name, self.subject, self.payload, self.changes, self.key, _at=self.at)
+        cause = self.link.event
+        return Event(
+            self.name,
+            self.subject,
+            self.payload,
+            self.changes,
+            self.key,
+            cause=cause,
+            emitter=self.link.handler,
+            causation_id=cause.id,
+            depth=cause.depth + 1,
+            _correlation_id=cause.correlation_id,
+            _at=self.at,
+        )
+
+    @property
+    def stopped(self) -> bool:
+        return self._event is not None and self._event.stopped
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.session, self.kind == "created", self.declared, self.async_session)
+
+    def about(self, subject: Any) -> Occurrence:
+        """The same event about another object of the same record."""
+        event = self.event
+        again = Occurrence(
+            self.name,
+            subject,
+            self.payload,
+            kind=self.kind,
+            changes=self.changes,
+            info=self.info,
+            identity=self.identity,
+            declared=self.declared,
+            event=recast(event, self.name, self.changes, subject),
+        )
+        again.later = self.later
+        return again
+
+
+def recast(origin: Event, name: str, changes: Changes, subject: Any, last: Event | None = None) -> Event:
+    """The event under the identity and cause of `origin`, with the values and time of `last` (default: its own)."""
+    last = last or origin
+    return Event(
+        name,
+        subject,
+        last.payload,
+        changes,
+        last.key,
+        cause=origin.cause,
+        emitter=origin.emitter,
+        causation_id=origin.causation_id,
+        depth=origin.depth,
+        database=last.database,
+        tenant=last.tenant,
+        version=last.version,
+        _id=origin.id,
+        _correlation_id=origin.correlation_id,
+        _at=last._at,
+    )

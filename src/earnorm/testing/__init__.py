@@ -1,0 +1,6 @@
+"""What tests of applications use: a clean slate for each test, and a say in which failures were expected."""
+
+from earnorm.testing.failures import Failures, UnexpectedFailures, expect_failures
+from earnorm.testing.isolation import isolated
+
+__all__ = ["Failures", "UnexpectedFailures", "expect_failures", "isolated"]

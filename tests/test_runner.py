@@ -1,0 +1,354 @@
+"""The runner: one delivery to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime
+from random import Random
+from uuid import uuid4
+
+import pytest
+
+from earnorm import telemetry
+from earnorm.backoff import Backoff
+from earnorm.bus import EventBus
+from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
+from earnorm.dispatch import DEPTH_LIMIT
+from earnorm.errors import Abort, Discard, PayloadError, RetryLater, StopPropagation, UnknownHandler
+from earnorm.event import Entry, Event, current_event, running
+from earnorm.runner import Hydrated, Runner, error_text
+
+pytestmark = pytest.mark.expect_failures
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def decode(entry: Entry, attempt: int) -> Event:
+    if entry.data == b"broken":
+        raise PayloadError("", entry.data, "the log's entry is damaged")
+    payload = {"total": 3} if entry.data == b"total" else {}
+    return Event(entry.name, None, payload, key=entry.key, depth=entry.depth, attempt=attempt, _id=entry.id)
+
+
+class Rig:
+    """A bus, a runner on it, and what it told."""
+
+    def __init__(self) -> None:
+        self.bus = EventBus()
+        self.found = Hydrated("the record")
+        self.runner = Runner(self.bus, lambda entry, event: self.found, decode, database="main", random=Random(1))
+        self.told: list[telemetry.Record] = []
+
+    def on(self, function, **options):
+        self.bus.on("order.*", name="mail", **options)(function)
+
+    def delivery(self, *, attempt=1, data=b"total", depth=0, key="order:1", name="order.placed") -> Delivery:
+        entry = Entry(
+            id=uuid4(),
+            name=name,
+            subject=key.partition(":")[0],
+            key=key,
+            data=data,
+            at=NOON,
+            correlation_id=uuid4(),
+            causation_id=None,
+            depth=depth,
+            position=1,
+        )
+        return Delivery(subscription="mail", entry=entry, due=NOON, attempt=attempt)
+
+    def run(self, **details):
+        return self.runner.run(self.delivery(**details))
+
+    def transitions(self) -> list[str]:
+        return [type(record).__name__ for record in self.told]
+
+
+@pytest.fixture
+def rig():
+    rig = Rig()
+    undo = telemetry.listen(rig.told.append)
+    yield rig
+    undo()
+
+
+def raising(error):
+    def handler():
+        raise error
+
+    return handler
+
+
+class TestOutcomes:
+    def test_a_handler_that_returns_is_done(self, rig):
+        seen = []
+        rig.on(lambda order, total, event: seen.append((order, total, event.attempt, event.key)))
+
+        assert Done() == rig.run(attempt=4)
+        assert [("the record", 3, 4, "order:1")] == seen
+        assert ["HandlerStarted", "HandlerDone"] == rig.transitions()
+
+    def test_a_failure_is_retried_after_a_wait_that_grows(self, rig):
+        rig.on(raising(ValueError("boom")))
+        first, second = rig.run(), rig.run(attempt=2)
+
+        assert isinstance(first, Retry)
+        assert isinstance(second, Retry)
+        assert 5 <= first.after <= 5.5
+        assert 10 <= second.after <= 11
+        assert first.error.startswith("ValueError: boom\n")
+        assert ["HandlerStarted", "HandlerFailed", "DeliverySetAside"] == rig.transitions()[:3]
+
+    def test_the_last_attempt_is_dead(self, rig):
+        rig.on(raising(ValueError("boom")))
+
+        assert isinstance(rig.run(attempt=15), Retry)
+        rig.told.clear()
+        assert isinstance(rig.run(attempt=16), Dead)
+        assert ["HandlerStarted", "HandlerFailed", "HandlerDead"] == rig.transitions()
+
+    def test_a_discard_is_skipped_with_its_reason(self, rig):
+        rig.on(raising(Discard("a test order")))
+
+        assert Skipped("a test order") == rig.run()
+        assert ["HandlerStarted", "HandlerSkipped"] == rig.transitions()
+
+    def test_a_handler_chooses_its_own_wait(self, rig):
+        rig.on(raising(RetryLater(90)))
+
+        assert Retry(90, "RetryLater: asked to be retried (in 90 s)") == rig.run()
+        assert ["HandlerStarted", "DeliverySetAside"] == rig.transitions()
+
+    def test_a_chosen_wait_counts_as_an_attempt_too(self, rig):
+        rig.on(raising(RetryLater(90)))
+
+        assert isinstance(rig.run(attempt=16), Dead)
+
+    @pytest.mark.parametrize(("asked", "given"), [(-1, 0.0), (float("nan"), 0.0), (float("inf"), 315_360_000.0)])
+    def test_no_wait_overflows_the_calendar(self, rig, asked, given):
+        rig.on(raising(RetryLater(asked)))
+        outcome = rig.run()
+
+        assert isinstance(outcome, Retry)
+        assert given == outcome.after
+
+    def test_a_veto_from_a_save_inside_is_a_failure_like_another(self, rig):
+        rig.on(raising(Abort("closed")))
+
+        assert isinstance(rig.run(), Retry)
+
+    @pytest.mark.parametrize("how", ["raise", "call"])
+    def test_stopping_propagation_is_an_error_at_once(self, rig, how):
+        def stop(event):
+            if how == "raise":
+                raise StopPropagation
+            event.stop_propagation()
+
+        rig.on(stop)
+        outcome = rig.run()
+
+        assert isinstance(outcome, Dead)
+        assert "means nothing in a durable handler" in outcome.error
+
+    def test_a_condition_that_is_false_skips(self, rig):
+        called = []
+        rig.on(lambda: called.append(1), when=lambda order, total: total > 100)
+
+        assert Skipped("when") == rig.run()
+        assert [] == called
+
+    def test_a_condition_that_raises_is_a_failure(self, rig):
+        rig.on(lambda: None, when=lambda event: 1 / 0)
+
+        assert isinstance(rig.run(), Retry)
+
+    def test_a_record_that_is_gone_skips(self, rig):
+        rig.found = Hydrated(missing=True)
+        rig.on(lambda order: None)
+
+        assert Skipped("missing") == rig.run()
+
+    @pytest.mark.parametrize(
+        ("details", "text"),
+        [
+            ({"data": b"broken"}, "PayloadError: "),
+            ({"data": b"none"}, "MissingPayload: "),
+            ({"depth": DEPTH_LIMIT + 1}, "EventLoopError: "),
+        ],
+        ids=["damaged data", "a missing key", "a chain too deep"],
+    )
+    def test_what_no_attempt_can_mend_is_dead_at_once(self, rig, details, text):
+        rig.on(lambda order, total: None)
+        outcome = rig.run(**details)
+
+        assert isinstance(outcome, Dead)
+        assert outcome.error.startswith(text)
+
+    @pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), MemoryError(), RecursionError()])
+    def test_no_handler_takes_its_thread_with_it(self, rig, error):
+        rig.on(raising(error))
+
+        assert isinstance(rig.run(), Retry)
+
+    def test_the_end_of_the_process_goes_through(self, rig):
+        rig.on(raising(KeyboardInterrupt()))
+
+        with pytest.raises(KeyboardInterrupt):
+            rig.run()
+
+    def test_a_delivery_for_nobody_here_is_refused(self, rig):
+        with pytest.raises(UnknownHandler, match="mail"):
+            rig.run()
+
+    def test_a_listener_that_asks_a_broken_error_for_its_text_harms_nobody(self, rig):
+        class Broken(Exception):
+            def __str__(self) -> str:
+                raise ValueError("not even this")
+
+        rig.on(raising(Broken()))
+        outcome = rig.run()
+
+        assert isinstance(outcome, Retry)
+        assert outcome.error.startswith("Broken: (its text cannot be shown)")
+
+    def test_backoff_comes_from_outside(self, rig):
+        rig.on(raising(ValueError()))
+        runner = Runner(rig.bus, lambda *_: rig.found, decode, backoff=Backoff(attempts=1))
+
+        assert isinstance(runner.run(rig.delivery()), Dead)
+
+
+class TestContext:
+    def test_what_a_handler_emits_knows_its_cause(self, rig):
+        caught = []
+
+        def relay():
+            now = running()
+            caught.append((now.handler, str(now.event)))
+            rig.bus.emit("invoice.written")
+
+        rig.on(relay)
+        delivery = rig.delivery()
+        with rig.bus.capture("invoice.*") as emitted:
+            rig.runner.run(delivery)
+
+        assert [("mail", "order.placed")] == caught
+        assert [(delivery.entry.id, "mail", 1)] == [(e.causation_id, e.emitter, e.depth) for e in emitted]
+        assert current_event() is None
+
+    def test_created_tells_a_creation(self, rig):
+        seen = []
+        rig.on(lambda order, created: seen.append(created))
+        rig.run(name="order.created")
+        rig.run(name="order.updated")
+
+        assert [True, False] == seen
+
+    def test_a_dead_letter_that_could_not_be_decoded_is_told_by_its_words(self, rig):
+        rig.on(lambda order: None)
+        rig.run(data=b"broken", attempt=2)
+        event = rig.told[-1].event
+
+        assert ("order.placed", "order:1", 2, "main") == (event.name, event.key, event.attempt, event.database)
+
+
+class TestAsync:
+    async def test_an_async_handler_is_awaited(self, rig):
+        seen = []
+
+        async def mail(order, total):
+            await asyncio.sleep(0)
+            seen.append((order, total, str(current_event())))
+
+        rig.on(mail)
+
+        assert Done() == await rig.runner.arun(rig.delivery())
+        assert [("the record", 3, "order.placed")] == seen
+
+    async def test_its_record_is_loaded_in_a_thread(self, rig):
+        threads = []
+
+        async def mail(order):
+            threads.append(threading.current_thread())
+
+        def hydrate(entry, event):
+            threads.append(threading.current_thread())
+            return Hydrated()
+
+        rig.on(mail)
+        await Runner(rig.bus, hydrate, decode).arun(rig.delivery())
+
+        assert threads[0] is not threading.current_thread()
+        assert threads[1] is threading.current_thread()
+
+    async def test_a_plain_handler_runs_in_a_thread(self, rig):
+        threads = []
+        rig.on(lambda: threads.append(threading.current_thread()))
+
+        assert Done() == await rig.runner.arun(rig.delivery())
+        assert threads[0] is not threading.current_thread()
+        assert ["HandlerStarted", "HandlerDone"] == rig.transitions()
+
+    def test_it_also_runs_from_plain_code(self, rig):
+        seen = []
+
+        async def mail():
+            seen.append(1)
+
+        rig.on(mail)
+
+        assert Done() == rig.run()
+        assert [1] == seen
+
+    async def test_its_failures_are_outcomes(self, rig):
+        async def mail():
+            raise ValueError("boom")
+
+        rig.on(mail)
+
+        assert isinstance(await rig.runner.arun(rig.delivery()), Retry)
+
+    async def test_a_cancelled_error_of_its_own_is_a_failure(self, rig):
+        async def mail():
+            raise asyncio.CancelledError
+
+        rig.on(mail)
+
+        assert isinstance(await rig.runner.arun(rig.delivery(key="")), Retry)
+
+    async def test_being_cancelled_is_no_attempt(self, rig):
+        begun = asyncio.Event()
+
+        async def mail():
+            begun.set()
+            await asyncio.Event().wait()
+
+        rig.on(mail)
+        task = asyncio.create_task(rig.runner.arun(rig.delivery()))
+        await begun.wait()
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ["HandlerStarted"] == rig.transitions()
+
+
+class TestErrorText:
+    def error(self, message: str) -> Exception:
+        try:
+            raise ValueError(message)
+        except ValueError as error:
+            return error
+
+    def test_it_has_type_message_and_the_last_lines(self):
+        text = error_text(self.error("boom"))
+
+        assert text.startswith("ValueError: boom\n")
+        assert "raise ValueError(message)" in text
+
+    def test_it_is_short_whatever_the_message(self):
+        assert 4096 >= len(error_text(self.error("x" * 1_000_000)))
+
+    def test_no_message_forges_a_line(self):
+        assert "ValueError: a\\nb\\x1b[2J\\x00" == error_text(self.error("a\nb\x1b[2J\0")).splitlines()[0]

@@ -1,0 +1,275 @@
+"""Subscriptions: windows, their lanes, and what outcomes come to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from earnorm.bus import EventBus
+from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
+from earnorm.errors import PayloadError
+from earnorm.event import Change, Entry, Event
+from earnorm.registry import ModelInfo
+from earnorm.store import Advance, Settlement
+from earnorm.subscription import Audience, Counts, Subscription, Window, fold, plan
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LATER = NOON + timedelta(minutes=1)
+MAIL, AUDIT = Subscription("mail"), Subscription("audit")
+LOOSE = Subscription("loose", ordered=False)
+
+
+def entry(position: int, key: str = "", name: str = "order.placed") -> Entry:
+    return Entry(
+        id=uuid4(),
+        name=name,
+        subject=key.partition(":")[0],
+        key=key,
+        data=b"{}",
+        at=NOON,
+        correlation_id=uuid4(),
+        causation_id=None,
+        depth=0,
+        position=position,
+    )
+
+
+def entries(*keys: str) -> list[Entry]:
+    return [entry(position, key) for position, key in enumerate(keys, start=1)]
+
+
+def window(keys, *subscriptions, cursors=None, end=None) -> Window:
+    cursors = {s.name: 0 for s in subscriptions} if cursors is None else cursors
+    return plan(entries(*keys), end or len(keys), cursors, lambda _: subscriptions, NOON)
+
+
+def positions(lanes) -> list[list[int]]:
+    return [[delivery.entry.position for delivery in lane] for lane in lanes]
+
+
+def aside(settlement: Settlement) -> list[tuple[str, int, int, str]]:
+    return [(d.subscription, d.entry.position, d.attempt, d.state) for d in settlement.set_aside]
+
+
+class TestLanes:
+    def test_events_of_one_record_share_a_lane(self):
+        assert [[1, 3], [2]] == positions(window(["order:1", "order:2", "order:1"], MAIL).lanes)
+
+    def test_events_without_a_record_each_have_their_own(self):
+        made = window(["", ""], MAIL)
+
+        assert [[1], [2]] == positions(made.lanes)
+        assert [False, False] == [lane[0].ordered for lane in made.lanes]
+
+    def test_an_unordered_subscription_has_a_lane_for_each_event(self):
+        made = window(["order:1", "order:1"], LOOSE)
+
+        assert [[1], [2]] == positions(made.lanes)
+        assert [] == made.pairs
+
+    def test_subscriptions_start_in_the_order_they_hear(self):
+        made = window(["order:1", "order:2"], AUDIT, MAIL)
+
+        assert ["audit", "mail", "audit", "mail"] == [lane[0].subscription for lane in made.lanes]
+
+    def test_what_a_subscription_has_passed_is_not_given_to_it(self):
+        made = window(["order:1", "order:2"], MAIL, AUDIT, cursors={"mail": 1, "audit": 0})
+
+        assert {"mail": [2], "audit": [1, 2]} == {
+            name: [lane[0].entry.position for lane in made.lanes if lane[0].subscription == name]
+            for name in ("mail", "audit")
+        }
+
+    def test_a_subscription_that_is_not_recorded_gets_nothing(self):
+        assert () == window(["order:1"], MAIL, cursors={}).lanes
+
+    def test_a_window_nobody_moves_in_is_empty(self):
+        assert Window().is_empty
+        assert window([], MAIL, cursors={"mail": 7}, end=7).is_empty
+        assert not window([], MAIL, cursors={"mail": 6}, end=7).is_empty
+
+
+class TestFolding:
+    def test_all_subscriptions_advance_to_the_end_each_from_its_own_place(self):
+        made = window(["order:1", "order:2"], MAIL, cursors={"mail": 1, "audit": 0, "ahead": 9}, end=5)
+        settlement = fold(made, [[Done()]], LATER)
+
+        assert {"mail": Advance(1, 5), "audit": Advance(0, 5)} == settlement.advances
+        assert [] == aside(settlement)
+
+    def test_what_is_done_or_skipped_leaves_nothing_behind(self):
+        settlement = fold(window(["order:1", "order:2"], MAIL), [[Done()], [Skipped("when")]], LATER)
+
+        assert [] == aside(settlement)
+
+    def test_a_failure_is_set_aside_with_its_next_attempt(self):
+        made = window(["order:1"], MAIL)
+        (kept,) = fold(made, [[Retry(5, "boom")]], LATER).set_aside
+
+        assert (2, LATER + timedelta(seconds=5), "boom", "open") == (kept.attempt, kept.due, kept.error, kept.state)
+
+    def test_behind_a_failure_later_events_of_the_record_wait_without_an_attempt(self):
+        made = window(["order:1", "order:2", "order:1", "order:1"], MAIL)
+        settlement = fold(made, [[Retry(5, "boom")], [Done()]], LATER)
+
+        assert [("mail", 1, 2, "open"), ("mail", 3, 1, "open"), ("mail", 4, 1, "open")] == aside(settlement)
+        assert {"mail": Advance(0, 4)} == settlement.advances
+        assert [LATER, LATER] == [delivery.due for delivery in settlement.set_aside[1:]]
+
+    def test_a_dead_letter_is_kept_and_blocks_nobody(self):
+        made = window(["order:1", "order:1"], MAIL)
+
+        assert [("mail", 1, 1, "dead")] == aside(fold(made, [[Dead("boom"), Done()]], LATER))
+
+    def test_behind_what_is_set_aside_already_nothing_runs(self):
+        made = window(["order:1", "order:2", "order:1"], MAIL).hold_back({("mail", "order:1")})
+
+        assert [[2]] == positions(made.lanes)
+        assert [("mail", 1, 1, "open"), ("mail", 3, 1, "open")] == aside(fold(made, [[Done()]], LATER))
+
+    def test_another_subscription_is_not_held_back(self):
+        made = window(["order:1"], MAIL, AUDIT).hold_back({("mail", "order:1")})
+
+        assert ["audit"] == [lane[0].subscription for lane in made.lanes]
+
+
+class TestStopping:
+    def test_what_was_not_begun_stays_in_the_log(self):
+        made = window(["order:1", "order:2", "order:3"], MAIL, AUDIT, cursors={"mail": 0, "audit": 0}, end=9)
+        settlement = fold(made, [[Done()], [Done()], [], [Done()], [], [Done()]], LATER)
+
+        assert {"mail": Advance(0, 1), "audit": Advance(0, 9)} == settlement.advances
+        assert [] == aside(settlement)
+
+    def test_before_what_has_ended_it_is_set_aside_uncounted(self):
+        made = window(["order:1", "order:2", "order:1", "order:3"], MAIL)
+        settlement = fold(made, [[], [Done()], []], LATER)
+
+        assert {"mail": Advance(0, 2)} == settlement.advances
+        assert [("mail", 1, 1, "open")] == aside(settlement)
+
+    def test_a_first_delivery_not_begun_moves_nothing(self):
+        settlement = fold(window(["order:1"], MAIL), [[]], LATER)
+
+        assert ({}, [], [], []) == (
+            settlement.advances,
+            settlement.set_aside,
+            settlement.rescheduled,
+            settlement.finished,
+        )
+
+    def test_what_waits_beyond_the_cursor_is_read_again_rather_than_kept_twice(self):
+        made = window(["order:2", "order:1"], MAIL).hold_back({("mail", "order:1")})
+
+        assert [] == aside(fold(made, [[]], LATER))
+
+
+class TestRedelivery:
+    def due(self, **details) -> Delivery:
+        return Delivery(subscription="mail", entry=entry(1, "order:1"), due=NOON, attempt=3, id=7, **details)
+
+    def folded(self, *outcomes) -> Settlement:
+        return fold(Window().redeliver([self.due()]), [list(outcomes)], LATER)
+
+    def test_it_runs_before_what_is_new(self):
+        made = window(["order:2"], MAIL).redeliver([self.due()])
+
+        assert [7, 0] == [lane[0].id for lane in made.lanes]
+
+    @pytest.mark.parametrize("outcome", [Done(), Skipped("missing")])
+    def test_what_is_over_is_finished(self, outcome):
+        settlement = self.folded(outcome)
+
+        assert ([7], []) == (settlement.finished, settlement.rescheduled)
+
+    def test_what_fails_again_is_rescheduled(self):
+        (again,) = self.folded(Retry(20, "boom")).rescheduled
+
+        assert (7, 4, LATER + timedelta(seconds=20), "open") == (again.id, again.attempt, again.due, again.state)
+
+    def test_what_is_given_up_stays_as_a_dead_letter(self):
+        (again,) = self.folded(Dead("boom")).rescheduled
+
+        assert (7, 3, "dead", "boom") == (again.id, again.attempt, again.state, again.error)
+
+    def test_what_was_not_begun_stays_as_it_is(self):
+        settlement = self.folded()
+
+        assert ([], [], []) == (settlement.finished, settlement.rescheduled, settlement.set_aside)
+
+
+def test_counts_are_by_outcome_and_can_be_added_up():
+    counts = Counts.of([Done(), Done(), Retry(1, ""), Dead(""), Skipped("when")])
+
+    assert {"done": 2, "retry": 1, "dead": 1, "skipped": 1} == counts.as_dict()
+    assert Counts(done=3, retry=1, dead=1, skipped=1) == counts + Counts(done=1)
+    assert Counts(done=2) == counts - Counts(retry=1, dead=1, skipped=1)
+
+
+class User:
+    """A model of these tests."""
+
+
+class TestAudience:
+    @pytest.fixture
+    def bus(self):
+        return EventBus()
+
+    @pytest.fixture
+    def changed(self):
+        return {"status": Change("new", "paid")}
+
+    @pytest.fixture
+    def audience(self, bus, changed):
+        return Audience(bus, lambda entry, attempt: Event(entry.name, changes=changed))
+
+    def hear(self, bus, name: str, *events, **options) -> None:
+        bus.on(*events, name=name, **options)(lambda: None)
+
+    def names(self, audience, name: str, key: str = "") -> list[str]:
+        return [subscription.name for subscription in audience.hearing(entry(1, key, name))]
+
+    def test_durable_handlers_are_its_names(self, bus, audience):
+        self.hear(bus, "mail", "order.placed")
+        self.hear(bus, "now", "order.placed", delivery="transaction")
+
+        assert {"mail"} == audience.names
+        assert ["mail"] == self.names(audience, "order.placed")
+
+    def test_a_higher_priority_comes_first(self, bus, audience):
+        self.hear(bus, "mail", "order.placed")
+        self.hear(bus, "audit", "**", priority=5)
+
+        assert ["audit", "mail"] == self.names(audience, "order.placed")
+
+    def test_a_handler_defined_later_is_heard_of(self, bus, audience):
+        assert [] == self.names(audience, "order.placed")
+        self.hear(bus, "mail", "order.placed", ordered=False)
+
+        assert (Subscription("mail", ordered=False),) == audience.hearing(entry(1, name="order.placed"))
+
+    @pytest.mark.parametrize("known", [True, False], ids=["a known model", "a model not imported"])
+    def test_an_update_is_heard_by_the_views_of_what_it_changed(self, bus, audience, known):
+        if known:
+            bus.registry.add_model(ModelInfo(User, "user", ("status", "name")))
+        self.hear(bus, "any", "user.*")
+        self.hear(bus, "saved", "user.saved")
+        self.hear(bus, "status", "user.status_changed")
+        self.hear(bus, "name", "user.name.changed")
+
+        assert {"any", "saved", "status"} == set(self.names(audience, "user.updated", "user:1"))
+        assert {"any", "saved"} == set(self.names(audience, "user.created", "user:1"))
+        assert {"any"} == set(self.names(audience, "user.deleted", "user:1"))
+        assert {"any"} == set(self.names(audience, "user.login", "user:1"))
+
+    def test_damaged_data_reaches_every_view_so_that_it_is_seen(self, bus):
+        def damaged(entry, attempt):
+            raise PayloadError("", b"{", "the log's entry is damaged")
+
+        bus.registry.add_model(ModelInfo(User, "user", ("status", "name")))
+        self.hear(bus, "status", "user.status_changed")
+        self.hear(bus, "name", "user.name.changed")
+
+        assert {"status", "name"} == set(self.names(Audience(bus, damaged), "user.updated", "user:1"))

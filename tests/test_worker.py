@@ -1,0 +1,906 @@
+"""The worker: leases, passes, draining, stopping, and what it does when the store fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import multiprocessing
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from earnorm.backends.memory import MemoryStore
+from earnorm.bus import EventBus
+from earnorm.clock import SystemClock, VirtualClock
+from earnorm.errors import Discard, UnknownHandler
+from earnorm.event import Entry, Event
+from earnorm.lanes import Threads
+from earnorm.runner import Hydrated, Runner
+from earnorm.worker import Worker
+
+pytestmark = pytest.mark.expect_failures
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+NONE = {"done": 0, "retry": 0, "dead": 0, "skipped": 0}
+
+
+def until(condition) -> None:
+    """Spin, with the other threads, until they have got there."""
+    give_up = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0)
+
+
+def decode(entry: Entry, attempt: int) -> Event:
+    return Event(entry.name, None, {}, key=entry.key, position=entry.position, attempt=attempt, _id=entry.id)
+
+
+class FailingStore:
+    """A store that can be switched off, altogether or for settling alone."""
+
+    def __init__(self, store) -> None:
+        self.store = store
+        self.down = False
+        self.settles = True
+        self.tries = 0
+
+    @contextmanager
+    def begin(self, *, readonly=False):
+        self.tries += 1
+        if self.down:
+            raise OSError("the database is locked")
+        with self.store.begin(readonly=readonly) as transaction:
+            if not self.settles:
+                transaction.settle = self.refuse
+            yield transaction
+
+    def refuse(self, *_):
+        raise OSError("the disk is full")
+
+
+class Rig:
+    """A log in memory, a bus, and the workers of this test."""
+
+    def __init__(self, clock) -> None:
+        self.clock = clock
+        self.bus = EventBus()
+        self.memory = MemoryStore(clock)
+        self.store = FailingStore(self.memory)
+        self.ran: list[tuple] = []
+        self.workers: list[Worker] = []
+
+    def on(self, function=None, name="mail", events="**", **options):
+        self.bus.on(events, name=name, **options)(function or (lambda event: self.note(name, event)))
+
+    def note(self, name: str, event: Event) -> None:
+        self.ran.append((name, event.key, event.position))
+
+    def worker(self, **options) -> Worker:
+        runner = Runner(self.bus, lambda entry, event: Hydrated(entry.key), decode)
+        worker = Worker(self.bus, self.store, runner, clock=self.clock, **options)
+        worker.refresh()
+        self.workers.append(worker)
+        return worker
+
+    def append(self, *keys: str, name="order.placed") -> None:
+        with self.memory.begin() as transaction:
+            transaction.append([self.entry(key, name) for key in keys])
+
+    def entry(self, key: str, name: str) -> Entry:
+        return Entry(
+            id=uuid4(),
+            name=name,
+            subject=key.partition(":")[0],
+            key=key,
+            data=b"",
+            at=NOON,
+            correlation_id=uuid4(),
+            causation_id=None,
+            depth=0,
+        )
+
+    def cursors(self) -> dict[str, int]:
+        with self.memory.begin() as transaction:
+            return transaction.cursors()
+
+    def kept(self) -> list[tuple[str, int, int, str]]:
+        with self.memory.begin() as transaction:
+            return [(d.subscription, d.entry.position, d.attempt, d.state) for d in transaction.deliveries()]
+
+    def claim(self, worker: str, seconds: float = 10):
+        with self.memory.begin() as transaction:
+            return transaction.claim(worker, seconds)
+
+
+@pytest.fixture
+def rig():
+    made = Rig(VirtualClock(NOON))
+    yield made
+    for worker in made.workers:
+        worker.stop(0)
+
+
+@pytest.fixture
+def live():
+    """With the machine's own clock, for workers that run in their thread."""
+    made = Rig(SystemClock())
+    yield made
+    for worker in made.workers:
+        worker.stop(0)
+
+
+class Flaky:
+    """A handler that fails for the records it is told to."""
+
+    def __init__(self, rig, *failing: str) -> None:
+        self.rig = rig
+        self.failing = set(failing)
+
+    def __call__(self, event: Event) -> None:
+        self.rig.note("mail", event)
+        if event.key in self.failing:
+            raise ValueError("boom")
+
+
+class TestDelivering:
+    def test_every_subscription_hears_every_event_once(self, rig):
+        rig.on(name="mail")
+        rig.on(name="audit")
+        worker = rig.worker()
+        rig.append("order:1", "", "order:2")
+
+        assert {**NONE, "done": 6} == worker.drain()
+        assert {(n, p): 1 for n in ("mail", "audit") for p in (1, 2, 3)} == Counter((n, p) for n, _, p in rig.ran)
+        assert NONE == worker.drain()
+
+    def test_what_nobody_hears_moves_the_cursor_too(self, rig):
+        rig.on(events="invoice.*")
+        worker = rig.worker()
+        rig.append("order:1")
+        worker.run_once()
+
+        assert {"mail": 1} == rig.cursors()
+
+    def test_events_of_a_record_run_in_order_while_records_run_side_by_side(self, rig):
+        keys = [f"order:{n % 5}" for n in range(400)]
+        rig.on()
+        worker = rig.worker(batch=64)
+        rig.append(*keys)
+
+        assert 400 == worker.drain()["done"]
+        for key in set(keys):
+            seen = [position for _, ran, position in rig.ran if ran == key]
+            assert sorted(seen) == seen
+
+    def test_two_records_are_handled_at_the_same_time(self, rig):
+        both = threading.Barrier(2, timeout=20)
+        rig.on(lambda order: both.wait())
+        worker = rig.worker(threads=2)
+        rig.append("order:1", "order:2")
+
+        assert 2 == worker.drain()["done"]
+
+    def test_a_new_subscription_starts_at_the_horizon(self, rig):
+        rig.on(name="mail")
+        worker = rig.worker()
+        rig.append("order:1")
+        rig.on(name="audit")
+        worker.refresh()
+        rig.append("order:2")
+        worker.drain()
+
+        assert [("audit", 2), ("mail", 1), ("mail", 2)] == sorted((name, position) for name, _, position in rig.ran)
+
+    def test_refreshing_costs_nothing_when_nothing_is_new(self, rig):
+        rig.on()
+        worker = rig.worker()
+        tries = rig.store.tries
+        worker.refresh()
+
+        assert tries == rig.store.tries
+
+    def test_a_batch_is_as_long_as_it_may_be(self, rig):
+        rig.on()
+        worker = rig.worker(batch=10)
+        rig.append(*[""] * 25)
+
+        assert [10, 10, 5, 0] == [worker.run_once().done for _ in range(4)]
+
+    def test_without_handlers_there_is_nothing_to_do(self, rig):
+        worker = rig.worker()
+        rig.append("order:1")
+
+        assert NONE == worker.drain()
+
+    def test_a_handler_sees_nothing_of_who_drains(self, rig):
+        mine = contextvars.ContextVar("mine", default="nobody's")
+        seen = []
+        rig.on(lambda order: (seen.append(mine.get()), mine.set("a handler's")))
+        worker = rig.worker(threads=1)
+        rig.append("order:1", "order:1", "order:2")
+        mine.set("the drainer's")
+        worker.drain()
+
+        assert ["nobody's"] * 3 == seen
+
+
+class TestFailures:
+    def test_a_failure_is_retried_and_then_done(self, rig):
+        flaky = Flaky(rig, "order:1")
+        rig.on(flaky)
+        worker = rig.worker()
+        rig.append("order:1")
+
+        assert {**NONE, "retry": 1} == worker.drain()
+        assert [("mail", 1, 2, "open")] == rig.kept()
+        flaky.failing.clear()
+        rig.clock.advance(6)
+        assert {**NONE, "done": 1} == worker.drain()
+        assert [] == rig.kept()
+
+    def test_behind_a_failure_the_record_waits_and_others_go_on(self, rig):
+        flaky = Flaky(rig, "order:1")
+        rig.on(flaky)
+        worker = rig.worker()
+        rig.append("order:1", "order:2", "order:1")
+        worker.drain()
+        rig.append("order:1", "order:2")
+        worker.drain()
+
+        assert [("order:1", 1), ("order:2", 2), ("order:2", 5)] == sorted((key, p) for _, key, p in rig.ran)
+        flaky.failing.clear()
+        rig.ran.clear()
+        rig.clock.advance(6)
+        assert {**NONE, "done": 3} == worker.drain()
+        assert [1, 3, 4] == [position for _, _, position in rig.ran]
+
+    def test_an_unordered_handler_waits_for_nothing(self, rig):
+        rig.on(Flaky(rig, "order:1"), ordered=False)
+        worker = rig.worker()
+        rig.append("order:1")
+        worker.drain()
+        rig.append("order:1")
+
+        assert {**NONE, "retry": 1} == worker.drain()
+        assert 2 == len(rig.ran)
+
+    def test_after_sixteen_attempts_it_is_a_dead_letter(self, rig):
+        rig.on(Flaky(rig, "order:1"))
+        worker = rig.worker()
+        rig.append("order:1")
+        ended = Counter()
+        for _ in range(16):
+            ended.update(worker.drain())
+            rig.clock.advance(25_000)
+
+        assert {**NONE, "retry": 15, "dead": 1} == ended
+        assert [("mail", 1, 16, "dead")] == rig.kept()
+        assert NONE == worker.drain()
+
+    def test_a_dead_letter_does_not_block_its_record(self, rig):
+        def mail(event):
+            rig.note("mail", event)
+            if event.position == 1:
+                event.stop_propagation()
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append("order:1", "order:1")
+
+        assert {**NONE, "dead": 1, "done": 1} == worker.drain()
+        rig.append("order:1")
+        assert {**NONE, "done": 1} == worker.drain()
+
+    def test_counts_are_by_outcome(self, rig):
+        def mail(event):
+            if event.key == "order:1":
+                raise Discard("not now")
+            Flaky(rig, "order:2")(event)
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append("order:1", "order:2", "order:3", "order:4")
+
+        assert {"done": 2, "retry": 1, "dead": 0, "skipped": 1} == worker.run_once().as_dict()
+
+    def test_a_drain_counts_what_the_thread_did_before_it(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.append("order:1")
+        worker.run_once()
+
+        assert {**NONE, "done": 1} == worker.drain()
+
+
+class TestUnknownHandlers:
+    def test_a_subscription_of_another_process_is_left_alone(self, rig):
+        rig.on()
+        worker = rig.worker()
+        with rig.memory.begin() as transaction:
+            transaction.subscribe(["theirs"])
+        rig.append("order:1")
+
+        assert {**NONE, "done": 1} == worker.drain()
+        assert {"mail": 1, "theirs": 0} == rig.cursors()
+
+    def test_deliveries_set_aside_for_others_stay_however_many_stand_in_front(self, rig):
+        flaky = Flaky(rig, *(f"order:{n}" for n in range(20)))
+        rig.on(flaky, name="theirs")
+        other = rig.worker()
+        rig.append(*(f"order:{n}" for n in range(20)))
+        other.drain()
+        rig.bus.off(flaky)
+        mail = Flaky(rig, "order:20")
+        rig.on(mail)
+        worker = rig.worker(batch=3)
+        rig.append("order:20")
+        worker.drain()
+        mail.failing.clear()
+        rig.clock.advance(6)
+
+        assert {**NONE, "done": 1} == worker.drain()
+        assert [("theirs", position, 2, "open") for position in range(1, 21)] == rig.kept()
+
+    def test_a_handler_removed_while_its_event_is_on_the_way_is_no_attempt(self, rig):
+        def mail(event):
+            rig.note("mail", event)
+            rig.bus.off(mail)
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append("order:1", "order:1")
+
+        assert {**NONE, "done": 1} == worker.run_once().as_dict()
+        assert {"mail": 1} == rig.cursors()
+        with pytest.raises(UnknownHandler):
+            worker._runner.run(_delivery(rig))
+
+
+def _delivery(rig):
+    from earnorm.delivery import Delivery
+
+    return Delivery(subscription="mail", entry=rig.entry("order:1", "order.placed"), due=NOON)
+
+
+class TestLeases:
+    def test_while_another_process_holds_the_lease_nothing_runs(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.claim("another", 10)
+        rig.append("order:1")
+
+        assert NONE == worker.run_once().as_dict()
+        rig.clock.advance(10)
+        assert 1 == worker.run_once().done
+
+    def test_a_lease_that_was_given_back_is_taken_at_once(self, rig):
+        rig.on()
+        worker = rig.worker()
+        lease = rig.claim("another", 10)
+        rig.append("order:1")
+        worker.run_once()
+        with rig.memory.begin() as transaction:
+            transaction.release(lease)
+
+        assert 1 == worker.run_once().done
+
+    def test_a_drain_waits_for_another_process_until_its_time_is_up(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.claim("another", 60)
+        rig.append("order:1")
+        counts = []
+        thread = threading.Thread(target=lambda: counts.append(worker.drain(5)))
+        thread.start()
+        while thread.is_alive():
+            until(lambda: rig.clock.waiting or not thread.is_alive())
+            rig.clock.advance(1)
+        thread.join()
+
+        assert [NONE] == counts
+
+    def test_a_drain_ends_when_another_process_has_done_it(self, rig):
+        rig.on()
+        worker, other = rig.worker(), rig.worker()
+        rig.append("order:1")
+        rig.on(lambda order: None, name="late")
+        other.refresh()
+        other.run_once()
+        rig.append("order:2")
+        thread = threading.Thread(target=worker.drain)
+        thread.start()
+        until(lambda: rig.clock.waiting)
+        other.run_once()
+        rig.clock.advance(1)
+        thread.join(20)
+
+        assert not thread.is_alive()
+        assert {"mail": 2, "late": 2} == rig.cursors()
+
+    def test_a_lease_lost_meanwhile_changes_nothing_and_work_goes_on(self, rig):
+        def mail(event):
+            rig.note("mail", event)
+            if len(rig.ran) == 1:
+                rig.clock.advance(60)
+                rig.claim("another", 10)
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append("order:1")
+
+        assert NONE == worker.run_once().as_dict()
+        assert ({"mail": 0}, []) == (rig.cursors(), rig.kept())
+        rig.clock.advance(10)
+        assert {**NONE, "done": 1} == worker.drain()
+
+    def test_a_long_handler_keeps_its_lease(self, rig):
+        done = threading.Event()
+        rig.on(lambda order: done.wait(20))
+        worker = rig.worker(lease=9)
+        rig.append("order:1")
+        counts = []
+        thread = threading.Thread(target=lambda: counts.append(worker.run_once()))
+        thread.start()
+        for _ in range(10):
+            until(lambda: rig.clock.waiting)
+            before = rig.clock.monotonic() + 9
+            rig.clock.advance(3)
+            until(lambda: rig.memory._state.lease.expires.timestamp() - NOON.timestamp() > before)
+            assert rig.claim("another") is None
+        done.set()
+        thread.join(20)
+
+        assert [1] == [count.done for count in counts]
+
+    def test_a_drain_without_a_thread_gives_the_lease_back(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.append("order:1")
+        worker.drain()
+
+        assert rig.claim("another") is not None
+
+    def test_an_idle_thread_gives_the_lease_back(self, rig):
+        rig.on()
+        worker = rig.worker()
+        worker.start()
+        rig.append("order:1")
+        worker.wake()
+        until(lambda: rig.ran)
+        for _ in range(8):
+            until(lambda: rig.clock.waiting)
+            rig.clock.advance(1)
+        until(lambda: rig.memory._state.lease is None)
+
+
+class TestAsync:
+    def test_async_handlers_run_side_by_side(self, rig):
+        state = {"inside": 0, "most": 0}
+
+        async def mail(order):
+            state["inside"] += 1
+            state["most"] = max(state.values())
+            while state["most"] < 3:
+                await asyncio.sleep(0)
+            state["inside"] -= 1
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append("order:1", "order:2", "order:3")
+
+        assert {**NONE, "done": 3} == worker.drain()
+
+    def test_no_more_than_allowed_run_at_once(self, rig):
+        state = {"inside": 0, "most": 0}
+
+        async def mail(order):
+            state["inside"] += 1
+            state["most"] = max(state.values())
+            await asyncio.sleep(0)
+            state["inside"] -= 1
+
+        rig.on(mail)
+        worker = rig.worker(concurrency=4)
+        rig.append(*[f"order:{n}" for n in range(50)])
+        worker.drain()
+
+        assert 4 == state["most"]
+
+    def test_they_keep_the_order_of_a_record(self, rig):
+        async def mail(event):
+            for _ in range(event.position % 3):
+                await asyncio.sleep(0)
+            rig.note("mail", event)
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append(*[f"order:{n % 3}" for n in range(60)])
+        worker.drain()
+
+        for key in ("order:0", "order:1", "order:2"):
+            seen = [position for _, ran, position in rig.ran if ran == key]
+            assert (20, sorted(seen)) == (len(seen), seen)
+
+    async def test_they_run_on_the_loop_of_the_application(self, live):
+        loops = []
+
+        async def mail(order):
+            loops.append(asyncio.get_running_loop())
+
+        live.on(mail)
+        worker = live.worker()
+        worker.use_loop(asyncio.get_running_loop())
+        live.append("order:1")
+
+        assert {**NONE, "done": 1} == await worker.adrain()
+        assert [asyncio.get_running_loop()] == loops
+
+    def test_when_that_loop_is_over_they_run_on_one_of_our_own(self, rig):
+        loops = []
+
+        async def mail(order):
+            loops.append(asyncio.get_running_loop())
+
+        async def hand_over():
+            worker.use_loop(asyncio.get_running_loop())
+
+        rig.on(mail)
+        worker = rig.worker()
+        asyncio.run(hand_over())
+        rig.append("order:1")
+
+        assert {**NONE, "done": 1} == worker.drain()
+        assert loops[0].is_running()
+
+    async def test_a_cancelled_drain_holds_nothing_up(self, live):
+        live.on()
+        worker = live.worker()
+        live.claim("another", 60)
+        live.append("order:1")
+        task = asyncio.create_task(worker.adrain(60))
+        until(lambda: worker._watchers)
+        await asyncio.sleep(0)
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        until(lambda: not worker._passing.locked())
+
+
+class TestThread:
+    def test_importing_and_making_a_worker_start_no_thread(self, live):
+        before = threading.active_count()
+        live.worker()
+
+        assert before == threading.active_count()
+
+    def test_a_wake_is_heard_at_once(self, rig):
+        rig.on()
+        worker = rig.worker()
+        worker.start()
+        until(lambda: rig.clock.waiting)
+        rig.append("order:1")
+        worker.wake()
+        until(lambda: rig.ran)
+
+        assert 0.0 == rig.clock.monotonic()
+
+    def test_without_a_wake_it_looks_by_itself_and_less_and_less_often(self, rig):
+        rig.on()
+        worker = rig.worker()
+        worker.start()
+        tries = []
+        for _ in range(40):
+            until(lambda: rig.clock.waiting)
+            tries.append(rig.store.tries)
+            rig.clock.advance(0.1)
+        rig.append("order:1")
+        rig.clock.advance(1)
+        until(lambda: rig.ran)
+
+        assert tries[-1] - tries[20] < tries[10] - tries[0] + 3
+
+    def test_a_retry_runs_when_it_is_due(self, rig):
+        flaky = Flaky(rig, "order:1")
+        rig.on(flaky)
+        worker = rig.worker()
+        worker.start()
+        rig.append("order:1")
+        worker.wake()
+        until(lambda: rig.kept() and rig.clock.waiting)
+        flaky.failing.clear()
+        for _ in range(30):
+            until(lambda: rig.clock.waiting)
+            rig.clock.advance(0.25)
+        until(lambda: not rig.kept())
+
+        assert 2 == len(rig.ran)
+
+    def test_a_drain_from_another_thread_waits_for_it(self, live):
+        live.on()
+        worker = live.worker()
+        worker.start()
+        live.append(*[f"order:{n}" for n in range(500)])
+
+        assert {**NONE, "done": 500} == worker.drain()
+
+    def test_starting_twice_is_one_thread(self, live):
+        worker = live.worker()
+        worker.start()
+        worker.start()
+
+        assert 1 == sum(thread.name == "earnorm-worker" for thread in threading.enumerate())
+
+    def test_it_can_be_started_again_after_a_stop(self, live):
+        live.on()
+        worker = live.worker()
+        worker.start()
+        worker.stop()
+        live.append("order:1")
+        worker.start()
+
+        assert {**NONE, "done": 1} == worker.drain()
+
+
+class TestStopping:
+    def test_it_loses_nothing_and_repeats_nothing(self, live):
+        live.on()
+        live.append("order:0")
+        worker = live.worker(batch=50)
+        keys = [f"order:{n % 7}" for n in range(1_000)]
+        live.append(*keys)
+        while live.cursors() != {"mail": 1_001}:
+            worker.start()
+            until(lambda: len(live.ran) % 10 == 0)
+            worker.stop()
+            if live.kept():
+                worker.start()
+                worker.drain()
+                worker.stop()
+
+        assert list(range(2, 1_002)) == sorted(position for _, _, position in live.ran)
+
+    def test_what_runs_is_finished_and_what_was_not_begun_is_no_attempt(self, live):
+        begun, go_on = threading.Event(), threading.Event()
+
+        def mail(event):
+            begun.set()
+            go_on.wait(20)
+            live.note("mail", event)
+
+        live.on(mail)
+        worker = live.worker()
+        worker.start()
+        live.append("order:1", "order:1")
+        worker.wake()
+        begun.wait(20)
+        stopping = threading.Thread(target=worker.stop)
+        stopping.start()
+        until(worker._stopping.is_set)
+        go_on.set()
+        stopping.join(20)
+
+        assert [("mail", "order:1", 1)] == live.ran
+        assert ({"mail": 1}, []) == (live.cursors(), live.kept())
+        assert live.claim("another") is not None
+
+    @pytest.mark.parametrize("colour", ["plain", "async"])
+    def test_without_grace_what_runs_is_abandoned_and_no_attempt(self, live, colour):
+        begun, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+        def mail(order):
+            begun.set()
+            go_on.wait(20)
+
+        async def amail(order):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        live.on(amail if colour == "async" else mail)
+        worker = live.worker()
+        worker.start()
+        live.append("order:1", "order:1")
+        worker.wake()
+        begun.wait(20)
+        worker.stop(0)
+        go_on.set()
+
+        assert ({"mail": 0}, []) == (live.cursors(), live.kept())
+        assert colour == "plain" or cancelled.is_set()
+
+    def test_a_drain_that_runs_out_of_time_begins_nothing_more(self, rig):
+        def mail(event):
+            rig.note("mail", event)
+            rig.clock.advance(60)
+
+        rig.on(mail)
+        worker = rig.worker(lease=600)
+        rig.append("order:1", "order:1", "order:1")
+        worker.drain(30)
+
+        assert 1 == len(rig.ran)
+        assert [] == rig.kept()
+
+    def test_a_handler_may_stop_its_own_worker(self, live):
+        live.on(lambda order: worker.stop(0))
+        worker = live.worker()
+        worker.start()
+        live.append("order:1")
+        worker.wake()
+        until(lambda: worker._thread is None)
+
+        assert {"mail": 0} == live.cursors()
+
+
+class TestFailingStore:
+    def test_it_is_logged_once_and_tried_until_it_is_back(self, rig, caplog):
+        caplog.set_level(logging.INFO, "earnorm.worker")
+        rig.on()
+        worker = rig.worker()
+        rig.append("order:1")
+        rig.store.down = True
+
+        assert [NONE] * 3 == [worker.run_once().as_dict() for _ in range(3)]
+        rig.store.down = False
+        assert 1 == worker.run_once().done
+        assert ["WARNING", "INFO"] == [r.levelname for r in caplog.records if r.name == "earnorm.worker"]
+
+    def test_what_was_run_is_settled_when_it_is_back_and_not_run_again(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.append("order:1")
+        rig.store.settles = False
+        worker.run_once()
+        worker.run_once()
+        rig.store.settles = True
+
+        assert 1 == worker.run_once().done
+        assert 1 == len(rig.ran)
+
+    def test_the_thread_waits_longer_and_longer_and_lives(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.store.down = True
+        worker.start()
+        for _ in range(50):
+            until(lambda: rig.clock.waiting)
+            rig.clock.advance(0.1)
+        tries = rig.store.tries
+        rig.store.down = False
+        rig.append("order:1")
+        for _ in range(11):
+            until(lambda: rig.clock.waiting or rig.ran)
+            rig.clock.advance(1)
+        until(lambda: rig.ran)
+
+        assert tries < 20
+
+    def test_a_drain_gives_up_when_its_time_is_up(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.store.down = True
+        thread = threading.Thread(target=worker.drain, args=(5,))
+        thread.start()
+        while thread.is_alive():
+            until(lambda: rig.clock.waiting or not thread.is_alive())
+            rig.clock.advance(1)
+
+
+def in_a_fork(worker, rig, pipe) -> None:
+    identity, alone = worker._tenure.worker, worker._thread is None
+    rig.append("order:2")
+    worker.wake()
+    counts = worker.drain()
+    worker.stop()
+    pipe.send((identity, alone, counts))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_starts_fresh(live):
+    live.on()
+    worker = live.worker()
+    worker.start()
+    live.append("order:1")
+    assert {**NONE, "done": 1} == worker.drain()
+    until(lambda: not worker._passing.locked())
+    with live.memory.begin() as transaction:
+        transaction.release(worker._tenure.lease or live.claim("nobody"))
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    with live.memory._lock:
+        pass
+    child = context.Process(target=in_a_fork, args=(worker, live, theirs))
+    child.start()
+    assert ours.poll(30)
+    identity, alone, counts = ours.recv()
+    child.join(30)
+
+    assert identity != worker._tenure.worker
+    assert alone
+    assert {**NONE, "done": 1} == counts
+
+
+SCRIPT = """
+import sys, threading
+from tests.test_worker import Rig
+from earnorm.clock import SystemClock
+
+rig = Rig(SystemClock())
+begun = threading.Event()
+
+def mail(event):
+    begun.set()
+    if sys.argv[1] == "hang":
+        threading.Event().wait()
+    with __import__("concurrent.futures").futures.ThreadPoolExecutor() as pool:
+        pool.submit(threading.main_thread().join, 0.2).result()
+    print("handled", flush=True)
+
+rig.on(mail)
+worker = rig.worker()
+worker.start()
+rig.append("order:1")
+worker.wake()
+begun.wait()
+import earnorm.worker
+earnorm.worker._GRACE_AT_EXIT = 5.0 if sys.argv[1] == "finish" else 0.0
+__import__("atexit").register(lambda: print(rig.cursors(), rig.kept(), flush=True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "printed"), [("finish", "handled\n{'mail': 1} []\n"), ("hang", "{'mail': 0} []\n")], ids=str
+)
+def test_at_exit_what_runs_is_finished_before_executors_close_and_what_hangs_holds_nothing_up(way, printed):
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, way], capture_output=True, text=True, timeout=60, check=True, env=_environment()
+    )
+
+    assert (printed, "") == (ended.stdout, ended.stderr)
+
+
+def _environment():
+    import os
+
+    return {**os.environ, "PYTHONPATH": ":".join(path for path in sys.path if path)}
+
+
+class TestThreads:
+    def test_there_are_never_more_than_allowed(self):
+        pool, gate = Threads(3), threading.Event()
+        futures = [pool.submit(gate.wait, 20) for _ in range(10)]
+        until(lambda: pool._started == 3)
+        gate.set()
+
+        assert [True] * 10 == [future.result(20) for future in futures]
+        pool.shutdown()
+
+    def test_a_thread_that_is_free_is_used_again(self):
+        pool = Threads(3)
+        for _ in range(20):
+            pool.submit(int).result(20)
+            until(lambda: pool._idle == 1)
+
+        assert 1 == pool._started
+        pool.shutdown()
+
+    def test_what_a_job_raises_is_its_future_s(self):
+        pool = Threads(1)
+
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 / 0).result(20)
+        pool.shutdown()
