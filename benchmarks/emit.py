@@ -173,6 +173,7 @@ def _one_handler(others: Any) -> Clocked:
     (other,) = functions(1, "thing")
     for name in others:
         bus.on(name)(other)
+    assert len(bus.handlers()) == (2 if others else 1)
     return synchronous("emit('thing.done', thing)", {"emit": bus.emit, "thing": Thing()})
 
 

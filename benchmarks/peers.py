@@ -5,6 +5,7 @@ given (`give`) keywords besides.
 """
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,9 +28,13 @@ class Thing:
     """What events are about; an object of no library."""
 
 
+_modules = itertools.count()
+
+
 def functions(count: int, signature: str, *, awaited: bool = False) -> list[Any]:
     """Handlers that do nothing, each a function of its own, as in a module."""
-    space: dict[str, Any] = {"__name__": "benchmarks.handlers"}
+    # Under a module of their own: a function of the same module and name would be a reload of the earlier one.
+    space: dict[str, Any] = {"__name__": f"benchmarks.handlers_{next(_modules)}"}
     colour = "async def" if awaited else "def"
     exec("\n".join(f"{colour} handler_{i}({signature}): pass" for i in range(count)), space)
     return [space[f"handler_{i}"] for i in range(count)]

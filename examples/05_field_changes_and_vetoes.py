@@ -113,3 +113,27 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+# Prints:
+#
+# sync door
+#   a product, its name tidied by the hook before the SQL
+#     stored as 'Green tea', draft
+#   it goes on sale, for more
+#     changed: price from 4.50 to 4.80
+#     changed: state from draft to on sale
+#     labels: Green tea now 4.80, was 4.50
+#   vetoes reach the caller, and nothing is written
+#     delete it: no, Green tea is on sale; withdraw it first
+#     changed: price from 4.80 to 9.99
+#     more than double the price: no, from 4.80 to 9.99 is more than double
+#     stored: 4.80, on sale
+#   what breaks a field's rules is refused with all its faults
+#     a bad product: no, for 3 reasons: name, price, state
+#     products: 1, deliveries left: 0
+# async door
+#   a veto under asave
+#     no: Black tea has no price yet
+#   a small rise
+#     changed: price from 3.20 to 3.40
+#     labels: Black tea now 3.40, was 3.20

@@ -45,7 +45,7 @@ def test_an_example_shows_both_doors(path):
     assert "async with connect(" in source
 
 
-@pytest.mark.parametrize(("number", "title", "block"), [(n, *found) for n, found in enumerate(SPEC, start=1)])
+@pytest.mark.parametrize("number, title, block", [(n, *found) for n, found in enumerate(SPEC, start=1)])
 def test_the_specification_stands_in_its_example_word_for_word(number, title, block):
     name = f"{number:02}_{title.lower().replace(' ', '_')}.py"
 

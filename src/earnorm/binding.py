@@ -112,7 +112,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(function).parameters.values())
 
 
-def _argument(
+def _argument(  # noqa: PLR0911  # one return a rule, in the rules' order
     parameter: inspect.Parameter,
     by_type: Source | None,
     hints: dict[str, Any],

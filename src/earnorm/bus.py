@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from earnorm import telemetry
@@ -22,7 +23,7 @@ from earnorm.handler import Handler, Options, Phase, is_async, make_handler, req
 from earnorm.lifecycle import flattened
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
-from earnorm.plan import Handle, Step, compile_plan, when_call
+from earnorm.plan import Handle, Step, compile_plan, handle_of, when_call
 from earnorm.portal import await_here, can_await, spawn, wait_for
 from earnorm.registry import ModelInfo, Registry
 from earnorm.watch import Watch
@@ -71,11 +72,11 @@ class EventBus:
         self._door: Door | None = None
         self._connected = False
         self.watch = Watch(self.forget_plans)
-        # (class of subject) -> (name) -> what to call; the first level of `_declared_runs` is the event's class.
+        # What to call, by class of the subject and name; for a declared event without a subject by its class.
         self._runs: dict[type, dict[str, Run]] = {}
         self._aruns: dict[type, dict[str, ARun]] = {}
-        self._declared_runs: dict[type, dict[type, Run]] = {}
-        self._declared_aruns: dict[type, dict[type, ARun]] = {}
+        self._alone: dict[type, Callable[[Any], Handle]] = {}
+        self._declared: dict[tuple[type, type, bool], Any] = {}
         self.registry.on_change(self.forget_plans)
         telemetry.on_change(self.forget_plans)
 
@@ -103,8 +104,8 @@ class EventBus:
         self._connected = self._door is not None and self._door.connected
         self._runs.clear()
         self._aruns.clear()
-        self._declared_runs.clear()
-        self._declared_aruns.clear()
+        self._alone.clear()
+        self._declared.clear()
 
     # --- handlers ----------------------------------------------------------------------------
 
@@ -167,17 +168,15 @@ class EventBus:
             try:
                 run = self._runs[subject.__class__][event]
             except KeyError:
-                run = self._prepare(event, subject.__class__)
+                run = self._prepare(self._runs, event, subject, awaited=False)
             return run(subject, payload)
-        try:
-            run = self._declared_runs[cls][subject.__class__]
-        except KeyError:
-            if isinstance(event, str):
-                return self.emit(str.__str__(event), subject, **payload)
-            run = self._prepare_declared(event, subject.__class__)
-        if payload:
-            raise _payload_beside(event, payload)
-        return run(subject, event)
+        if subject is None and not payload:
+            try:
+                alone = self._alone[cls]
+            except KeyError:
+                return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # as below
+            return alone(event)
+        return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # of the sync kind
 
     def aemit(self, event: Any, subject: Any = None, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
         """`emit`, awaited: async handlers are awaited in order, in this task."""
@@ -186,56 +185,45 @@ class EventBus:
             try:
                 run = self._aruns[subject.__class__][event]
             except KeyError:
-                run = self._aprepare(event, subject.__class__)
+                run = self._prepare(self._aruns, event, subject, awaited=True)
             return run(subject, payload)
-        try:
-            run = self._declared_aruns[cls][subject.__class__]
-        except KeyError:
-            if isinstance(event, str):
-                return self.aemit(str.__str__(event), subject, **payload)
-            run = self._aprepare_declared(event, subject.__class__)
-        if payload:
-            raise _payload_beside(event, payload)
-        return run(subject, event)
+        return self._route(event, subject, payload, awaited=True)  # type: ignore[no-any-return]  # of the async kind
 
     # --- preparing ---------------------------------------------------------------------------
 
-    def _prepare(self, name: Any, cls: type) -> Run:
-        run: Run = self._make(validate_name(name), cls, None, awaited=False)
-        self._runs.setdefault(cls, {})[name] = run
+    def _prepare(self, table: dict[type, dict[str, Any]], name: Any, subject: Any, *, awaited: bool) -> Any:
+        cls = subject.__class__
+        run = self._make(validate_name(name), cls, None, awaited=awaited)
+        table.setdefault(cls, {})[name] = run
         return run
 
-    def _aprepare(self, name: Any, cls: type) -> ARun:
-        run: ARun = self._make(validate_name(name), cls, None, awaited=True)
-        self._aruns.setdefault(cls, {})[name] = run
-        return run
-
-    def _prepare_declared(self, event: Any, cls: type) -> Run:
-        run: Run = self._make_for_object(event, cls, awaited=False)
-        self._declared_runs.setdefault(event.__class__, {})[cls] = run
-        return run
-
-    def _aprepare_declared(self, event: Any, cls: type) -> ARun:
-        run: ARun = self._make_for_object(event, cls, awaited=True)
-        self._declared_aruns.setdefault(event.__class__, {})[cls] = run
-        return run
-
-    def _make_for_object(self, event: Any, cls: type, *, awaited: bool) -> Any:
+    def _route(self, event: Any, subject: Any, payload: dict[str, Any], *, awaited: bool) -> Any:
+        """What is no plain name: a subclass of str, or a declared event, perhaps met for the first time."""
+        if isinstance(event, str):
+            return (self.aemit if awaited else self.emit)(str.__str__(event), subject, **payload)
         declared = declared_of(event)
         if declared is None:
-            raise EventError(
-                f"emit takes an event name or an object of a class declared with @event_type, not {event!r}"
-            )
-        return self._make(declared.name, cls, declared, awaited=awaited)
+            raise EventError(f"emit takes a name or an object of a class declared with @event_type, not {event!r}")
+        if payload:
+            keys = ", ".join(sorted(payload))
+            raise EventError(f"{declared.cls.__name__} carries its own payload; put {keys} into its fields")
+        key = (declared.cls, subject.__class__, awaited)
+        run = self._declared.get(key)
+        if run is None:
+            run = self._declared[key] = self._make(declared.name, subject.__class__, declared, awaited=awaited)
+            if subject is None and not awaited:
+                self._alone[declared.cls] = run
+        return run(event) if subject is None else run(subject, event)
 
     def _make(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:
         if self._needs_door(cls):
-            return self._through_door(name, declared, awaited=awaited)
+            return self._through_door(name, cls, declared, awaited=awaited)
         handlers = self.plans.custom(name, cls, declared.cls if declared else None)
         if self.observed:
-            return self._watched(name, handlers, declared, awaited=awaited)
+            return self._watched(name, cls, handlers, declared, awaited=awaited)
         steps = [self._step(handler) for handler in handlers if handler.target is not None]
-        return compile_plan(name, steps, declared=declared is not None, awaited=awaited)
+        alone = declared is not None and cls is type(None)
+        return compile_plan(name, steps, declared=declared is not None, alone=alone, awaited=awaited)
 
     def _step(self, handler: Handler) -> Step:
         binding = self.registry.binding(handler, None)
@@ -247,13 +235,11 @@ class EventBus:
     def _needs_door(self, cls: type) -> bool:
         return self._connected or (self._door is not None and self.registry.model_of(cls) is not None)
 
-    def _through_door(self, name: str, declared: Declared | None, *, awaited: bool) -> Any:
+    def _through_door(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:
         door = self._door
         assert door is not None
         send: Any = door.aemit if awaited else door.emit
-        if declared is None:
-            return lambda subject, payload: send(name, subject, payload, None)
-        return lambda subject, event: send(name, subject, payload_of(event), event)
+        return self._shaped(lambda s, p, declared=None: send(name, s, p, declared), cls, declared)
 
     # --- in memory, observed -----------------------------------------------------------------
 
@@ -262,28 +248,35 @@ class EventBus:
         """Whether somebody watches (telemetry, capture, muted), so that the bookkeeping is worth its time."""
         return self.watch.active or telemetry.verbose()
 
-    def _watched(self, name: str, handlers: Sequence[Handler], declared: Declared | None, *, awaited: bool) -> Any:
-        def run(subject: Any, given: Any) -> Handle:
-            payload = payload_of(given) if declared is not None else given
-            about = given if declared is not None and subject is None else subject
+    def _watched(
+        self, name: str, cls: type, handlers: Sequence[Handler], declared: Declared | None, *, awaited: bool
+    ) -> Any:
+        def run(subject: Any, payload: Mapping[str, Any], event: Any = None) -> Handle:
             self.caller.require_payload(handlers, name, payload, None)
-            occurrence = Occurrence(name, about, payload, declared=given if declared else None, handlers=handlers)
-            return self.run_here(occurrence)
+            return self.run_here(Occurrence(name, subject, payload, declared=event, handlers=handlers))
 
-        async def arun(subject: Any, given: Any) -> Handle:
-            return await spawn(run, subject, given)
+        if awaited:
+            return self._shaped(partial(spawn, run), cls, declared)
+        return self._shaped(run, cls, declared)
 
-        return arun if awaited else run
+    @staticmethod
+    def _shaped(run: Any, cls: type, declared: Declared | None) -> Any:
+        """As a plan is called: a name with subject and payload, a declared event alone or with its subject."""
+        if declared is None:
+            return run
+        if cls is type(None):
+            return lambda event: run(event, payload_of(event), event)
+        return lambda subject, event: run(subject, payload_of(event), event)
 
     def run_here(self, occurrence: Occurrence) -> Handle:
         """Run an occurrence without a transaction: transaction handlers first, then the later ones, isolated."""
         if self.watch.silences(occurrence):
-            return Handle(occurrence.event)
+            return handle_of(occurrence.event)
         self.in_transaction(occurrence)
         outer = _here.get()
         if outer is not None:
             outer.outbox.emit(occurrence, self.caller, outer.dispatcher)
-            return Handle(occurrence.event)
+            return handle_of(occurrence.event)
         here = _Here(Outbox(), Dispatcher(await_here if can_await() else None, "emit"))
         token = _here.set(here)
         try:
@@ -292,7 +285,7 @@ class EventBus:
             _here.reset(token)
         for happened in here.outbox.occurrences:
             self.run_after(happened)
-        return Handle(occurrence.event)
+        return handle_of(occurrence.event)
 
     @staticmethod
     def in_transaction(occurrence: Occurrence) -> Occurrence:
@@ -326,11 +319,6 @@ class EventBus:
         Each muted event is told (INFO) with the reason. Hooks before the SQL and validation still run.
         """
         return self.watch.muted(patterns, reason)
-
-
-def _payload_beside(event: Any, payload: Mapping[str, Any]) -> EventError:
-    keys = ", ".join(sorted(payload))
-    return EventError(f"{type(event).__name__} carries its own payload; put {keys} into its fields, not beside it")
 
 
 default_bus = EventBus("default")

@@ -16,7 +16,7 @@ EarnORMError
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
 │   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError
 ├── RecordError           a record that cannot be written or read so
-│   ├── ValidationFailed, NotFound, UnknownField, UnreadableValue, SaveInPreHook, ReadOnlySnapshot
+│   ├── ValidationFailed, NotFound, UnknownField, UnreadableValue, SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, DrainInTransaction
@@ -79,6 +79,7 @@ __all__ = [
     "SaveInPreHook",
     "SchemaTooNew",
     "SensitiveArgument",
+    "StaleRecord",
     "StopPropagation",
     "StoreError",
     "SubjectTaken",
@@ -176,7 +177,7 @@ class MissingTables(ConfigurationError):
 
     def __init__(self, missing: Sequence[str]) -> None:
         super().__init__(
-            f"the database lacks {', '.join(missing)}; run `earnorm db upgrade`, or connect with tables='create'"
+            f"the database lacks {', '.join(missing)}; connect once with tables='create' to make what is missing"
         )
         self.missing = tuple(missing)
 
@@ -446,7 +447,7 @@ class DeletedSubject(EventError):
     """`emit` on a record that is deleted."""
 
     def __init__(self, event: str, subject: str) -> None:
-        super().__init__(f"{event}: {subject} is deleted; emit before delete(), or handle post_delete")
+        super().__init__(f"{event}: {subject} is deleted; do it before delete(), or in pre_delete")
         self.event = event
         self.subject = subject
 
@@ -530,6 +531,17 @@ class UnreadableValue(RecordError):
         )
         self.value = value
         self.expected = expected
+
+
+class StaleRecord(RecordError):
+    """A versioned record was changed or deleted by somebody else since it was loaded here."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(
+            f"{subject} was changed or deleted by somebody else since it was loaded; "
+            f"refresh() it and apply your change again"
+        )
+        self.subject = subject
 
 
 class SaveInPreHook(RecordError):

@@ -229,14 +229,15 @@ class Threads(Executor):
             while not self._jobs and shift == self._shift:
                 self._idle += 1
                 self._changed.wait()
-                self._idle -= 1
+                if shift == self._shift:
+                    self._idle -= 1
             return self._jobs.popleft() if shift == self._shift else None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002  the signature is Executor's
         """Let the threads end after what they do now; what waits is dropped, and a later use starts new ones."""
         with self._changed:
             self._shift += 1
-            self._started = 0
+            self._started = self._idle = 0
             self._jobs.clear()
             self._changed.notify_all()
 

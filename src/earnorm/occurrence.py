@@ -40,6 +40,7 @@ class Occurrence:
         "bubble",
         "changes",
         "data",
+        "database",
         "declared",
         "handlers",
         "identity",
@@ -80,6 +81,7 @@ class Occurrence:
         self.handlers = handlers
         self.later: Sequence[Handler] = ()
         self.data = b""
+        self.database = ""
         self.bubble: Callable[[Occurrence], Occurrence | None] | None = None
         self.async_session: Callable[[], Any] | None = None
         self.link: Running | None = running()
@@ -99,7 +101,9 @@ class Occurrence:
 
     def _make(self) -> Event:
         if self.link is None:
-            return Event(self.name, self.subject, self.payload, self.changes, self.key, _at=self.at)
+            return Event(
+                self.name, self.subject, self.payload, self.changes, self.key, database=self.database, _at=self.at
+            )
         cause = self.link.event
         return Event(
             self.name,
@@ -111,6 +115,7 @@ class Occurrence:
             emitter=self.link.handler,
             causation_id=cause.id,
             depth=cause.depth + 1,
+            database=self.database,
             _correlation_id=cause.correlation_id,
             _at=self.at,
         )

@@ -6,8 +6,7 @@ a handler takes it. Handlers of the transaction phase propagate what they raise;
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -17,28 +16,43 @@ import msgspec
 from earnorm import telemetry
 from earnorm._uuid7 import uuid7
 from earnorm.binding import Binding, Context, Moment, Source, arguments_text, compile_call, new_value, old_value
+from earnorm.declared import payload_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
 from earnorm.event import Event
 from earnorm.handler import Handler, Phase
+from earnorm.portal import wait_for
 
-__all__ = ["Handle", "Step", "compile_plan", "noted"]
+__all__ = ["Handle", "Step", "compile_plan", "handle_of", "noted"]
 
 _FILE = "<earnorm plan of {}>"
 
 
-class Handle(msgspec.Struct):
+class Handle(msgspec.Struct, gc=False):
     """What `emit` gives back. `id` is the event's, known before any commit."""
 
-    event: Event | None = None
+    # Left to be made on demand where no handler asked for the event: an id costs more than the dispatch.
     _id: UUID | None = None
 
     @property
     def id(self) -> UUID:
-        if self.event is not None:
-            return self.event.id
         if self._id is None:
             self._id = uuid7()
         return self._id
+
+
+class EventHandle(Handle, gc=True):
+    """The handle of an event that somebody has seen."""
+
+    event: Event | None = None
+
+    @property
+    def id(self) -> UUID:
+        assert self.event is not None
+        return self.event.id
+
+
+def handle_of(event: Event) -> Handle:
+    return EventHandle(event=event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +69,14 @@ def compile_plan(
     steps: Sequence[Step],
     *,
     declared: bool = False,
+    alone: bool = False,
     awaited: bool = False,
-    wait: Callable[[Coroutine[Any, Any, Any]], Any] | None = None,
-) -> Callable[[Any, Any], Any]:
+) -> Callable[..., Any]:
     """Generate `run(s, p)`: subject and payload (a mapping; for a declared event the object itself) to a Handle.
 
-    With `awaited` it is a coroutine function. `wait` runs a coroutine for the sync kind.
+    For a declared event `alone`, without a subject, it is `run(s)`. With `awaited` it is a coroutine function.
     """
-    return _Writer(name, steps, declared=declared, awaited=awaited, wait=wait).compile()
+    return _Writer(name, steps, declared=declared, alone=alone, awaited=awaited).compile()
 
 
 class _Writer:
@@ -74,18 +88,20 @@ class _Writer:
         steps: Sequence[Step],
         *,
         declared: bool,
+        alone: bool,
         awaited: bool,
-        wait: Callable[[Coroutine[Any, Any, Any]], Any] | None,
     ) -> None:
         self.name = name
         self.steps = steps
         self.awaited = awaited
         self.inlined = declared and all(_inlinable(step) for step in steps)
         self.declared = declared
+        self.alone = alone
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
             "Context": Context,
             "Event": Event,
+            "EventHandle": EventHandle,
             "Handle": Handle,
             "Moment": Moment,
             "StopPropagation": StopPropagation,
@@ -96,7 +112,7 @@ class _Writer:
             "noted": self._noted,
             "old_value": old_value,
             "payload_of": payload_of,
-            "wait": _refusing_loops(wait),
+            "wait": wait_for,
         }
 
     def compile(self) -> Callable[[Any, Any], Any]:
@@ -104,7 +120,7 @@ class _Writer:
         for phase in (Phase.TRANSACTION, Phase.AFTER_COMMIT):
             numbered = [(i, s) for i, s in enumerate(self.steps) if _in_process(s.handler.phase) is phase]
             self._phase(numbered)
-        self.lines.append("    return Handle(e)" if self._wants_event else "    return Handle()")
+        self.lines.append("    return EventHandle(None, e)" if self._wants_event else "    return Handle()")
         source = "\n".join(self.lines)
         # The text is made of parameter names, which the compiler has accepted as identifiers already.
         exec(compile(source, _FILE.format(self.name), "exec"), self.names)  # noqa: S102  see above
@@ -117,10 +133,9 @@ class _Writer:
 
     def _head(self) -> None:
         colour = "async def" if self.awaited else "def"
-        self.lines.append(f"{colour} run(s, p):")
+        self.lines.append(f"{colour} run({'s' if self.alone else 's, p'}):")
         if self.declared:
-            self.lines.append("    o = p")
-            self.lines.append("    if s is None: s = o")
+            self.lines.append("    o = s" if self.alone else "    o = p")
         if self.declared and not self.inlined:
             self.lines.append("    p = payload_of(o)")
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
@@ -176,7 +191,7 @@ class _Writer:
         call = f"{target}({text})"
         if not step.handler.is_async:
             return call
-        return f"await {call}" if self.awaited else f"wait({i}, lambda: {call})"
+        return f"await {call}" if self.awaited else f"wait({call})"
 
     def _rescue(self, i: int, step: Step) -> str:
         if _in_process(step.handler.phase) is Phase.TRANSACTION:
@@ -221,22 +236,6 @@ def _in_process(phase: Phase) -> Phase:
 
 def _inlinable(step: Step) -> bool:
     return step.when is None and not any(a.optional or a.source is Source.REST for a in step.binding.arguments)
-
-
-def _refusing_loops(wait: Callable[[Coroutine[Any, Any, Any]], Any] | None) -> Callable[[int, Callable[[], Any]], Any]:
-    def run(_index: int, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        if asyncio._get_running_loop() is not None:
-            raise SyncDoorInCoroutine("emit", "aemit")
-        assert wait is not None
-        return wait(call())
-
-    return run
-
-
-def payload_of(declared: Any) -> Mapping[str, Any]:
-    """The fields of a declared event object, by name."""
-    names = type(declared).__earnorm_event__.fields
-    return {name: getattr(declared, name) for name in names}
 
 
 def noted(error: Exception, handler: Handler, event: str) -> Exception:

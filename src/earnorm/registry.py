@@ -250,11 +250,11 @@ def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None) ->
             continue
         if argument.source in (Source.OLD, Source.NEW) and durable and argument.key in info.sensitive:
             raise SensitiveArgument(handler.name, argument.parameter)
-        if argument.source is Source.KEY and not argument.optional and only_lifecycle(handler, info):
-            if argument.key not in info.fields:
-                old_new = {f"{prefix}_{name}" for name in info.fields for prefix in ("old", "new")}
-                available = {*info.fields, *RESERVED, *old_new}
-                raise UnsatisfiableArgument(handler.name, argument.parameter, _heard(handler), available)
+        unknown = argument.source is Source.KEY and not argument.optional and argument.key not in info.fields
+        if unknown and only_lifecycle(handler, info):
+            old_new = {f"{prefix}_{name}" for name in info.fields for prefix in ("old", "new")}
+            available = {*info.fields, *RESERVED, *old_new}
+            raise UnsatisfiableArgument(handler.name, argument.parameter, _heard(handler), available)
 
 
 def only_lifecycle(handler: Handler, info: ModelInfo) -> bool:

@@ -195,13 +195,12 @@ class Worker:
         pause = _SOON
         while watch in self._watchers and not self._stopping.is_set():
             watch.clear()
-            remaining = until - self._clock.monotonic()
-            if self._is_drained() or remaining <= 0:
+            if self._is_drained() or self._clock.monotonic() >= until:
                 break
             if self._thread is None and self._attempt(until):
                 pause = _SOON
                 continue
-            self._clock.wait(watch, min(remaining, pause))
+            self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
             pause = min(2 * pause, _IDLE)
         self._watchers.discard(watch)
         if self._thread is None:

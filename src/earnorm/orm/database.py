@@ -101,6 +101,13 @@ class Database:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
         return f"<Database {self.name!r} at {self.engine.url.render_as_string()}, {state}>"
 
+    def _begin_anew(self) -> None:
+        """In a fork: a connection has one process, and the thread behind an async one stayed with the parent."""
+        self._lock = threading.Lock()
+        for engine in (self.engine, self.async_engine.sync_engine):
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+
     # --- engines -----------------------------------------------------------------------------
 
     def _engines(self, target: str | URL | Engine | AsyncEngine) -> tuple[Engine, AsyncEngine]:
@@ -420,11 +427,13 @@ def connected_database(bus: EventBus) -> Database | None:
 
 
 def database_here(what: str) -> Database:
-    """The database of the transaction open here, or the default one. Raises NotConnected."""
+    """The database of the transaction open here or of the event handled here, or the default. Raises NotConnected."""
     scope = current_scope()
     if scope is not None and scope.database is not None:
         return cast("Database", scope.database)
-    found = _databases.get("default")
+    now = running()
+    delivered = now.event.database if now is not None else ""
+    found = _databases.get(delivered) or _databases.get("default")
     if found is None:
         raise NotConnected(what)
     return found
@@ -436,3 +445,18 @@ def databases() -> list[Database]:
 
 def _count_tables() -> int:
     return sum(len(metadata.tables) for metadata in _metadata)
+
+
+# --- fork ------------------------------------------------------------------------------------
+
+# Connections of the parent, in a fork: dropping the last name of one would close it, and its file's locks with it.
+_inherited: list[Any] = []
+
+
+def _after_fork() -> None:
+    for database in databases():
+        database._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, object_session
+from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy import mapping as mappings
@@ -27,13 +28,14 @@ from earnorm.errors import (
     NotFound,
     ReadOnlySnapshot,
     ReservedPayloadKey,
+    StaleRecord,
     UnsavedSubject,
     ViewEmitted,
 )
 from earnorm.occurrence import Occurrence
 from earnorm.orm.database import connected_database, database_here
 from earnorm.orm.loading import is_snapshot
-from earnorm.plan import Handle
+from earnorm.plan import Handle, handle_of
 from earnorm.portal import refuse_in_coroutine, spawn
 
 __all__ = ["SQLAlchemyDoor", "adelete", "arefresh", "asave", "delete", "refresh", "save"]
@@ -122,8 +124,16 @@ def _save(session: Session, record: Any) -> None:
     refuse_save_in_pre_hook(record)
     _refuse_gone(record, "save")
     adopt(session, record)
-    if not session._flushing:
+    _flush(session, record)
+
+
+def _flush(session: Session, record: Any) -> None:
+    if session._flushing:
+        return
+    try:
         session.flush()
+    except StaleDataError as error:
+        raise StaleRecord(repr(record)) from error
 
 
 def _delete(session: Session, record: Any) -> None:
@@ -137,8 +147,7 @@ def _delete(session: Session, record: Any) -> None:
         return
     adopt(session, record)
     session.delete(record)
-    if not session._flushing:
-        session.flush()
+    _flush(session, record)
 
 
 def _refresh(session: Session, record: Any) -> None:
@@ -215,7 +224,7 @@ class SQLAlchemyDoor:
     def _emit(self, session: Session, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
         occurrence = self._occurrence(name, subject, payload, declared)
         if self._bus.watch.silences(occurrence):
-            return Handle(occurrence.event)
+            return handle_of(occurrence.event)
         attach_session(occurrence, session)
         found = mappings.mapping_of(type(subject))
         bind: dict[str, Any] = {}
@@ -227,7 +236,7 @@ class SQLAlchemyDoor:
         scope = scope_of(session)
         with within(scope):
             outbox.emit(self._bus.in_transaction(occurrence), self._bus.caller, scope.dispatcher)
-        return Handle(occurrence.event)
+        return handle_of(occurrence.event)
 
     def _occurrence(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Occurrence:
         found = mappings.mapping_of(type(subject))

@@ -10,17 +10,16 @@ from sqlalchemy import ColumnElement, MetaData, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn
 from sqlalchemy.orm.attributes import instance_state
 
-from earnorm._uuid7 import uuid7
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
 from earnorm.errors import InvalidField, NotFound, ReservedFieldName, SubjectTaken, UnknownField
 from earnorm.event import Changes, running
 from earnorm.lifecycle import collect_handlers
-from earnorm.names import plural, qualify, snake_case, validate_name
+from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.database import database_here, keep_tables_of
-from earnorm.orm.fields import UUIDField
 from earnorm.orm.loading import SNAPSHOT
+from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.validation import Validator, is_secret_looking
 from earnorm.plan import Handle
 from earnorm.portal import refuse_in_coroutine, spawn
@@ -58,7 +57,9 @@ class BaseModel(DeclarativeBase):
     Without a primary key of its own a model gets `id`, a UUIDv7 made at construction. Its table is the plural of
     its class name in snake_case, its events begin with the class name in snake_case; `__tablename__` and
     `__event_name__` set them otherwise. `class Line(BaseModel, bubbles_to="order")` hands its events up to the
-    record in its attribute `order`.
+    record in its attribute `order`. `class Order(BaseModel, version=True)` counts the writes of a record in `version`
+    and refuses one based on values that somebody else has changed since (StaleRecord). A subclass of a model shares
+    its table; a column `kind` tells the rows apart.
     """
 
     __abstract__ = True
@@ -69,14 +70,14 @@ class BaseModel(DeclarativeBase):
     if TYPE_CHECKING:
         id: Mapped[Any]
 
-    def __init_subclass__(cls, *, bubbles_to: str | None = None, **options: Any) -> None:
+    def __init_subclass__(cls, *, bubbles_to: str | None = None, version: bool = False, **options: Any) -> None:
         if SNAPSHOT in cls.__dict__:
             return
         _refuse_reserved(cls)
         if cls.__dict__.get("__abstract__", False):
             super().__init_subclass__(**options)
             return
-        _complete(cls)
+        complete(cls, version=version)
         _require_free_subject(cls)
         super().__init_subclass__(**options)
         _register(cls, bubbles_to)
@@ -222,37 +223,6 @@ def _refuse_reserved(cls: type[BaseModel]) -> None:
             raise ReservedFieldName(cls.__name__, name)
 
 
-def _complete(cls: type[BaseModel]) -> None:
-    """What the class leaves open: event name, table name, primary key, and the discriminator of a hierarchy."""
-    parent = next((base for base in cls.__mro__[1:] if "__mapper__" in base.__dict__), None)
-    if "__event_name__" not in cls.__dict__:
-        cls.__event_name__ = snake_case(cls.__name__)
-    validate_name(cls.__event_name__)
-    if parent is not None:
-        _share_table(cls)
-        return
-    if not hasattr(cls, "__tablename__") and "__table__" not in cls.__dict__:
-        cls.__tablename__ = plural(snake_case(cls.__name__))
-    if not _has_primary_key(cls):
-        cls.id = UUIDField(primary_key=True, default=uuid7)
-
-
-def _has_primary_key(cls: type[BaseModel]) -> bool:
-    if "__table__" in cls.__dict__:
-        return True
-    columns = [value for base in cls.__mro__ for value in vars(base).values() if isinstance(value, MappedColumn)]
-    return any(column.column.primary_key for column in columns)
-
-
-def _share_table(cls: type[BaseModel]) -> None:
-    """A subclass of a concrete model shares its table; the class name tells the rows apart."""
-    if "__tablename__" in cls.__dict__ or "__table__" in cls.__dict__:
-        return
-    arguments = dict(cls.__dict__.get("__mapper_args__", {}))
-    arguments.setdefault("polymorphic_identity", cls.__event_name__)
-    cls.__mapper_args__ = arguments
-
-
 def _require_free_subject(cls: type[BaseModel]) -> None:
     known = default_bus.registry.models.get(cls.__event_name__)
     if known is None:
@@ -268,7 +238,7 @@ def _place(cls: type) -> str:
 
 def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     mapper = inspect(cls)
-    fields = tuple(mapper.columns.keys())
+    fields = stored_names(mapper)
     specs = {name: column.info["earnorm"] for name, column in mapper.columns.items() if "earnorm" in column.info}
     sensitive = frozenset(name for name, spec in specs.items() if spec.sensitive)
     _warn_of_secrets(cls, set(specs) - sensitive)
@@ -278,7 +248,7 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
         raise InvalidField(cls.__name__, "bubbles_to", bubbles_to, why)
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to)
     info.handlers = collect_handlers(cls)
-    mappings.register(cls, info, default_bus, Validator.for_mapper(mapper).check)
+    mappings.register(cls, info, default_bus, fields, Validator.for_mapper(mapper).check)
 
 
 def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:

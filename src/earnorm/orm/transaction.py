@@ -94,10 +94,11 @@ class Transaction:
         session = scope.session
         try:
             scope.require_owner()
+            # The scope ends before the transaction: what runs after that opens transactions of its own.
             if failed:
+                leave_scope(scope, self._previous)
                 session.rollback()
             else:
-                # The scope ends with the commit: what runs after it opens transactions of its own.
                 session.flush()
                 leave_scope(scope, self._previous)
                 session.commit()

@@ -10,12 +10,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.attributes import instance_state
 
+from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
 from earnorm.composition import compose
 from earnorm.dispatch import Outbox
@@ -54,9 +58,15 @@ class ConnectionOutbox(Outbox):
         self.bus = bus
         self.log = log
         self.connection = weakref.ref(connection)
+        self.engine = connection.engine
         self.committing = 0
+        self.database = "" if log is None else log.name
         self.sessions: WeakSet[Session] = WeakSet()
         self.composed: list[Occurrence] | None = None
+
+    def record(self, occurrence: Occurrence) -> None:
+        occurrence.database = self.database
+        super().record(occurrence)
 
     def append(self, connection: Connection) -> None:
         self.composed = compose(self.occurrences)
@@ -69,49 +79,58 @@ class ConnectionOutbox(Outbox):
         if self.log is not None:
             self.log.appended(composed)
         for occurrence in composed:
-            if occurrence.info is not None and occurrence.kind != "event":
-                self._run(occurrence, self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.AFTER_COMMIT))
-                heard = self.bus.plans.after(occurrence.info.cls, occurrence.kind, occurrence.changes)
-                occurrence.later = [handler for handler in heard if handler.phase in _LATER]
-            self._run_later(occurrence)
+            occurrence.later = self._later(occurrence)
+            fresh = self._loaded(occurrence, occurrence.later) if occurrence.later else None
+            if fresh is not None:
+                self._run(fresh, occurrence.later)
 
-    def _run_later(self, occurrence: Occurrence) -> None:
-        if self.log is None:
-            self.bus.run_after(occurrence)
-            return
-        later = [handler for handler in occurrence.later if handler.phase is Phase.AFTER_COMMIT]
-        fresh = self._loaded(self.log, occurrence, later) if later else None
-        if fresh is not None:
-            self._run(fresh, later)
+    def _later(self, occurrence: Occurrence) -> list[Handler]:
+        """Who hears it after the commit, in this process: with a log, the durable ones read that."""
+        later = list(occurrence.later)
+        if occurrence.info is not None and occurrence.kind != "event":
+            cls, kind = occurrence.info.cls, occurrence.kind
+            later = [*self.bus.plans.hooks(cls, kind, Phase.AFTER_COMMIT)]
+            later += self.bus.plans.after(cls, kind, occurrence.changes)
+        phases = (Phase.AFTER_COMMIT,) if self.log is not None else (Phase.AFTER_COMMIT, Phase.DURABLE)
+        return [handler for handler in later if handler.phase in phases]
 
-    def _loaded(self, log: Log, occurrence: Occurrence, later: Sequence[Handler]) -> Occurrence | None:
+    def _loaded(self, occurrence: Occurrence, later: Sequence[Handler]) -> Occurrence | None:
         try:
-            return log.refresh(occurrence)
+            return self._unexpired(occurrence) if self.log is None else self.log.refresh(occurrence)
         except Exception as error:  # noqa: BLE001  # the write is committed; its caller has nothing to mend
             for handler in later:
                 tell(HandlerFailed(occurrence.event, handler.name, error))
             return None
 
+    def _unexpired(self, occurrence: Occurrence) -> Occurrence:
+        """Without a log a handler gets the live record, unless its Session has expired it at the commit."""
+        if occurrence.info is None or not instance_state(occurrence.subject).expired:
+            return occurrence
+        with Session(self.engine, expire_on_commit=False) as session:
+            found = session.get(occurrence.info.cls, occurrence.identity)
+            session.expunge_all()
+        return occurrence if found is None else occurrence.about(found)
+
     def give_up(self) -> None:
         """The transaction is rolled back."""
-        for occurrence in self.rollback():
-            if occurrence.info is not None and occurrence.kind != "event":
-                self._run(occurrence, self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.ROLLBACK))
+        with outside(self.sessions):
+            for occurrence in self.rollback():
+                if occurrence.info is not None and occurrence.kind != "event":
+                    self._run(occurrence, self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.ROLLBACK))
 
     def _run(self, occurrence: Occurrence, handlers: Sequence[Handler]) -> None:
         occurrence.later = handlers
         self.bus.run_after(occurrence)
 
 
-_LATER = (Phase.AFTER_COMMIT, Phase.DURABLE)
-
 _outboxes: WeakKeyDictionary[Connection, ConnectionOutbox] = WeakKeyDictionary()
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
-# What a pooled connection's COMMIT, once it has returned, releases; by id, since the dialect sees only that connection.
+# What a driver's COMMIT or ROLLBACK, once it has returned, releases; by id, since the dialect sees only that connection.
 _committing: dict[int, ConnectionOutbox] = {}
+_rolling_back: dict[int, ConnectionOutbox] = {}
 
 _COMMITTING = "earnorm_committing"
 _READY = "earnorm_ready"
@@ -179,6 +198,7 @@ def watch(engine: Engine) -> None:
         for name, listener in _LISTENERS.items():
             event.listen(engine, name, listener)
         _wrap(engine.dialect)
+        event.listen(engine, "reset", partial(_reset, engine.dialect))
         _watched.add(engine)
 
 
@@ -194,15 +214,43 @@ def _rollback_savepoint(connection: Connection, name: str, _context: None) -> No
 
 def _commit(connection: Connection) -> None:
     if (outbox := _outboxes.get(connection)) is not None:
-        outbox.append(connection)
-        outbox.committing = id(connection.connection)
+        outbox.committing = _driver_id(connection.connection)
         _committing[outbox.committing] = outbox
+        try:
+            outbox.append(connection)
+        except BaseException:
+            _undo(connection.dialect, connection.connection)
+            raise
 
 
 def _rollback(connection: Connection) -> None:
     if (outbox := _outboxes.pop(connection, None)) is not None:
         _committing.pop(outbox.committing, None)
-        outbox.give_up()
+        if connection.invalidated or connection.closed:
+            outbox.give_up()
+        else:
+            _rolling_back[_driver_id(connection.connection)] = outbox
+
+
+def _driver_id(connection: Any) -> int:
+    """The identity of the driver's connection, whether the pool's wrapper is around it or not."""
+    return id(getattr(connection, "dbapi_connection", connection))
+
+
+def _undo(dialect: Any, connection: Any) -> None:
+    """A COMMIT was refused: SQLAlchemy takes its transaction for over and sends no ROLLBACK, SQLite keeps it open."""
+    if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
+        if (owner := outbox.connection()) is not None:
+            _outboxes.pop(owner, None)
+        _rolling_back[_driver_id(connection)] = outbox
+    with suppress(Exception):  # what refused the commit is what the caller has to know
+        dialect.do_rollback(connection)
+
+
+def _reset(dialect: Any, connection: Any, _record: Any, state: Any) -> None:
+    """Back into the pool, its commit refused by somebody else's listener: nothing may be left for its next user."""
+    if _driver_id(connection) in _committing and not state.terminate_only:
+        _undo(dialect, connection)
 
 
 def _prepare_twophase(connection: Connection, _xid: Any) -> None:
@@ -239,14 +287,26 @@ def _wrap(dialect: Any) -> None:
     if dialect in _dialects:
         return
     _dialects.add(dialect)
-    do_commit, do_commit_twophase, do_savepoint = dialect.do_commit, dialect.do_commit_twophase, dialect.do_savepoint
+    do_commit, do_rollback = dialect.do_commit, dialect.do_rollback
+    do_commit_twophase, do_savepoint = dialect.do_commit_twophase, dialect.do_savepoint
 
     def commit(connection: Any) -> None:
-        do_commit(connection)
-        if (outbox := _committing.pop(id(connection), None)) is not None:
+        try:
+            do_commit(connection)
+        except BaseException:
+            _undo(dialect, connection)
+            raise
+        if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
             if (owner := outbox.connection()) is not None:
                 _outboxes.pop(owner, None)
             _release(outbox)
+
+    def rollback(connection: Any) -> None:
+        try:
+            do_rollback(connection)
+        finally:
+            if (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
+                outbox.give_up()
 
     def commit_twophase(connection: Connection, *args: Any, **options: Any) -> None:
         do_commit_twophase(connection, *args, **options)
@@ -258,7 +318,8 @@ def _wrap(dialect: Any) -> None:
         if (outbox := _outboxes.get(connection)) is not None:
             outbox.savepoint(name)
 
-    dialect.do_commit, dialect.do_commit_twophase, dialect.do_savepoint = commit, commit_twophase, savepoint
+    dialect.do_commit, dialect.do_rollback = commit, rollback
+    dialect.do_commit_twophase, dialect.do_savepoint = commit_twophase, savepoint
 
 
 def _release(outbox: ConnectionOutbox) -> None:

@@ -33,16 +33,23 @@ _FLUSH = "earnorm_flush"
 class _Change:
     """One record that a flush writes. It can say its event, for a hook that has taken only `self` and then asks."""
 
-    __slots__ = ("changes", "flow", "kind", "mapping", "occurrence", "state", "values")
+    __slots__ = ("changes", "flow", "kind", "mapping", "occurrence", "record", "state", "values")
 
     def __init__(self, mapping: Mapping, state: InstanceState[Any], kind: Kind, changes: Changes = NO_CHANGES) -> None:
         self.mapping = mapping
         self.state = state
+        # Held: a Session lets go of what it has written, and nobody else may have it.
+        self.record = state.obj()
         self.kind = kind
         self.changes = changes
         self.flow: Flow = mapping.bus.plans.flow(mapping.cls, kind)
         self.values: dict[str, Any] | None = None
         self.occurrence: Occurrence | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether more than hooks in the transaction that take only `self` will learn of it."""
+        return self.mapping.bus.attentive or not self.flow.simple_after
 
     @property
     def event(self) -> Event:
@@ -75,33 +82,47 @@ def _before_flush(session: Session, _context: UOWTransaction, _instances: Any) -
     if _FLUSH in info:
         del info[_FLUSH]  # what a flush that failed half-way left
     pending = _pending(session)
+    for change in pending:
+        if change.flow.before:
+            pending = _run_all_before(session, pending)
+            break
+    for change in pending:
+        if change.mapping.validate is not None and change.kind != "deleted":
+            change.mapping.validate(change.record, None if change.kind == "created" else change.changes.keys())
+    for change in pending:
+        if change.is_kept:
+            _outbox(session, change)  # refuses what has no boundary before anything is written
+
+
+def _run_all_before(session: Session, pending: list[_Change]) -> list[_Change]:
+    """Pre hooks of all, and of the records that they add, change or delete; returns what is to be written then."""
     done: dict[InstanceState[Any], Kind] = {}
-    # A pre hook may add, change or delete other records, whose own pre hooks then run as well.
     while fresh := [change for change in pending if change.flow.before and done.get(change.state) != change.kind]:
+        size = _size(session)
         for change in fresh:
             done[change.state] = change.kind
             _run_before(session, change)
-        pending = _pending(session)
-    for change in pending:
-        if change.mapping.validate is not None and change.kind != "deleted":
-            change.mapping.validate(change.state.obj(), None if change.kind == "created" else change.changes.keys())
+        if _size(session) != size or any(change.kind == "updated" for change in pending):
+            pending = _pending(session)
+        else:
+            break
+    return pending
+
+
+def _size(session: Session) -> tuple[int, int, int]:
+    return len(session._new), len(session.identity_map._modified), len(session._deleted)
 
 
 def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    found: list[_Change] = []
-    for state in session._new:
-        if (mapping := mapping_of(state.class_)) is not None:
-            found.append(_Change(mapping, state, "created"))
+    found = [_Change(m, state, "created") for state in session._new if (m := mapping_of(state.class_)) is not None]
     for state in session.identity_map._modified:
         if (mapping := mapping_of(state.class_)) is not None and state not in session._deleted:
             mapping.recall(session, state)
             if changes := mapping.changes(state):
                 found.append(_Change(mapping, state, "updated", changes))
-    for state in session._deleted:
-        if (mapping := mapping_of(state.class_)) is not None:
-            found.append(_Change(mapping, state, "deleted"))
-    return found
+    gone = session._deleted
+    return found + [_Change(m, state, "deleted") for state in gone if (m := mapping_of(state.class_)) is not None]
 
 
 def _run_before(session: Session, change: _Change) -> None:
@@ -123,7 +144,7 @@ def _run_before(session: Session, change: _Change) -> None:
 
 
 def _run_before_simply(change: _Change, scope: Scope) -> None:
-    caller, record = change.mapping.bus.caller, change.state.obj()
+    caller, record = change.mapping.bus.caller, change.record
     with within(scope):
         try:
             for hook in change.flow.before:
@@ -148,18 +169,15 @@ def _written(item: tuple[InstanceState[Any], tuple[bool, bool]]) -> _Change | No
     mapping = mapping_of(state.class_)
     if mapping is None or listed_only:
         return None
-    if deleted:
-        change = _Change(mapping, state, "deleted")
-    elif state.key is None:
-        change = _Change(mapping, state, "created")
-    elif changes := mapping.changes(state):
-        change = _Change(mapping, state, "updated", changes)
-    else:
+    kind: Kind = "deleted" if deleted else "created" if state.key is None else "updated"
+    bus = mapping.bus
+    if not bus.plans.flow(mapping.cls, kind).heard and not bus.attentive:
         return None
-    attentive = mapping.bus.attentive
-    if not (change.flow.heard or attentive):
+    changes = mapping.changes(state) if kind == "updated" else NO_CHANGES
+    if kind == "updated" and not changes:
         return None
-    if attentive or not change.flow.simple_after:
+    change = _Change(mapping, state, kind, changes)
+    if change.is_kept:
         change.values = mapping.values(state)
     return change
 
@@ -198,7 +216,7 @@ def _dispatch_simply(session: Session, change: _Change) -> None:
     scope = scope_of(session)
     if hooks:
         with within(scope):
-            scope.dispatcher.run_simply(mapping.bus.caller, hooks, change.state.obj(), change)
+            scope.dispatcher.run_simply(mapping.bus.caller, hooks, change.record, change)
 
 
 _Happened = tuple[_Change, Occurrence, ConnectionOutbox | None]
@@ -231,7 +249,7 @@ def _occurrence(change: _Change, values: Any) -> Occurrence:
     mapping, state = change.mapping, change.state
     return Occurrence(
         change.flow.name,
-        state.obj(),
+        change.record,
         values,
         kind=change.kind,
         changes=change.changes,

@@ -78,10 +78,11 @@ def _same(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
-def register(cls: type, info: ModelInfo, bus: EventBus, validate: Validate | None = None) -> Mapping:
+def register(
+    cls: type, info: ModelInfo, bus: EventBus, columns: tuple[str, ...], validate: Validate | None = None
+) -> Mapping:
     """Make a mapped class known; its own handlers are checked and listed on the bus."""
     mapper: Mapper[Any] = inspect(cls)
-    columns = tuple(mapper.columns.keys())
     keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
     found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate)
     _mappings[cls] = found

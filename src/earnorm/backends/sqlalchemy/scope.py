@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,9 +14,7 @@ from earnorm.dispatch import Dispatcher
 from earnorm.errors import TransactionNotYours
 from earnorm.portal import await_here, can_await, owner
 
-__all__ = ["Scope", "current_scope", "enter_scope", "leave_scope", "scope_of", "within"]
-
-_SCOPE = "earnorm_scope"
+__all__ = ["Scope", "current_scope", "enter_scope", "leave_scope", "outside", "scope_of", "within"]
 
 
 class Scope:
@@ -34,16 +34,6 @@ class Scope:
         if self._dispatcher is None:
             self._dispatcher = Dispatcher(await_here if can_await() else None)
         return self._dispatcher
-
-    @property
-    def busy(self) -> bool:
-        """Whether its handlers are running right now."""
-        return self._dispatcher is not None and self._dispatcher.busy
-
-    def hand_over(self) -> None:
-        """The session is used from another thread or task now, which a plain Session may be between its uses."""
-        self.owner = owner()
-        self._dispatcher = None
 
     def require_owner(self) -> None:
         """Raises TransactionNotYours in any task or thread but the one that opened it."""
@@ -82,16 +72,26 @@ def leave_scope(scope: Scope, previous: Scope | None) -> None:
 
 
 def scope_of(session: Session) -> Scope:
-    """The scope for hooks of this session: the current one if it is the session's, else one of the session's own."""
+    """The scope for hooks of this session: the current one if it is the session's, else a new one."""
     found = _scope.get()
     if found is not None and found.session is session and not found.closed:
         return found
-    kept: Scope | None = session.info.get(_SCOPE)
-    if kept is None or kept.busy:
-        kept = session.info[_SCOPE] = Scope(session)
-    else:
-        kept.hand_over()
-    return kept
+    # Not kept on the session: the circle would leave every Session to the garbage collector.
+    return Scope(session)
+
+
+@contextmanager
+def outside(sessions: Collection[Session]) -> Iterator[None]:
+    """What runs inside belongs to no transaction of these sessions: theirs has ended, though its block goes on."""
+    found = _scope.get()
+    if found is None or found.session not in sessions:
+        yield
+        return
+    _scope.set(None)
+    try:
+        yield
+    finally:
+        _scope.set(found)
 
 
 class within:  # noqa: N801  # reads as a word of `with`; a generator's context manager costs three times as much

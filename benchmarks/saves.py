@@ -1,0 +1,85 @@
+"""Saves: what hooks, the log and emits about a record add to saving one, in microseconds and per cent."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from benchmarks.report import Row
+from benchmarks.saving import running
+from benchmarks.timing import Pace, Sample, difference, measure
+
+__all__ = ["models", "saves"]
+
+SAVING = "Saving a new record: what is added to plain SQLAlchemy"
+EMITTING = "Emitting about a record"
+
+# What is measured beside plain SQLAlchemy, with its targets in µs and per cent. A commit that waits for a disk
+# takes longer, so that per cent are fewer.
+ADDED: dict[str, tuple[str, float | None, float | None]] = {
+    "plain_beside": ("a plain model, EarnORM imported", None, None),
+    "no_hook_no_log": ("a model with neither hook nor log", 0, None),
+    "hooks": ("a model with pre_save and post_save", 6, 2.5),
+    "log": ("a model, its events in the log", None, None),
+    "log_save": ("the same by record.save()", None, None),
+}
+PEERS = {
+    "SQLAlchemy before_flush, after_flush": ("plain_listeners", "plain"),
+    "Django signals": ("django_signals", "django_plain"),
+    "peewee signals": ("peewee_signals", "peewee_plain"),
+    "Tortoise signals": ("tortoise_signals", "tortoise_plain"),
+}
+
+
+def saves(pace: Pace) -> Iterator[Row]:
+    names = ["plain", *ADDED, *dict.fromkeys(name for pair in PEERS.values() for name in pair if name != "plain")]
+    with tempfile.TemporaryDirectory() as folder, running(names, Path(folder)) as (ready, missing):
+        found = measure(ready, pace)
+    for name, (what, microseconds, per_cent) in ADDED.items():
+        yield from _added(name, what, microseconds, per_cent, found, missing)
+
+
+def _added(
+    name: str,
+    what: str,
+    microseconds: float | None,
+    per_cent: float | None,
+    found: Mapping[str, Sample],
+    missing: Mapping[str, str],
+) -> Iterator[Row]:
+    plain, ours = found["plain"], found[name]
+    added, noise = difference(ours, plain)
+    raw = {"plain SQLAlchemy": plain.median, "earnorm": ours.median}
+    with_peers = name == "hooks"
+    peers = {peer: _peer(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
+    gross = 15.0 if microseconds == 0 else None
+    yield Row(SAVING, what, added / 1000, "µs", microseconds, noise / 1000, raw, peers, gross_at=gross)
+    if per_cent is not None or name == "log":
+        shares = {peer: _share(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
+        scale = 100 / plain.median
+        yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=shares)
+
+
+def _peer(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
+    """What a peer's own hooks add to its own save."""
+    if why := missing.get(one) or missing.get(other):
+        return why
+    return difference(found[one], found[other])[0] / 1000
+
+
+def _share(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
+    if why := missing.get(one) or missing.get(other):
+        return why
+    return difference(found[one], found[other])[0] / found[other].median * 100
+
+
+def models(pace: Pace) -> Iterator[Row]:
+    """What `record.emit("seen")` costs, one handler in the transaction."""
+    rows = {
+        "emit_in_memory": ("record.emit(name), in memory", 1),
+        "emit_connected": ("record.emit(name), connected, a transaction each", 1),
+        "emit_in_transaction": ("record.emit(name), connected, each of 100 in a transaction", 100),
+    }
+    with tempfile.TemporaryDirectory() as folder, running(list(rows), Path(folder)) as (ready, _missing):
+        found = measure(ready, pace)
+    for name, (what, turns) in rows.items():
+        yield Row(EMITTING, what, found[name].median / turns / 1000, "µs")

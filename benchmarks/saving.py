@@ -1,0 +1,445 @@
+"""Saving: contestants that each save one record after the other, every one in a process of its own.
+
+A process of its own, since EarnORM's listeners hang on every Session of a process once it is imported, and Django and
+the bus have one configuration each. `python -m benchmarks.saving NAME FOLDER` answers each number on stdin with
+the seconds so many turns took.
+"""
+
+import asyncio
+import contextvars
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Clocked
+
+__all__ = ["CONTESTANTS", "running"]
+
+ROOT = Path(__file__).parent.parent
+# Without waiting for the disk, so that what is added shows; all contestants alike.
+PRAGMAS = ("journal_mode=WAL", "synchronous=OFF", "foreign_keys=ON")
+
+Turn = Callable[[int], object]
+
+
+@contextmanager
+def running(names: list[str], folder: Path) -> Iterator[tuple[dict[str, Clocked], dict[str, str]]]:
+    """The contestants as clocks, and why the others do not run here."""
+    ready: dict[str, Clocked] = {}
+    missing: dict[str, str] = {}
+    with ExitStack() as stack:
+        for name in names:
+            process = stack.enter_context(_start(name, folder))
+            assert process.stdout is not None
+            word, _, why = process.stdout.readline().strip().partition(" ")
+            if word == "ready":
+                ready[name] = _asking(process)
+            else:
+                missing[name] = why or "failed to start"
+        yield ready, missing
+
+
+@contextmanager
+def _start(name: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "benchmarks.saving", name, str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def _asking(process: "subprocess.Popen[str]") -> Clocked:
+    def clocked(turns: int) -> float:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{turns}\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    return clocked
+
+
+def serve(name: str, folder: Path) -> None:
+    try:
+        turn = CONTESTANTS[name](folder / f"{name}.db")
+    except ImportError as error:
+        print(f"missing not installed ({error.name or error})", flush=True)
+        return
+    number = 0
+    print("ready", flush=True)
+    for line in sys.stdin:
+        turns = int(line)
+        print(_clocked(turn, number, turns), flush=True)
+        number += turns
+
+
+def _clocked(turn: Turn, first: int, turns: int) -> float:
+    numbers = range(first, first + turns)
+    gc.collect()
+    gc.disable()
+    started = time.perf_counter()
+    for number in numbers:
+        turn(number)
+    took = time.perf_counter() - started
+    gc.enable()
+    return took
+
+
+# --- SQLAlchemy ------------------------------------------------------------------------------
+
+
+def _engine(path: Path) -> Any:
+    """As EarnORM opens SQLite, written out here, so that nothing of it is imported."""
+    from sqlalchemy import create_engine, event
+
+    engine = create_engine(f"sqlite:///{path}")
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _plain_model() -> Any:
+    from sqlalchemy import String
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Person(Base):
+        __tablename__ = "people"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str] = mapped_column(String(255))
+        email: Mapped[str] = mapped_column(String(255))
+        visits: Mapped[int]
+
+    return Person
+
+
+def _added(model: Any, path: Path) -> Turn:
+    """`Session.add` and `commit` of a new record, a Session each, as in a web request."""
+    from sqlalchemy.orm import Session
+
+    engine = _engine(path)
+    model.metadata.create_all(engine)
+
+    def turn(number: int) -> None:
+        with Session(engine, expire_on_commit=False) as session:
+            session.add(model(name=f"name {number}", email="ada@example.com", visits=number))
+            session.commit()
+
+    return turn
+
+
+def plain(path: Path) -> Turn:
+    return _added(_plain_model(), path)
+
+
+def plain_beside(path: Path) -> Turn:
+    import earnorm  # noqa: F401  to have its listeners
+
+    return _added(_plain_model(), path)
+
+
+def plain_listeners(path: Path) -> Turn:
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    model = _plain_model()
+
+    @event.listens_for(Session, "before_flush")
+    def before(session: Session, _context: Any, _instances: Any) -> None:
+        for record in session.new:
+            if isinstance(record, model):
+                _seen(record)
+
+    @event.listens_for(Session, "after_flush")
+    def after(session: Session, _context: Any) -> None:
+        for record in session.new:
+            if isinstance(record, model):
+                _seen(record)
+
+    return _added(model, path)
+
+
+def _seen(_record: Any) -> None:
+    """A hook that does nothing."""
+
+
+# --- EarnORM ---------------------------------------------------------------------------------
+
+
+def _model() -> Any:
+    from earnorm import BaseModel, IntegerField, StringField
+
+    class Person(BaseModel):
+        id = IntegerField(primary_key=True)
+        name = StringField()
+        email = StringField()
+        visits = IntegerField()
+
+    return Person
+
+
+def _model_with_hooks() -> Any:
+    from earnorm import BaseModel, IntegerField, StringField, post_save, pre_save
+
+    class Person(BaseModel):
+        id = IntegerField(primary_key=True)
+        name = StringField()
+        email = StringField()
+        visits = IntegerField()
+
+        @pre_save
+        def before(self) -> None: ...
+
+        @post_save
+        def after(self) -> None: ...
+
+    return Person
+
+
+def _connected(path: Path) -> Any:
+    from earnorm import connect
+
+    return connect(f"sqlite:///{path}?synchronous=OFF", worker=False)
+
+
+def no_hook_no_log(path: Path) -> Turn:
+    return _added(_model(), path)
+
+
+def hooks(path: Path) -> Turn:
+    return _added(_model_with_hooks(), path)
+
+
+def log(path: Path) -> Turn:
+    model, database = _model(), _connected(path)
+
+    def turn(number: int) -> None:
+        with database.session() as session:
+            session.add(model(name=f"name {number}", email="ada@example.com", visits=number))
+            session.commit()
+
+    return turn
+
+
+def log_save(path: Path) -> Turn:
+    model = _model()
+    _connected(path)
+    return lambda number: model(name=f"name {number}", email="ada@example.com", visits=number).save()
+
+
+# --- events of a record ----------------------------------------------------------------------
+
+
+def _listening() -> Any:
+    from earnorm import BaseModel, IntegerField, on_event
+
+    class Person(BaseModel):
+        id = IntegerField(primary_key=True)
+
+        @on_event("seen")
+        def note(self) -> None: ...
+
+    return Person
+
+
+def emit_in_memory(path: Path) -> Turn:
+    from sqlalchemy.orm import Session
+
+    model, engine = _listening(), _engine(path)
+    model.metadata.create_all(engine)
+    with Session(engine, expire_on_commit=False) as session:
+        session.add(record := model(id=1))
+        session.commit()
+    return lambda _: record.emit("seen")
+
+
+def emit_connected(path: Path) -> Turn:
+    model = _listening()
+    _connected(path)
+    record = model(id=1).save()
+    return lambda _: record.emit("seen")
+
+
+def emit_in_transaction(path: Path) -> Turn:
+    model, database = _listening(), _connected(path)
+    record = model(id=1).save()
+
+    def turn(_: int) -> None:
+        with database.transaction():
+            for _ in range(100):
+                record.emit("seen")
+
+    return turn
+
+
+# --- Django ----------------------------------------------------------------------------------
+
+
+def _django_model(path: Path) -> Any:
+    import django
+    from django.conf import settings
+    from django.db import connection, models
+
+    options = {"init_command": "; ".join(f"PRAGMA {pragma}" for pragma in PRAGMAS), "transaction_mode": "IMMEDIATE"}
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": options}
+    settings.configure(DATABASES={"default": database}, DEFAULT_AUTO_FIELD="django.db.models.AutoField")
+    django.setup()
+
+    class Person(models.Model):
+        name = models.CharField(max_length=255)
+        email = models.CharField(max_length=255)
+        visits = models.IntegerField()
+
+        class Meta:
+            app_label = "benchmarks"
+
+    with connection.schema_editor() as editor:
+        editor.create_model(Person)
+    return Person
+
+
+def _django_turn(model: Any) -> Turn:
+    return lambda number: model(name=f"name {number}", email="ada@example.com", visits=number).save()
+
+
+def django_plain(path: Path) -> Turn:
+    return _django_turn(_django_model(path))
+
+
+def django_signals(path: Path) -> Turn:
+    from django.db.models.signals import post_save, pre_save
+
+    model = _django_model(path)
+
+    def receive(sender: Any, instance: Any, **_: Any) -> None:
+        _seen(instance)
+
+    for signal in (pre_save, post_save):
+        signal.connect(receive, sender=model, weak=False)
+    return _django_turn(model)
+
+
+# --- peewee ----------------------------------------------------------------------------------
+
+
+def _peewee_model(path: Path, base: Any) -> Any:
+    import peewee
+
+    database = peewee.SqliteDatabase(str(path), pragmas=[tuple(pragma.split("=")) for pragma in PRAGMAS])
+
+    class Person(base):  # type: ignore[misc, valid-type]  # one of two bases
+        name = peewee.CharField()
+        email = peewee.CharField()
+        visits = peewee.IntegerField()
+
+        class Meta:
+            pass
+
+    Person.bind(database)
+    database.create_tables([Person])
+    return Person
+
+
+def _peewee_turn(model: Any) -> Turn:
+    return lambda number: model(name=f"name {number}", email="ada@example.com", visits=number).save()
+
+
+def peewee_plain(path: Path) -> Turn:
+    import peewee
+
+    return _peewee_turn(_peewee_model(path, peewee.Model))
+
+
+def peewee_signals(path: Path) -> Turn:
+    from playhouse import signals
+
+    model = _peewee_model(path, signals.Model)
+
+    def receive(_model: Any, instance: Any, created: bool) -> None:
+        _seen(instance)
+
+    for number, signal in enumerate((signals.pre_save, signals.post_save)):
+        signal.connect(receive, name=f"receive {number}", sender=model)
+    return _peewee_turn(model)
+
+
+# --- Tortoise --------------------------------------------------------------------------------
+
+
+def _tortoise(path: Path, *, listening: bool) -> Turn:
+    from tortoise import Tortoise
+
+    from benchmarks import tortoise_model
+
+    # Tortoise keeps its connections in a context variable, so everything runs in one context.
+    loop, context = asyncio.new_event_loop(), contextvars.copy_context()
+    url = f"sqlite://{path}?journal_mode=WAL&synchronous=OFF"
+
+    async def prepare() -> None:
+        await Tortoise.init(db_url=url, modules={"models": [tortoise_model.__name__]})
+        await Tortoise.generate_schemas()
+
+    def run(work: Any) -> None:
+        loop.run_until_complete(loop.create_task(work, context=context))
+
+    run(prepare())
+    if listening:
+        tortoise_model.listen()
+
+    def turn(number: int) -> None:
+        run(tortoise_model.Person(name=f"name {number}", email="ada@example.com", visits=number).save())
+
+    return turn
+
+
+def tortoise_plain(path: Path) -> Turn:
+    return _tortoise(path, listening=False)
+
+
+def tortoise_signals(path: Path) -> Turn:
+    return _tortoise(path, listening=True)
+
+
+CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
+    build.__name__: build
+    for build in (
+        plain,
+        plain_beside,
+        plain_listeners,
+        no_hook_no_log,
+        hooks,
+        log,
+        log_save,
+        emit_in_memory,
+        emit_connected,
+        emit_in_transaction,
+        django_plain,
+        django_signals,
+        peewee_plain,
+        peewee_signals,
+        tortoise_plain,
+        tortoise_signals,
+    )
+}
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]))
