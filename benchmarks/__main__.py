@@ -23,10 +23,10 @@ PARTS: dict[str, Callable[[Pace], Iterator[Row]]] = {
     "imports": imports,
 }
 FULL = Pace(rounds=25, seconds=0.02)
-SHORT = Pace(rounds=7, seconds=0.005)
+SHORT = Pace(rounds=7, seconds=0.004)
 # Saves are longer and noisier, and their differences small.
-SAVES_FULL = Pace(rounds=80, seconds=0.05)
-SAVES_SHORT = Pace(rounds=15, seconds=0.02)
+SAVES_FULL = Pace(rounds=160, seconds=0.02)
+SAVES_SHORT = Pace(rounds=24, seconds=0.008)
 
 
 def main() -> int:

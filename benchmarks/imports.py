@@ -15,13 +15,15 @@ SECTION = "Importing"
 OURS, BASE = "import earnorm", "import sqlalchemy.orm"
 # What `pip install earnorm` brings.
 REQUIRED = {"earnorm", "sqlalchemy", "aiosqlite", "msgspec", "greenlet", "typing_extensions"}
+# What interpreter and Cython make up on their own.
+BUILT_IN = ("_sysconfigdata", "_cython_", "cython_runtime")
 _TIMED = "import time; started = time.perf_counter(); {statement}; print(time.perf_counter() - started)"
-_LISTED = "import json, sys; before = set(sys.modules); import earnorm; print(json.dumps(sorted(set(sys.modules) - before)))"
+_LISTED = "import json, sys; old = set(sys.modules); import earnorm; print(json.dumps(sorted(set(sys.modules) - old)))"
 
 
 def imports(pace: Pace) -> Iterator[Row]:
     times: dict[str, list[float]] = {BASE: [], OURS: []}
-    for _ in range(max(5, pace.rounds // 2) + 1):
+    for _ in range(max(3, pace.rounds // 3) + 1):
         for statement, found in times.items():
             found.append(float(_python(_TIMED.format(statement=statement))))
     # The first of each wrote the bytecode.
@@ -34,12 +36,7 @@ def imports(pace: Pace) -> Iterator[Row]:
 
 def _optional() -> list[str]:
     tops = {module.partition(".")[0] for module in json.loads(_python(_LISTED))}
-    return sorted(top for top in tops - REQUIRED - sys.stdlib_module_names if not _is_frozen_in(top))
-
-
-def _is_frozen_in(top: str) -> bool:
-    """Whether it is a file of the interpreter's own, such as the build's variables."""
-    return top.startswith("_sysconfigdata")
+    return sorted(top for top in tops - REQUIRED - sys.stdlib_module_names if not top.startswith(BUILT_IN))
 
 
 def _python(code: str) -> str:

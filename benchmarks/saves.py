@@ -48,15 +48,15 @@ def _added(
 ) -> Iterator[Row]:
     plain, ours = found["plain"], found[name]
     added, noise = difference(ours, plain)
-    raw = {"plain SQLAlchemy": plain.median, "earnorm": ours.median}
+    raw = {"plain SQLAlchemy": plain.typical, "earnorm": ours.typical}
     with_peers = name == "hooks"
     peers = {peer: _peer(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
     gross = 15.0 if microseconds == 0 else None
     yield Row(SAVING, what, added / 1000, "µs", microseconds, noise / 1000, raw, peers, gross_at=gross)
     if per_cent is not None or name == "log":
-        shares = {peer: _share(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
-        scale = 100 / plain.median
-        yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=shares)
+        peers = {peer: _share(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
+        scale = 100 / plain.typical
+        yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=peers)
 
 
 def _peer(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
@@ -69,7 +69,7 @@ def _peer(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[st
 def _share(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
     if why := missing.get(one) or missing.get(other):
         return why
-    return difference(found[one], found[other])[0] / found[other].median * 100
+    return difference(found[one], found[other])[0] / found[other].typical * 100
 
 
 def models(pace: Pace) -> Iterator[Row]:
@@ -82,4 +82,4 @@ def models(pace: Pace) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, running(list(rows), Path(folder)) as (ready, _missing):
         found = measure(ready, pace)
     for name, (what, turns) in rows.items():
-        yield Row(EMITTING, what, found[name].median / turns / 1000, "µs")
+        yield Row(EMITTING, what, found[name].typical / turns / 1000, "µs")

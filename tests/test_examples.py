@@ -1,4 +1,4 @@
-"""The examples: each runs, prints what its last comment says, and the specification's blocks stand in them unchanged."""
+"""The examples: each runs, prints what its last comment says, and holds the specification's block unchanged."""
 
 import os
 import re

@@ -125,7 +125,7 @@ class TestOutcomes:
 
         assert isinstance(rig.run(attempt=16), Dead)
 
-    @pytest.mark.parametrize(("asked", "given"), [(-1, 0.0), (float("nan"), 0.0), (float("inf"), 315_360_000.0)])
+    @pytest.mark.parametrize("asked, given", [(-1, 0.0), (float("nan"), 0.0), (float("inf"), 315_360_000.0)])
     def test_no_wait_overflows_the_calendar(self, rig, asked, given):
         rig.on(raising(RetryLater(asked)))
         outcome = rig.run()
@@ -170,7 +170,7 @@ class TestOutcomes:
         assert Skipped("missing") == rig.run()
 
     @pytest.mark.parametrize(
-        ("details", "text"),
+        "details, text",
         [
             ({"data": b"broken"}, "PayloadError: "),
             ({"data": b"none"}, "MissingPayload: "),

@@ -1,6 +1,7 @@
 """The docs run: every Python block of the README and of docs/, page by page, each page in a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,16 @@ def test_a_page_does_what_it_shows(page, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60, check=False)
 
     assert (0, "") == (ended.returncode, ended.stderr)
+
+
+def test_what_the_readme_points_at_is_there():
+    text = (ROOT / "README.md").read_text()
+    linked = re.findall(r"\]\(([^)#]+)\)", text) + re.findall(r"`((?:tests|examples)/[\w/]+\.py)", text)
+    proofs = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+
+    assert [] == [path for path in linked if not (ROOT / path).exists()]
+    assert proofs
+    assert [] == [name for path, name in proofs if f"def {name}(" not in (ROOT / path).read_text()]
 
 
 def written(folder, text):

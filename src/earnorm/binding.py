@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from earnorm.errors import ReservedPayloadKey
 from earnorm.event import Event
 
-__all__ = ["RESERVED", "Argument", "Binding", "Context", "Moment", "Source", "bind", "compile_call"]
+__all__ = ["RESERVED", "Argument", "Binding", "Context", "Moment", "Source", "bind", "compile_call", "refuse_reserved"]
 
 RESERVED = frozenset({"event", "changes", "created", "session", "context"})
 
@@ -79,6 +80,13 @@ class Moment:
     created: bool = False
     declared: Any = None
     async_session: Callable[[], Any] | None = None
+
+
+def refuse_reserved(event: str, payload: Mapping[str, Any]) -> None:
+    """Raises ReservedPayloadKey for a key that means something else to every handler."""
+    for key in payload:
+        if key in RESERVED:
+            raise ReservedPayloadKey(key, event)
 
 
 def bind(function: Callable[..., Any], fields: Collection[str] = ()) -> Binding:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from earnorm import telemetry
+from earnorm.binding import refuse_reserved
 from earnorm.declared import Declared, declared_of, payload_of
 from earnorm.dispatch import Caller, Dispatcher, Outbox
 from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColour
@@ -24,7 +25,7 @@ from earnorm.lifecycle import flattened
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
 from earnorm.plan import Handle, Step, compile_plan, handle_of, when_call
-from earnorm.portal import await_here, can_await, spawn, wait_for
+from earnorm.portal import spawn, wait_for
 from earnorm.registry import ModelInfo, Registry
 from earnorm.watch import Watch
 
@@ -140,8 +141,8 @@ class EventBus:
         handler = make_handler(function, decorator, Phase.DURABLE, options)
         if self.connected and handler.phase is Phase.DURABLE:
             require_durable_name(handler)
-        added = self.registry.add(handler, events)
-        self.registry.binding(added, info)
+        self.registry.check(handler, events, info)
+        self.registry.add(handler, events)
 
     def off(self, function: Callable[..., Any]) -> bool:
         """Forget every registration of `function`; whether there was one."""
@@ -252,6 +253,7 @@ class EventBus:
         self, name: str, cls: type, handlers: Sequence[Handler], declared: Declared | None, *, awaited: bool
     ) -> Any:
         def run(subject: Any, payload: Mapping[str, Any], event: Any = None) -> Handle:
+            refuse_reserved(name, payload)
             self.caller.require_payload(handlers, name, payload, None)
             return self.run_here(Occurrence(name, subject, payload, declared=event, handlers=handlers))
 
@@ -277,7 +279,7 @@ class EventBus:
         if outer is not None:
             outer.outbox.emit(occurrence, self.caller, outer.dispatcher)
             return handle_of(occurrence.event)
-        here = _Here(Outbox(), Dispatcher(await_here if can_await() else None, "emit"))
+        here = _Here(Outbox(), Dispatcher("emit"))
         token = _here.set(here)
         try:
             here.outbox.emit(occurrence, self.caller, here.dispatcher)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from earnorm.event import NO_CHANGES, Change, Changes
@@ -20,6 +20,7 @@ def compose(occurrences: Iterable[Occurrence]) -> list[Occurrence]:
     """
     placed: list[Occurrence | None] = []
     where: dict[str, int] = {}
+    before: dict[str, Mapping[str, Any]] = {}
     for occurrence in occurrences:
         if occurrence.kind == "event" or occurrence.key not in where:
             if occurrence.kind != "event":
@@ -29,7 +30,10 @@ def compose(occurrences: Iterable[Occurrence]) -> list[Occurrence]:
         index = where.pop(occurrence.key)
         earlier = placed[index]
         assert earlier is not None
-        folded = fold(earlier, occurrence)
+        folded = fold(earlier, occurrence, before.get(occurrence.key))
+        if earlier.kind == "updated":
+            # Deleted and made again, the record is compared with what it was before the transaction.
+            before.setdefault(occurrence.key, {**earlier.payload, **{f: c.old for f, c in earlier.changes.items()}})
         placed[index] = None
         if folded is None:
             continue
@@ -41,8 +45,8 @@ def compose(occurrences: Iterable[Occurrence]) -> list[Occurrence]:
     return [o for o in placed if o is not None]
 
 
-def fold(earlier: Occurrence, later: Occurrence) -> Occurrence | None:
-    """Two lifecycle events of one record as one, or None if nothing is left of them."""
+def fold(earlier: Occurrence, later: Occurrence, before: Mapping[str, Any] | None = None) -> Occurrence | None:
+    """Two lifecycle events of one record as one, or None if nothing is left; `before` is what a deleted one was."""
     match earlier.kind, later.kind:
         case "created", "updated":
             return _recast(later, earlier, "created", NO_CHANGES)
@@ -52,7 +56,7 @@ def fold(earlier: Occurrence, later: Occurrence) -> Occurrence | None:
             changes = _joined(earlier.changes, later.changes)
             return _recast(later, earlier, "updated", changes) if changes else None
         case "deleted", "created":
-            changes = _difference(earlier.payload, later.payload)
+            changes = _difference(earlier.payload if before is None else before, later.payload)
             return _recast(later, earlier, "updated", changes) if changes else None
         case _:
             return later

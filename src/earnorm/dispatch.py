@@ -19,6 +19,7 @@ from earnorm.event import Event, HasEvent, Running, _running
 from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Occurrence
 from earnorm.plan import noted
+from earnorm.portal import await_here, can_await
 from earnorm.registry import ModelInfo, Registry
 
 __all__ = ["DEPTH_LIMIT", "HOOK_BUDGET", "Caller", "Compiled", "Dispatcher", "Outbox", "Waiter", "refuse_loop"]
@@ -202,10 +203,9 @@ def _chain(event: Event) -> list[str]:
 class Dispatcher:
     """Runs the transaction handlers of events, and of what they emit, breadth first."""
 
-    __slots__ = ("_queue", "_running", "door", "wait")
+    __slots__ = ("_queue", "_running", "door")
 
-    def __init__(self, wait: Waiter | None = None, door: str = "save") -> None:
-        self.wait = wait
+    def __init__(self, door: str = "save") -> None:
         self.door = door
         self._queue: deque[tuple[Caller, Occurrence, Outbox | None]] = deque()
         self._running = False
@@ -213,6 +213,11 @@ class Dispatcher:
     @property
     def busy(self) -> bool:
         return self._running
+
+    @property
+    def wait(self) -> Waiter | None:
+        """How async handlers are awaited here; None where nobody can."""
+        return await_here if can_await() else None
 
     def enqueue(self, caller: Caller, occurrence: Occurrence, outbox: Outbox | None) -> None:
         """Put what hears the event behind the handlers that are running or waiting here."""

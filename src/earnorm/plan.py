@@ -15,7 +15,18 @@ import msgspec
 
 from earnorm import telemetry
 from earnorm._uuid7 import uuid7
-from earnorm.binding import Binding, Context, Moment, Source, arguments_text, compile_call, new_value, old_value
+from earnorm.binding import (
+    RESERVED,
+    Binding,
+    Context,
+    Moment,
+    Source,
+    arguments_text,
+    compile_call,
+    new_value,
+    old_value,
+    refuse_reserved,
+)
 from earnorm.declared import payload_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
 from earnorm.event import Event
@@ -104,6 +115,7 @@ class _Writer:
             "EventHandle": EventHandle,
             "Handle": Handle,
             "Moment": Moment,
+            "RESERVED": RESERVED,
             "StopPropagation": StopPropagation,
             "event_name": name,
             "failed": self._failed,
@@ -112,6 +124,7 @@ class _Writer:
             "noted": self._noted,
             "old_value": old_value,
             "payload_of": payload_of,
+            "refuse_reserved": refuse_reserved,
             "wait": wait_for,
         }
 
@@ -138,6 +151,8 @@ class _Writer:
             self.lines.append("    o = s" if self.alone else "    o = p")
         if self.declared and not self.inlined:
             self.lines.append("    p = payload_of(o)")
+        if not self.declared:
+            self.lines.append("    if not RESERVED.isdisjoint(p): refuse_reserved(event_name, p)")
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
             self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
         if self._wants_event:

@@ -227,19 +227,36 @@ class Registry:
             target = handler.target
             assert target is not None
             found = bind(target, info.fields if info is not None else ())
-            check_binding(handler, found, info)
+            check_binding(handler, found, info, handler.events)
             self._bindings[key] = found
         return found
+
+    def check(self, handler: Handler, events: Sequence[Any], info: ModelInfo | None = None) -> None:
+        """Refuse a handler of `events` that asks for what they never give, as far as their models are known by now."""
+        target = handler.target
+        assert target is not None
+        named = [self.models.get(event.partition(".")[0]) for event in events if isinstance(event, str)]
+        for model in dict.fromkeys([info, *named]):
+            fields = model.fields if model is not None else ()
+            check_binding(handler, bind(target, fields), model, events)
+            if handler.options.when is not None:
+                check_binding(handler, bind(handler.options.when, fields), model, events)
+
+    def check_all(self) -> None:
+        """`check` of every handler, now that all models are known."""
+        for handler in self._all:
+            if handler.target is not None:
+                self.check(handler, handler.events)
 
     def condition(self, handler: Handler, info: ModelInfo | None) -> Binding:
         """The arguments of the handler's `when=`, under the same rules."""
         assert handler.options.when is not None
         found = bind(handler.options.when, info.fields if info is not None else ())
-        check_binding(handler, found, info)
+        check_binding(handler, found, info, handler.events)
         return found
 
 
-def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None) -> None:
+def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None, events: Sequence[Any]) -> None:
     """Refuse, as early as it can be known, what no event will ever give."""
     durable = handler.phase in (Phase.DURABLE, Phase.AFTER_COMMIT)
     for argument in binding.arguments:
@@ -251,17 +268,17 @@ def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None) ->
         if argument.source in (Source.OLD, Source.NEW) and durable and argument.key in info.sensitive:
             raise SensitiveArgument(handler.name, argument.parameter)
         unknown = argument.source is Source.KEY and not argument.optional and argument.key not in info.fields
-        if unknown and only_lifecycle(handler, info):
+        if unknown and only_lifecycle(handler, info, events):
             old_new = {f"{prefix}_{name}" for name in info.fields for prefix in ("old", "new")}
             available = {*info.fields, *RESERVED, *old_new}
-            raise UnsatisfiableArgument(handler.name, argument.parameter, _heard(handler), available)
+            raise UnsatisfiableArgument(handler.name, argument.parameter, _heard(handler, events), available)
 
 
-def only_lifecycle(handler: Handler, info: ModelInfo) -> bool:
+def only_lifecycle(handler: Handler, info: ModelInfo, events: Sequence[Any]) -> bool:
     """Whether everything the handler hears is a lifecycle event or view of the model, whose payload is its fields."""
     if handler.decorator not in ("on_event", "on_event_async", "event_handler", "event_handler_async", "on"):
         return True
-    return all(isinstance(event, str) and _is_lifecycle(event, info) for event in handler.events)
+    return all(isinstance(event, str) and _is_lifecycle(event, info) for event in events)
 
 
 def _is_lifecycle(event: str, info: ModelInfo) -> bool:
@@ -269,8 +286,8 @@ def _is_lifecycle(event: str, info: ModelInfo) -> bool:
     return verb in LIFECYCLE or field_view(verb) in info.fields
 
 
-def _heard(handler: Handler) -> str:
-    return ", ".join(map(describe, handler.events)) or handler.decorator
+def _heard(handler: Handler, events: Sequence[Any]) -> str:
+    return ", ".join(map(describe, events)) or handler.decorator
 
 
 def _own(info: ModelInfo, name: str) -> list[Handler]:

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakMethod
 
 from earnorm.event import Event
 
@@ -189,7 +190,7 @@ _log = logging.getLogger("earnorm.telemetry")
 logging.getLogger("earnorm").addHandler(logging.NullHandler())
 
 _listeners: dict[type[Record], list[Listener]] = {}
-_changed: list[Callable[[], object]] = []
+_changed: list[WeakMethod[Callable[[], object]]] = []
 
 
 def listen(listener: Listener, *types: type[Record]) -> Callable[[], None]:
@@ -214,13 +215,17 @@ def listen(listener: Listener, *types: type[Record]) -> Callable[[], None]:
 
 
 def on_change(callback: Callable[[], object]) -> None:
-    """Call back whenever somebody starts or stops listening (buses recompile what they dispatch with)."""
-    _changed.append(callback)
+    """Call back whenever somebody starts or stops listening (buses recompile what they dispatch with).
+
+    `callback` is a bound method, held only as long as its object.
+    """
+    _changed.append(WeakMethod(callback, _changed.remove))
 
 
 def _announce_change() -> None:
-    for callback in _changed:
-        callback()
+    for reference in tuple(_changed):
+        if (callback := reference()) is not None:
+            callback()
 
 
 def wanted(kind: type[Record]) -> bool:

@@ -88,6 +88,7 @@ class Worker:
         self._lanes = Lanes(self._runner, threads=threads, concurrency=concurrency, own_loop=self._own_loop)
         self._lock = threading.Lock()
         self._passing = threading.Lock()
+        self._counting = threading.Lock()
         self._wakeup = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -203,7 +204,8 @@ class Worker:
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
             pause = min(2 * pause, _IDLE)
         self._watchers.discard(watch)
-        if self._thread is None:
+        if self._thread is None and self._unsettled is None:
+            # What was run and could not be settled needs the lease: without it, it would be run again.
             self._give_back()
         return self._report()
 
@@ -216,7 +218,7 @@ class Worker:
             return False
 
     def _report(self) -> dict[str, int]:
-        with self._lock:
+        with self._counting:
             counts, self._reported = self._totals - self._reported, self._totals
         return counts.as_dict()
 
@@ -266,10 +268,10 @@ class Worker:
         except Exception:  # noqa: BLE001  a store may raise anything, and the thread must not die of it
             self._failures += 1
             if self._failures == 1:
-                _log.warning("the log's store failed; trying again until it is back", exc_info=True)
+                _log.warning("the log cannot be worked; trying again until it can", exc_info=True)
             return False
         if self._failures:
-            _log.info("the log's store is back after %d failures", self._failures)
+            _log.info("the log can be worked again, after %d failures", self._failures)
             self._failures = 0
         return moved
 
@@ -317,16 +319,16 @@ class Worker:
         batch = self._under_way = Batch(window.lanes)
         if self._stopping.is_set():
             batch.close()
-        self._lanes.begin(batch)
-        while not batch.finished:
-            remaining = self._remaining(until)
-            if remaining <= 0:
+        try:
+            self._lanes.begin(batch)
+            while not batch.finished and (remaining := self._remaining(until)) > 0:
+                self._clock.wait(batch.signal, min(remaining, self._tenure.third))
+                batch.signal.clear()
+                self._tenure.keep()
+        finally:
+            self._under_way = None
+            if not batch.finished:
                 self._lanes.abandon(batch)
-                break
-            self._clock.wait(batch.signal, min(remaining, self._tenure.third))
-            batch.signal.clear()
-            self._tenure.keep()
-        self._under_way = None
         return batch.outcomes
 
     def _remaining(self, until: float | None) -> float:
@@ -338,13 +340,14 @@ class Worker:
         result = self._unsettled
         if result is None:
             return False
-        with self._store.begin() as transaction:
-            settlement = fold(result.window, result.outcomes, transaction.now())
-            moves = _moves(settlement)
-            if moves:
-                transaction.settle(result.lease, settlement)
-        self._unsettled = None
-        with self._lock:
+        # Who sees in the store that all is done finds it counted.
+        with self._counting:
+            with self._store.begin() as transaction:
+                settlement = fold(result.window, result.outcomes, transaction.now())
+                moves = _moves(settlement)
+                if moves:
+                    transaction.settle(result.lease, settlement)
+            self._unsettled = None
             self._totals += Counts.of(outcome for lane in result.outcomes for outcome in lane)
         return moves
 

@@ -800,7 +800,7 @@ def test_a_payload_that_is_too_large_is_refused_and_nothing_of_it_is_kept(db):
     Order = orders()
     order = Order(label="one").save()
 
-    with pytest.raises(PayloadError, match="scan|bytes"):
+    with pytest.raises(PayloadError, match="scan"):
         order.emit("scanned", scan="x" * 300_000)
     with pytest.raises(PayloadError), db.transaction():
         order.label = "two"
@@ -862,7 +862,7 @@ def test_sensitive_values_never_enter_the_file_of_the_log(tmp_path, path, url):
 
     @event_handler("account.password.changed", name="fail")
     def fail(account):
-        raise ConnectionError("away")
+        Account(id=account.id, name="eve", password=account.password).save()
 
     vault = tmp_path / "vault.db"
     db = connect(url, worker=False)
@@ -872,7 +872,7 @@ def test_sensitive_values_never_enter_the_file_of_the_log(tmp_path, path, url):
     for canary in CANARIES[1:]:
         account.password = canary
         account.save()
-    assert list(CANARIES) == found(vault)
+    assert CANARIES[-1] in found(vault)
     assert [] == found(path)
 
     with expect_failures():

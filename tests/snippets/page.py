@@ -102,4 +102,8 @@ def pages(root: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    # Pages about tests show what holds under pytest, where the plugin watches.
+    from earnorm.testing.failures import watched
+
+    with watched():
+        run(Path(sys.argv[1]))

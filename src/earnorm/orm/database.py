@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import shutil
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
-from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from earnorm.backends.sqlalchemy import boundary, migrations
-from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.dialects import READONLY
-from earnorm.backends.sqlalchemy.dialects.sqlite import prepare, sqlite_async_engine, sqlite_engine
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.clock import Clock, SystemClock
-from earnorm.codec import Reference
-from earnorm.declared import declared_of
-from earnorm.envelope import encode_change, entry_of, event_of, identity_of
 from earnorm.errors import (
     AlreadyConnected,
     ConfigurationError,
@@ -37,23 +28,19 @@ from earnorm.errors import (
     DrainInTransaction,
     MissingTables,
     NotConnected,
-    UnsupportedDatabase,
 )
-from earnorm.event import Entry, Event, running
-from earnorm.handler import require_durable_name
-from earnorm.occurrence import Occurrence
-from earnorm.orm.loading import load, snapshot
+from earnorm.event import running
+from earnorm.orm.engines import Engines
+from earnorm.orm.log import DatabaseLog, durable_names
 from earnorm.orm.transaction import Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
-from earnorm.runner import Hydrated, Runner
-from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
+from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect", "connected_database", "database_here"]
 
 Tables = Literal["create", "check", "none"]
 
-_log = logging.getLogger("earnorm.database")
 _databases: dict[str, Database] = {}
 _metadata: list[Any] = []
 
@@ -78,7 +65,6 @@ class Database:
     ) -> None:
         self.name = name
         self.bus = bus
-        self._private: str | None = None
         self._tables = tables
         self._clock = clock or SystemClock()
         self._embedded = worker is not False
@@ -86,48 +72,40 @@ class Database:
         self._prepared = -1
         self._subscribed = -1
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
-        self.engine, self.async_engine = self._engines(target)
-        self.store = SQLAlchemyStore(self.engine, clock=self._clock)
-        self.runner = Runner(bus, self._hydrate, self._decode, database=name)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
-        for handler in bus.registry.durable():
-            require_durable_name(handler)
-        boundary.connect_engine(self.engine, self)
-        boundary.connect_engine(self.async_engine.sync_engine, self)
+        self._engines = Engines.of(target)
+        self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
+        self._log = DatabaseLog(
+            name, bus, self.store, reading=self.reading, subscribed=self._is_subscribed, wake=self._wake
+        )
+        self._runner = Runner(bus, self._log.hydrate, self._log.decode, database=name)
+        self.worker = Worker(bus, self.store, self._runner, clock=self._clock, loop=self._own_loop)
+        durable_names(bus)
+        for engine in self._engines.both:
+            boundary.connect_engine(engine, self._log)
+
+    @property
+    def engine(self) -> Engine:
+        """The sync engine, for plain SQLAlchemy; the tables are there."""
+        if asyncio._get_running_loop() is None:
+            self.ready()
+        return self._engines.sync
+
+    @property
+    def async_engine(self) -> AsyncEngine:
+        """The async engine, for plain SQLAlchemy. The tables are there after `async with connect(...)`."""
+        return self._engines.twin
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
-        return f"<Database {self.name!r} at {self.engine.url.render_as_string()}, {state}>"
+        return f"<Database {self.name!r} at {self._engines.sync.url.render_as_string()}, {state}>"
 
     def _begin_anew(self) -> None:
         """In a fork: a connection has one process, and the thread behind an async one stayed with the parent."""
         self._lock = threading.Lock()
-        for engine in (self.engine, self.async_engine.sync_engine):
+        for engine in self._engines.both:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
-
-    # --- engines -----------------------------------------------------------------------------
-
-    def _engines(self, target: str | URL | Engine | AsyncEngine) -> tuple[Engine, AsyncEngine]:
-        if isinstance(target, AsyncEngine):
-            require_supported(target.url)
-            prepare(target.sync_engine)
-            return sqlite_engine(target.url), target
-        if isinstance(target, Engine):
-            require_supported(target.url)
-            prepare(target)
-            return target, sqlite_async_engine(target.url)
-        url = require_supported(target)
-        if url.database in (None, "", ":memory:"):
-            url = url.set(database=self._private_file())
-        return sqlite_engine(url), sqlite_async_engine(url)
-
-    def _private_file(self) -> str:
-        """`sqlite://` is a file of this Database alone: a memory database has one connection, and we need several."""
-        self._private = tempfile.mkdtemp(prefix="earnorm-")
-        return str(Path(self._private) / "private.db")
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -147,12 +125,16 @@ class Database:
 
     def new_session(self) -> Session:
         self.ready()
-        engine = self.async_engine.sync_engine if can_await() else self.engine
+        engine = self._engine_here()
         return Session(engine, expire_on_commit=False)
 
     def new_async_session(self) -> AsyncSession:
         self._require_open("asession()")
-        return AsyncSession(self.async_engine, expire_on_commit=False)
+        return AsyncSession(self._engines.twin, expire_on_commit=False)
+
+    def _engine_here(self) -> Engine:
+        """Under an async door the async engine's inner half, which awaits in place."""
+        return self._engines.twin.sync_engine if can_await() else self._engines.sync
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -162,7 +144,7 @@ class Database:
             yield scope.session
             return
         self.ready()
-        engine = self.async_engine.sync_engine if can_await() else self.engine
+        engine = self._engine_here()
         with Session(engine.execution_options(**READONLY), expire_on_commit=False) as session:
             yield session
             session.expunge_all()
@@ -187,27 +169,28 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._subscribed == self.bus.registry.version and self._prepared == _count_tables()
+        return self._is_subscribed() and self._prepared == _count_tables()
+
+    def _is_subscribed(self) -> bool:
+        return self._subscribed == self.bus.registry.version
+
+    def _wake(self) -> None:
+        self.worker.wake()
 
     def _prepare(self) -> None:
         with self._lock:
             tables, version = _count_tables(), self.bus.registry.version
             if self._prepared != tables:
-                with self.engine.begin() as connection:
+                with self._engines.sync.begin() as connection:
                     self._look_after_tables(connection)
                 self._prepared = tables
-            names = self._durable_names()
+            self.bus.registry.check_all()
+            names = durable_names(self.bus)
             with self.store.begin() as transaction:
                 transaction.subscribe(names)
             self._subscribed = version
             if self._embedded:
                 self.worker.start()
-
-    def _durable_names(self) -> list[str]:
-        durable = self.bus.registry.durable()
-        for handler in durable:
-            require_durable_name(handler)
-        return [handler.name for handler in durable]
 
     def _look_after_tables(self, connection: Connection) -> None:
         if self._tables == "create":
@@ -225,71 +208,7 @@ class Database:
         if self._closed:
             raise DatabaseClosed(self.name, what)
 
-    # --- the log -----------------------------------------------------------------------------
-
-    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> None:
-        """Write a transaction's events into the log, in that transaction."""
-        transaction = self.store.join(connection)
-        if self._subscribed != self.bus.registry.version:
-            # Handlers defined since: recorded in this very transaction, so that they miss nothing of it.
-            transaction.subscribe(self._durable_names())
-        transaction.append([entry_of(occurrence.event, self._data(occurrence)) for occurrence in occurrences])
-
-    def _data(self, occurrence: Occurrence) -> bytes:
-        if occurrence.data:
-            return occurrence.data
-        hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
-        return encode_change(occurrence.event, occurrence.identity, mappings.refer, hidden)
-
-    def appended(self, occurrences: Sequence[Occurrence]) -> None:
-        """They are committed: the worker need not wait for its next look."""
-        if wanted(Appended):
-            for occurrence in occurrences:
-                tell(Appended(occurrence.event))
-        if occurrences:
-            self.worker.wake()
-
-    def refresh(self, occurrence: Occurrence) -> Occurrence | None:
-        """For a handler after the commit: the record as it is now; None (told as skipped) if it is gone."""
-        found = mappings.mapping_of(type(occurrence.subject))
-        if found is None:
-            return occurrence
-        if occurrence.kind == "deleted":
-            return occurrence.about(snapshot(found, occurrence.identity, occurrence.payload))
-        with self.reading() as session:
-            subject = load(session, found, occurrence.identity)
-        if subject is None:
-            for handler in occurrence.later:
-                tell(HandlerSkipped(occurrence.event, handler.name, "missing"))
-            return None
-        return occurrence.about(subject)
-
     # --- delivery ----------------------------------------------------------------------------
-
-    def _decode(self, entry: Entry, attempt: int) -> Event:
-        return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
-
-    def _resolve(self, reference: Reference) -> Any:
-        """A model in a payload, loaded; the reference itself if its row is gone or its class unknown here."""
-        found = mappings.mapping_of_subject(reference.subject)
-        if found is None:
-            return reference
-        with self.reading() as session:
-            record = load(session, found, reference.key)
-        return reference if record is None else record
-
-    def _hydrate(self, entry: Entry, event: Event) -> Hydrated:
-        declared = declared_of(entry.name)
-        value = declared.build(event.payload) if declared is not None else None
-        found = mappings.mapping_of_subject(entry.subject) if entry.key else None
-        if found is None:
-            return Hydrated(value, None, value, missing=False)
-        identity = identity_of(entry)
-        if entry.name == f"{entry.subject}.deleted":
-            return Hydrated(snapshot(found, identity, event.payload), found.info, value, missing=False)
-        with self.reading() as session:
-            subject = load(session, found, identity)
-        return Hydrated(subject, found.info, value, missing=subject is None)
 
     def drain(self, timeout: float = 30.0) -> dict[str, int]:
         """Wait until every due delivery is done; counts by outcome: done, retry, dead, skipped.
@@ -349,8 +268,8 @@ class Database:
                 self.worker.drain(drain)
             self.worker.stop(drain)
         self._disconnect()
-        asyncio.run(self.async_engine.dispose())
-        self._forget()
+        asyncio.run(self._engines.twin.dispose())
+        self._engines.remove_private()
 
     async def aclose(self, drain: float = 5.0) -> None:
         """`close`, awaited."""
@@ -361,36 +280,18 @@ class Database:
                 await self.worker.adrain(drain)
             await asyncio.to_thread(self.worker.stop, drain)
         self._disconnect()
-        await self.async_engine.dispose()
-        self._forget()
+        await self._engines.twin.dispose()
+        self._engines.remove_private()
 
     def _disconnect(self) -> None:
         self._closed = True
-        boundary.disconnect_engine(self.engine)
-        boundary.disconnect_engine(self.async_engine.sync_engine)
+        for engine in self._engines.both:
+            boundary.disconnect_engine(engine)
         if _databases.get(self.name) is self:
             del _databases[self.name]
         self.bus.forget_plans()
         self.store.close()
         self._own_loop.close()
-
-    def _forget(self) -> None:
-        if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
-
-
-def require_supported(target: str | URL) -> URL:
-    """Raises UnsupportedDatabase, without the password."""
-    shown = target.render_as_string() if isinstance(target, URL) else str(target)
-    try:
-        url = make_url(target)
-    except Exception as error:
-        raise UnsupportedDatabase(shown, f"this is no database URL ({error})") from error
-    if url.get_backend_name() != "sqlite":
-        raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {url.get_backend_name()} yet")
-    if url.get_driver_name() not in ("pysqlite", "aiosqlite"):
-        raise UnsupportedDatabase(url.render_as_string(), f"the driver {url.get_driver_name()!r} is not supported")
-    return url
 
 
 def connect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Integer, String, inspect
-from sqlalchemy.orm import DeclarativeBase, MappedColumn, Mapper, mapped_column
+from sqlalchemy.orm import MappedColumn, Mapper, mapped_column
 from sqlalchemy.orm.instrumentation import opt_manager_of_class, unregister_class
 
 from earnorm._uuid7 import uuid7
@@ -19,10 +19,10 @@ _KIND = "kind"
 _VERSION = "version"
 
 
-def complete(cls: type[DeclarativeBase], *, version: bool) -> None:
+def complete(cls: type[Any], *, version: bool) -> None:
     """Event name, table name, primary key, version and discriminator, before the class is mapped."""
     if "__event_name__" not in cls.__dict__:
-        cls.__event_name__ = snake_case(cls.__name__)  # type: ignore[attr-defined]  # every model has one
+        cls.__event_name__ = snake_case(cls.__name__)
     validate_name(cls.__event_name__)
     parent = next((base for base in cls.__mro__[1:] if "__mapper__" in base.__dict__), None)
     if parent is not None:

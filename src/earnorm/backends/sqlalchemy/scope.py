@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from earnorm.dispatch import Dispatcher
 from earnorm.errors import TransactionNotYours
-from earnorm.portal import await_here, can_await, owner
+from earnorm.portal import owner
 
 __all__ = ["Scope", "current_scope", "enter_scope", "leave_scope", "outside", "scope_of", "within"]
 
@@ -32,7 +32,7 @@ class Scope:
     @property
     def dispatcher(self) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = Dispatcher(await_here if can_await() else None)
+            self._dispatcher = Dispatcher()
         return self._dispatcher
 
     def require_owner(self) -> None:

@@ -1,0 +1,75 @@
+"""The two engines of a database: a sync one and its async twin on the same file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Engine, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from earnorm.backends.sqlalchemy.dialects.sqlite import prepare, sqlite_async_engine, sqlite_engine
+from earnorm.errors import UnsupportedDatabase
+
+__all__ = ["Engines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """`private` is the folder of a database that is a temporary file of this process alone."""
+
+    sync: Engine
+    twin: AsyncEngine
+    private: str | None = None
+
+    @classmethod
+    def of(cls, target: str | URL | Engine | AsyncEngine) -> Engines:
+        """The engine given and its twin, or two on a URL. Raises UnsupportedDatabase."""
+        engines = cls._made(target)
+        for engine in engines.both:
+            # An error's text is kept in dead letters and log lines; what its statement was given stays out of them.
+            engine.hide_parameters = True
+        return engines
+
+    @classmethod
+    def _made(cls, target: str | URL | Engine | AsyncEngine) -> Engines:
+        if isinstance(target, AsyncEngine):
+            _require_supported(target.url)
+            prepare(target.sync_engine)
+            return cls(sqlite_engine(target.url), target)
+        if isinstance(target, Engine):
+            _require_supported(target.url)
+            prepare(target)
+            return cls(target, sqlite_async_engine(target.url))
+        url = _require_supported(target)
+        if url.database not in (None, "", ":memory:"):
+            return cls(sqlite_engine(url), sqlite_async_engine(url))
+        # A memory database has one connection, and we need several.
+        folder = tempfile.mkdtemp(prefix="earnorm-")
+        url = url.set(database=str(Path(folder) / "private.db"))
+        return cls(sqlite_engine(url), sqlite_async_engine(url), folder)
+
+    @property
+    def both(self) -> tuple[Engine, Engine]:
+        """As sync engines: the async one's inner half works where sync code can await."""
+        return self.sync, self.twin.sync_engine
+
+    def remove_private(self) -> None:
+        if self.private is not None:
+            shutil.rmtree(self.private, ignore_errors=True)
+
+
+def _require_supported(target: str | URL) -> URL:
+    """Raises UnsupportedDatabase, without the password."""
+    shown = target.render_as_string() if isinstance(target, URL) else str(target)
+    try:
+        url = make_url(target)
+    except Exception as error:
+        raise UnsupportedDatabase(shown, f"this is no database URL ({error})") from error
+    if url.get_backend_name() != "sqlite":
+        raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {url.get_backend_name()} yet")
+    if url.get_driver_name() not in ("pysqlite", "aiosqlite"):
+        raise UnsupportedDatabase(url.render_as_string(), f"the driver {url.get_driver_name()!r} is not supported")
+    return url

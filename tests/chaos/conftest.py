@@ -1,0 +1,118 @@
+"""How long chaos lasts, where it happens, and the table at its end."""
+
+import os
+import time
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+
+from tests.chaos.ledger import Ledger, Report, table, verify_ledger
+from tests.chaos.nursery import Nursery
+
+FULL = os.environ.get("EARNORM_CHAOS") == "full"
+REPORTS = pytest.StashKey[list[Report]]()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of it: a few seconds in every run of the suite, minutes with EARNORM_CHAOS=full."""
+
+    producer_kills: int
+    worker_kills: int
+    transactions: int
+    writers: int
+    written: int
+
+
+SHORT = Scale(producer_kills=10, worker_kills=8, transactions=60, writers=2, written=20)
+LONG = Scale(producer_kills=200, worker_kills=60, transactions=2_500, writers=4, written=500)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if FULL and "chaos" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(1_800))
+
+
+def pytest_configure(config):
+    config.stash[REPORTS] = []
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    reports = config.stash.get(REPORTS, [])
+    if reports and "EARNORM_CHAOS" in os.environ:
+        terminalreporter.section("chaos")
+        for line in table(reports):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def scale():
+    return LONG if FULL else SHORT
+
+
+class Scene:
+    """One file, one ledger, one seed, and the children that meet there."""
+
+    def __init__(self, nursery, folder, seed, reports):
+        self.nursery = nursery
+        self.seed = seed
+        self.chance = Random(seed)
+        self.kills = 0
+        self.path = folder / "chaos.db"
+        # Many write at once, on a machine that is busy.
+        self.url = f"sqlite:///{self.path}?busy_timeout=60000"
+        self.ledger = Ledger(folder / "ledger.txt")
+        self._reports = reports
+        self._began = time.perf_counter()
+
+    def prepare(self, counters=3):
+        self.play("prepare", counters=counters)
+
+    def start(self, part, **arguments):
+        common = {} if part == "prepare" else {"ledger": str(self.ledger.path)}
+        return self.nursery.start(part, url=self.url, **common, **arguments)
+
+    def play(self, part, **arguments):
+        """A part from its beginning to its own end."""
+        assert 0 == self.nursery.wait(self.start(part, **arguments)), (part, arguments, self.seed)
+
+    def kill(self, pid, *, within):
+        """Kill the child after some of its next steps; False if it was done by then."""
+        alive = self.nursery.watch(pid, self.chance.randint(1, within))
+        killed = self.nursery.kill(pid) == -9
+        self.kills += killed
+        return alive and killed
+
+    def verify(self, run, *, delivered=True):
+        verdict = verify_ledger(self.path, self.ledger, delivered=delivered)
+        self._reports.append(
+            Report(
+                "SQLite",
+                run,
+                verdict.events,
+                self.kills,
+                time.perf_counter() - self._began,
+                len(verdict.lost) + len(verdict.torn) + len(verdict.forgotten),
+                verdict.duplicates,
+                self.seed,
+            )
+        )
+        assert {} == verdict.faults, f"EARNORM_SEED={self.seed}"
+        return verdict
+
+
+@pytest.fixture
+def scene(nursery, tmp_path, request):
+    seed = int(os.environ.get("EARNORM_SEED") or Random().randrange(1_000_000))
+    scene = Scene(nursery, tmp_path, seed, request.config.stash[REPORTS])
+    yield scene
+    scene.ledger.close()

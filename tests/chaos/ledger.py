@@ -1,0 +1,191 @@
+"""The ledger: what processes swear to have done, in a file outside the database, and how the two are compared."""
+
+import os
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from earnorm.codec import decode
+
+# What a handler writes an effect for. The rest of the log is lifecycle, compared with the rows.
+HEARD = ("item.marked", "counter.counted")
+HANDLERS = ("note", "anote")
+
+
+class Ledger:
+    """Lines of words, each on the disk once `write` has returned. Any number of processes may write."""
+
+    def __init__(self, path):
+        self.path = path
+        self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
+
+    def write(self, *words):
+        os.write(self._file, f"{' '.join(map(str, words))}\n".encode())
+        os.fsync(self._file)
+
+    def read(self, first):
+        """The lines that begin with this word, without it."""
+        lines = [line.split(" ") for line in self.path.read_text().splitlines()]
+        return [line[1:] for line in lines if line[0] == first]
+
+    def close(self):
+        os.close(self._file)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the database file says."""
+
+    items: list[tuple]
+    counters: list[tuple]
+    events: list[tuple]
+    letters: list[tuple]
+    holder: str
+    integrity: str
+
+
+@dataclass
+class Verdict:
+    """How ledger and database compare. Everything but `duplicates` has to be empty."""
+
+    events: int = 0
+    handled: int = 0
+    duplicates: int = 0
+    lost: list = field(default_factory=list)
+    torn: list = field(default_factory=list)
+    forgotten: list = field(default_factory=list)
+    ghosts: list = field(default_factory=list)
+    inversions: list = field(default_factory=list)
+    leftovers: list = field(default_factory=list)
+
+    @property
+    def faults(self):
+        names = ("lost", "torn", "forgotten", "ghosts", "inversions", "leftovers")
+        return {name: found[:5] for name in names if (found := getattr(self, name))}
+
+
+def stored(path):
+    with closing(sqlite3.connect(path)) as connection:
+
+        def rows(statement):
+            return connection.execute(statement).fetchall()
+
+        log = rows("SELECT position, id, name, key, data FROM earnorm_log ORDER BY position")
+        return Stored(
+            items=rows("SELECT id, batch, number, fate FROM chaos_items"),
+            counters=rows("SELECT id, number FROM chaos_counters"),
+            events=[
+                (position, str(UUID(bytes=event)), name, key, decode(data)["payload"])
+                for position, event, name, key, data in log
+            ],
+            letters=rows("SELECT subscription, state, error FROM earnorm_delivery"),
+            holder=rows("SELECT worker FROM earnorm_lease")[0][0],
+            integrity=rows("PRAGMA integrity_check")[0][0],
+        )
+
+
+def verify_ledger(path, ledger, *, delivered=True):
+    """Compare the file with the ledger; `delivered` says that all handlers should be done."""
+    found = stored(path)
+    verdict = Verdict(events=len(found.events))
+    if found.integrity != "ok":
+        verdict.torn.append(found.integrity)
+    _compare_rows(found, verdict)
+    _compare_commits(found, ledger, verdict)
+    _compare_order(found, verdict)
+    if delivered:
+        _compare_effects(found, ledger, verdict)
+        verdict.leftovers += found.letters + ([("lease", found.holder)] if found.holder else [])
+    return verdict
+
+
+def _compare_rows(found, verdict):
+    """Per transaction: every row has exactly its two events, and no event is without its row."""
+    events = Counter((event[4]["batch"], event[2], event[3]) for event in found.events if event[2].startswith("item."))
+    rows = Counter()
+    for row, batch, _, fate in found.items:
+        for name in ("item.created", "item.marked"):
+            rows[batch, name, f"item:{UUID(row)}"] += 1
+        if fate != "kept":
+            verdict.ghosts.append((batch, fate, "row"))
+    verdict.torn += list(((rows - events) + (events - rows)).items())
+    verdict.ghosts += [event for event in found.events if event[4].get("fate") == "dropped"]
+
+
+def _compare_commits(found, ledger, verdict):
+    """What a process was told is committed is there; what it did not begin is not."""
+    batches = {item[1] for item in found.items}
+    begun = {batch for (batch,) in ledger.read("begin")}
+    committed = {batch for (batch,) in ledger.read("commit")}
+    undone = {batch for (batch,) in ledger.read("undone")}
+    verdict.forgotten += sorted(committed - batches)
+    verdict.ghosts += sorted((batches - begun) | (batches & undone))
+
+
+def _compare_order(found, verdict):
+    """A counter counts by one under its lock, so its events say its order, and any gap."""
+    counted = defaultdict(list)
+    for _, _, name, key, payload in found.events:
+        if name == "counter.counted":
+            counted[key].append(payload["number"])
+    for row, number in found.counters:
+        key = f"counter:{UUID(row)}"
+        if counted[key] != list(range(1, number + 1)):
+            verdict.inversions.append((key, number, counted[key]))
+
+
+def _compare_effects(found, ledger, verdict):
+    effects = ledger.read("effect")
+    happened = Counter((handler, event) for handler, event, _ in effects)
+    positions = {event[1]: event[0] for event in found.events if event[2] in HEARD}
+    due = {(handler, event) for handler in HANDLERS for event in positions}
+    verdict.handled = len(happened)
+    verdict.duplicates = len(effects) - len(happened)
+    verdict.lost += sorted(due - happened.keys())
+    verdict.ghosts += sorted(happened.keys() - due)
+    verdict.inversions += _inversions(effects, positions)
+
+
+def _inversions(effects, positions):
+    """By handler and record: the first time each event was handled, against the order of the log."""
+    once, reached, inversions = set(), defaultdict(int), []
+    for handler, event, key in effects:
+        if (handler, event) in once or event not in positions:
+            continue
+        once.add((handler, event))
+        if positions[event] < reached[handler, key]:
+            inversions.append((handler, key, event))
+        reached[handler, key] = max(reached[handler, key], positions[event])
+    return inversions
+
+
+@dataclass(frozen=True)
+class Report:
+    """One line of the table."""
+
+    backend: str
+    run: str
+    events: int
+    kills: int
+    seconds: float
+    lost: int
+    duplicates: int
+    seed: int
+
+
+def table(reports: Iterable[Report]):
+    names = ("backend", "run", "events", "kills", "seconds", "lost", "duplicates", "seed")
+    rows = [names, *(tuple(_cell(getattr(report, name)) for name in names) for report in reports)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+
+
+def _cell(value):
+    return f"{value:.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value

@@ -1,0 +1,217 @@
+"""The parts that children of the nursery play: producing, delivering, dying at a chosen point."""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from sqlalchemy import event as sqlalchemy_event
+
+from earnorm import BaseModel, IntegerField, RetryLater, StringField, connect, event_handler, event_handler_async
+from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
+from earnorm.telemetry import Appended, listen
+from earnorm.worker import Worker
+from tests.chaos.ledger import HEARD, Ledger
+
+
+class Item(BaseModel):
+    """A row of one transaction."""
+
+    __tablename__ = "chaos_items"
+    batch = StringField()
+    number = IntegerField()
+    fate = StringField()
+
+
+class Counter(BaseModel):
+    """A row that many transactions count up, each by one."""
+
+    __tablename__ = "chaos_counters"
+    number = IntegerField()
+
+
+class Undone(Exception):
+    """Roll this back."""
+
+
+# --- producing ---
+
+
+def prepare(say, *, url, counters):
+    """Tables, subscriptions, and counters at zero."""
+    with connect(url, worker=False) as db, db.transaction():
+        for _ in range(counters):
+            Counter(number=0).save()
+
+
+def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, die=None):
+    """Write transactions, some of them rolled back in whole or part, telling the ledger before and after each."""
+    book = Ledger(Path(ledger))
+    db = connect(url, worker=False)
+    db.ready()
+    if die is not None:
+        PRODUCER[die](db)
+
+    def write(thread):
+        chance = Random(f"{seed} {name} {thread}")
+        for number in range(transactions):
+            _transact(say, db, book, f"{name}.{thread}.{number}", chance)
+
+    workers = [threading.Thread(target=write, args=(thread,)) for thread in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    db.close()
+
+
+def _transact(say, db, book, batch, chance):
+    book.write("begin", batch)
+    try:
+        with db.transaction():
+            say("begin")
+            _fill(say, db, batch, chance)
+            if chance.random() < 0.1:
+                raise Undone
+    except Undone:
+        book.write("undone", batch)
+    else:
+        book.write("commit", batch)
+    say("end")
+
+
+def _fill(say, db, batch, chance):
+    counters = Counter.find()
+    if counters:
+        _count(chance.choice(counters))
+    for number in range(chance.randint(1, 3)):
+        item = Item(batch=batch, number=-1, fate="kept").save()
+        item.number = number
+        item.save()
+        if chance.random() < 0.3:
+            with suppress(Undone), db.transaction():
+                _drop(batch, item, counters, chance)
+                raise Undone
+        item.emit("marked", batch=batch, number=number)
+        say("row")
+
+
+def _count(counter):
+    counter.number += 1
+    counter.save()
+    counter.emit("counted", number=counter.number)
+
+
+def _drop(batch, item, counters, chance):
+    """What a savepoint takes back: a new row, an event of the outer one, a count."""
+    Item(batch=batch, number=-2, fate="dropped").save().emit("marked", batch=batch, number=-2, fate="dropped")
+    item.emit("marked", batch=batch, number=-2, fate="dropped")
+    if counters and chance.random() < 0.5:
+        chance.choice(counters).emit("counted", number=-1, fate="dropped")
+
+
+# --- delivering ---
+
+
+_book = None
+_say = None
+
+
+def deliver(say, *, url, ledger, batch, lease, die=None):
+    """Work the log until nothing is due."""
+    global _book, _say
+    _book, _say = Ledger(Path(ledger)), say
+    db = connect(url)
+    db.worker = Worker(db.bus, db.store, db.runner, lease=lease, batch=batch, loop=db._own_loop)
+    if die is not None:
+        DELIVERER[die](db)
+    db.ready()
+    db.drain(timeout=100)
+    db.close()
+
+
+def _effect(handler, event):
+    if event.attempt == 1 and event.id.int % 20 == 0:
+        raise RetryLater(0.0, "one in twenty is tried twice")
+    _reach("before the effect")
+    _book.write("effect", handler, event.id, event.key)
+    _say("effect")
+    _reach("after the effect")
+
+
+@event_handler(list(HEARD), name="note")
+def note(record, event):
+    _effect("note", event)
+
+
+@event_handler_async(list(HEARD), name="anote")
+async def anote(record, event):
+    _effect("anote", event)
+
+
+# --- dying at a point ---
+
+
+_points = {}
+
+
+def _reach(point, *_):
+    """Die here, if it is the chosen point, the third time."""
+    if point in _points:
+        _points[point] += 1
+        if _points[point] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _on_commit(point, *, first):
+    def arm(db):
+        _points[point] = 0
+        sqlalchemy_event.listen(db.engine, "commit", lambda _: _reach(point), insert=first)
+
+    return arm
+
+
+def _on_release(db):
+    """COMMIT has returned; nobody in this process knows yet."""
+    _points["after the commit"] = 0
+    listen(lambda _: _reach("after the commit"), Appended)
+
+
+def _in_a_handler(point):
+    def arm(db):
+        _points[point] = 0
+
+    return arm
+
+
+def _around_settle(point):
+    def arm(db):
+        _points[point] = 0
+        settle, release = SQLAlchemyTransaction.settle, SQLAlchemyTransaction.release
+
+        def settling(transaction, *arguments):
+            _reach(point if point == "before the settle" else None)
+            settle(transaction, *arguments)
+            _reach(point if point == "before the commit of the settle" else None)
+            if point == "after the settle":
+                sqlalchemy_event.listen(db.engine, "checkin", lambda *_: _reach(point), once=True)
+
+        SQLAlchemyTransaction.settle, SQLAlchemyTransaction.release = settling, release
+
+    return arm
+
+
+PRODUCER = {
+    "before the append": _on_commit("before the append", first=True),
+    "before the commit": _on_commit("before the commit", first=False),
+    "after the commit": _on_release,
+}
+DELIVERER = {
+    "before the effect": _in_a_handler("before the effect"),
+    "after the effect": _in_a_handler("after the effect"),
+    "before the settle": _around_settle("before the settle"),
+    "before the commit of the settle": _around_settle("before the commit of the settle"),
+    "after the settle": _around_settle("after the settle"),
+}
