@@ -103,10 +103,11 @@ class EventBus:
     def forget_plans(self) -> None:
         """Compile what is emitted next anew (something registered, connected, listens or is muted)."""
         self._connected = self._door is not None and self._door.connected
-        self._runs.clear()
-        self._aruns.clear()
-        self._alone.clear()
-        self._declared.clear()
+        # New tables rather than emptied ones: what a thread is preparing right now goes into the old.
+        self._runs = {}
+        self._aruns = {}
+        self._alone = {}
+        self._declared = {}
 
     # --- handlers ----------------------------------------------------------------------------
 
@@ -209,11 +210,12 @@ class EventBus:
             keys = ", ".join(sorted(payload))
             raise EventError(f"{declared.cls.__name__} carries its own payload; put {keys} into its fields")
         key = (declared.cls, subject.__class__, awaited)
-        run = self._declared.get(key)
+        known, alone = self._declared, self._alone
+        run = known.get(key)
         if run is None:
-            run = self._declared[key] = self._make(declared.name, subject.__class__, declared, awaited=awaited)
+            run = known[key] = self._make(declared.name, subject.__class__, declared, awaited=awaited)
             if subject is None and not awaited:
-                self._alone[declared.cls] = run
+                alone[declared.cls] = run
         return run(event) if subject is None else run(subject, event)
 
     def _make(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:

@@ -47,11 +47,17 @@ class Caller:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._calls: dict[tuple[Handler, type | None], Compiled] = {}
-        registry.on_change(self._calls.clear)
+        self._forget()
+        registry.on_change(self._forget)
 
-    def call(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None, door: str = "save") -> None:
-        """Run a handler inside the transaction; what it raises goes on, with a note."""
+    def _forget(self) -> None:
+        # A new table rather than an emptied one: what a thread is compiling right now goes into the old.
+        self._calls: dict[tuple[Handler, type | None], Compiled] = {}
+
+    def call(
+        self, handler: Handler, occurrence: Occurrence, wait: Waiter | None, door: str = "save", *, tell: bool = True
+    ) -> None:
+        """Run a handler inside the transaction; what it raises goes on, with a note, and is told if `tell`."""
         if occurrence.link is not None:
             refuse_loop(handler, occurrence.event)
         info = occurrence.info
@@ -74,7 +80,8 @@ class Caller:
         except (StopPropagation, EventLoopError):
             raise
         except Exception as error:
-            telemetry.tell(telemetry.HandlerFailed(occurrence.event, handler.name, error, propagated=True))
+            if tell:
+                telemetry.tell(telemetry.HandlerFailed(occurrence.event, handler.name, error, propagated=True))
             if not isinstance(error, Abort):
                 noted(error, handler, occurrence.name)
             raise
@@ -106,7 +113,7 @@ class Caller:
     def call_isolated(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None) -> None:
         """Run a handler after the commit: what it raises is told and harms nobody."""
         try:
-            self.call(handler, occurrence, wait)
+            self.call(handler, occurrence, wait, tell=False)
         except StopPropagation:
             raise
         except Exception as error:  # noqa: BLE001  # whatever it was, it is told and goes no further
@@ -131,9 +138,10 @@ class Caller:
     def compiled(self, handler: Handler, info: ModelInfo | None) -> Compiled:
         """The handler's call and condition, compiled once for each model."""
         key = (handler, info.cls if info is not None else None)
-        found = self._calls.get(key)
+        known = self._calls
+        found = known.get(key)
         if found is None:
-            found = self._calls[key] = self._compile(handler, info)
+            found = known[key] = self._compile(handler, info)
         return found
 
     def _compile(self, handler: Handler, info: ModelInfo | None) -> Compiled:

@@ -20,7 +20,7 @@ def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: R
 def encode_change(event: Event, identity: Sequence[Any], refer: Refer, hidden: Collection[str] = ()) -> bytes:
     """The data of a lifecycle event. It never refuses: what cannot be kept is left out, its name in "omitted".
 
-    A hidden (sensitive) field's name is kept among the changes, its values never.
+    The name of a hidden (sensitive) or omitted field is kept among the changes, its values are not.
     """
     payload = {name: value for name, value in event.payload.items() if name not in hidden}
     changes = {name: [change.old, change.new] for name, change in event.changes.items() if name not in hidden}
@@ -40,13 +40,16 @@ def _encode_what_fits(data: dict[str, Any], refer: Refer) -> bytes:
     omitted = {*unfit, *unfit_changes}
     payload = {name: value for name, value in data["payload"].items() if name not in omitted}
     changes = {name: pair for name, pair in data["changes"].items() if name not in omitted}
-    kept = {**data, "payload": payload, "changes": changes, "omitted": sorted(omitted)}
+    silent = [*data.get("hidden", ()), *sorted(name for name in data["changes"] if name in omitted)]
+    kept = {**data, "payload": payload, "changes": changes, "omitted": sorted(omitted), "hidden": silent}
     try:
         return encode(kept, refer=refer)
     except PayloadError:
         # Each value fits, all of them together do not: the names alone stay.
         names = sorted({*data["payload"], *data["changes"]})
-        return encode({"identity": data["identity"], "payload": {}, "changes": {}, "omitted": names}, refer=refer)
+        silent = [*data.get("hidden", ()), *sorted(data["changes"])]
+        bare = {"identity": data["identity"], "payload": {}, "changes": {}, "omitted": names, "hidden": silent}
+        return encode(bare, refer=refer)
 
 
 def entry_of(event: Event, data: bytes) -> Entry:

@@ -35,21 +35,22 @@ class Plans:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._forget()
+        registry.on_change(self._forget)
+
+    def _forget(self) -> None:
+        # New tables rather than emptied ones: what a thread works out from the registry as it was goes into the old.
         self._flows: dict[tuple[type, Kind], Flow] = {}
         self._hooks: dict[tuple[type, Kind, Phase], tuple[Handler, ...]] = {}
         self._heard: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
         self._now: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
         self._views: dict[type, frozenset[str]] = {}
-        registry.on_change(self._forget)
-
-    def _forget(self) -> None:
-        for cache in (self._flows, self._hooks, self._heard, self._now, self._views):
-            cache.clear()
 
     def flow(self, cls: type, kind: Kind) -> Flow:
-        found = self._flows.get((cls, kind))
+        known = self._flows
+        found = known.get((cls, kind))
         if found is None:
-            found = self._flows[cls, kind] = self._flow(cls, kind)
+            found = known[cls, kind] = self._flow(cls, kind)
         return found
 
     def _flow(self, cls: type, kind: Kind) -> Flow:
@@ -81,29 +82,32 @@ class Plans:
     def hooks(self, cls: type, kind: Kind, phase: Phase) -> tuple[Handler, ...]:
         """A model's own hooks for a change in one phase."""
         key = (cls, kind, phase)
-        found = self._hooks.get(key)
+        known = self._hooks
+        found = known.get(key)
         if found is None:
             names = _hook_names(kind, phase)
             chosen = [h for h in self._registry.hooks(cls, names) if h.phase is phase]
-            found = self._hooks[key] = tuple(chosen)
+            found = known[key] = tuple(chosen)
         return found
 
     def now(self, cls: type, kind: Kind, changes: Changes = NO_CHANGES) -> tuple[Handler, ...]:
         """Who hears a change inside the transaction, once its SQL is done, in order."""
         key = (cls, kind, self._seen_fields(cls, kind, changes))
-        found = self._now.get(key)
+        known = self._now
+        found = known.get(key)
         if found is None:
             heard = self.after(cls, kind, changes)
-            found = self._now[key] = tuple(handler for handler in heard if handler.phase is Phase.TRANSACTION)
+            found = known[key] = tuple(handler for handler in heard if handler.phase is Phase.TRANSACTION)
         return found
 
     def after(self, cls: type, kind: Kind, changes: Changes = NO_CHANGES) -> tuple[Handler, ...]:
         """Who hears a change once its SQL is done, of whatever phase, in order."""
         fields = self._seen_fields(cls, kind, changes)
         key = (cls, kind, fields)
-        found = self._heard.get(key)
+        known = self._heard
+        found = known.get(key)
         if found is None:
-            found = self._heard[key] = tuple(in_order(self._hearing(cls, kind, fields), cls))
+            found = known[key] = tuple(in_order(self._hearing(cls, kind, fields), cls))
         return found
 
     def _seen_fields(self, cls: type, kind: Kind, changes: Changes) -> frozenset[str]:
@@ -122,11 +126,12 @@ class Plans:
 
     def _viewed(self, cls: type) -> frozenset[str]:
         """The fields whose view somebody listens to."""
-        found = self._views.get(cls)
+        known = self._views
+        found = known.get(cls)
         if found is None:
             info = self._info(cls)
             heard = [f for f in info.fields if self._registry.viewing(f"{info.subject}.{f}.changed", cls)]
-            found = self._views[cls] = frozenset(heard)
+            found = known[cls] = frozenset(heard)
         return found
 
     def custom(self, name: str, cls: type | None, declared: type | None = None) -> tuple[Handler, ...]:

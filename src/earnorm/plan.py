@@ -152,7 +152,7 @@ class _Writer:
         if self.declared and not self.inlined:
             self.lines.append("    p = payload_of(o)")
         if not self.declared:
-            self.lines.append("    if not RESERVED.isdisjoint(p): refuse_reserved(event_name, p)")
+            self.lines.append("    if p and not RESERVED.isdisjoint(p): refuse_reserved(event_name, p)")
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
             self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
         if self._wants_event:

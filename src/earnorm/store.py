@@ -94,6 +94,10 @@ class Transaction(Protocol):
         """
         ...
 
+    def holder(self) -> Lease | None:
+        """The lease as it was last claimed, run out or not; None if it was given back."""
+        ...
+
     def release(self, lease: Lease) -> None:
         """Give the lease back, so that the next claim need not wait. Nothing happens if it was lost."""
         ...

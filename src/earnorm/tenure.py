@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+from pathlib import Path
 
 from earnorm.clock import Clock
 from earnorm.store import Lease, Store
@@ -15,11 +16,33 @@ __all__ = ["Tenure"]
 _log = logging.getLogger("earnorm.worker")
 
 
+def _here() -> str:
+    """This host, and on Linux the process namespace, so that containers of one name are not taken for one host."""
+    try:
+        return f"{socket.gethostname()}:{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _is_dead(worker: str) -> bool:
+    """Whether a worker's process is known to be gone: it ran on this host, and its process id is free."""
+    place, _, rest = worker.rpartition("/")[0].rpartition("/")
+    if place != _here() or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class Tenure:
     """Claims, keeps and gives back the lease under an identity that no other process or fork ever has."""
 
     def __init__(self, store: Store, clock: Clock, seconds: float) -> None:
-        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.worker = f"{_here()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.lease: Lease | None = None
         self.third = seconds / 3
         self._store = store
@@ -36,6 +59,10 @@ class Tenure:
         since = self._clock.monotonic()
         with self._store.begin() as transaction:
             lease = transaction.claim(self.worker, self._seconds)
+            if lease is None and (held := transaction.holder()) is not None and _is_dead(held.worker):
+                # Killed beside us: nobody needs to wait until its lease runs out.
+                transaction.release(held)
+                lease = transaction.claim(self.worker, self._seconds)
         self.lease, self._since = lease, since
         return lease is not None
 

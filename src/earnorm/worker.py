@@ -22,7 +22,7 @@ from earnorm.errors import LeaseLost
 from earnorm.lanes import Batch, Lanes
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
-from earnorm.store import Lease, Settlement, Store, Transaction
+from earnorm.store import Lease, Store, Transaction
 from earnorm.subscription import Audience, Counts, Window, fold, plan
 from earnorm.tenure import Tenure
 
@@ -344,16 +344,12 @@ class Worker:
         with self._counting:
             with self._store.begin() as transaction:
                 settlement = fold(result.window, result.outcomes, transaction.now())
-                moves = _moves(settlement)
+                moves = any((settlement.advances, settlement.set_aside, settlement.rescheduled, settlement.finished))
                 if moves:
                     transaction.settle(result.lease, settlement)
             self._unsettled = None
             self._totals += Counts.of(outcome for lane in result.outcomes for outcome in lane)
         return moves
-
-
-def _moves(settlement: Settlement) -> bool:
-    return bool(settlement.advances or settlement.set_aside or settlement.rescheduled or settlement.finished)
 
 
 def _due(transaction: Transaction, names: frozenset[str], limit: int) -> list[Delivery]:

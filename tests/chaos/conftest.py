@@ -26,7 +26,7 @@ class Scale:
 
 
 SHORT = Scale(producer_kills=10, worker_kills=8, transactions=60, writers=2, written=20)
-LONG = Scale(producer_kills=200, worker_kills=60, transactions=2_500, writers=4, written=500)
+LONG = Scale(producer_kills=200, worker_kills=60, transactions=2_500, writers=4, written=300)
 
 
 def pytest_collection_modifyitems(items):

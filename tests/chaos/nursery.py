@@ -31,7 +31,7 @@ class Nursery:
         )
         self._steps = Counter()
         self._ended = set()
-        self.said = []
+        self._said = []
 
     def start(self, part, **arguments):
         """Fork a child that plays this part; returns its pid."""
@@ -43,6 +43,12 @@ class Nursery:
         while self._steps[pid] < goal and pid not in self._ended:
             self._hear()
         return self._steps[pid] >= goal
+
+    def watch_for(self, pid, word):
+        """Read on until the child says so."""
+        while [str(pid), word] not in self._said:
+            assert pid not in self._ended
+            self._hear()
 
     def kill(self, pid):
         os.kill(pid, signal.SIGKILL)
@@ -74,7 +80,7 @@ class Nursery:
                 return rest[0]
             case "step":
                 self._steps[int(rest[0])] += 1
-                self.said.append(rest[1:])
+                self._said.append(rest)
             case "end":
                 self._ended.add(int(rest[0]))
         return None

@@ -12,7 +12,6 @@ from sqlalchemy import event as sqlalchemy_event
 from earnorm import BaseModel, IntegerField, RetryLater, StringField, connect, event_handler, event_handler_async
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.telemetry import Appended, listen
-from earnorm.worker import Worker
 from tests.chaos.ledger import HEARD, Ledger
 
 
@@ -116,15 +115,19 @@ def _drop(batch, item, counters, chance):
 
 
 _book = None
-_say = None
+_say = print
+_retried = 20
+_signal = signal.SIGKILL
 
 
-def deliver(say, *, url, ledger, batch, lease, die=None):
-    """Work the log until nothing is due."""
-    global _book, _say
-    _book, _say = Ledger(Path(ledger)), say
+def deliver(say, *, url, ledger, batch, lease, die=None, of="SIGKILL", retried=20):
+    """Work the log until nothing is due; one event in `retried` is tried twice."""
+    global _book, _say, _retried, _signal
+    _book, _say, _retried, _signal = Ledger(Path(ledger)), say, retried, signal.Signals[of]
     db = connect(url)
-    db.worker = Worker(db.bus, db.store, db.runner, lease=lease, batch=batch, loop=db._own_loop)
+    # Short, so that a test need not wait long for the lease of a worker that was killed.
+    db.worker._seconds, db.worker._batch = lease, batch
+    db.worker._begin_anew()
     if die is not None:
         DELIVERER[die](db)
     db.ready()
@@ -133,8 +136,8 @@ def deliver(say, *, url, ledger, batch, lease, die=None):
 
 
 def _effect(handler, event):
-    if event.attempt == 1 and event.id.int % 20 == 0:
-        raise RetryLater(0.0, "one in twenty is tried twice")
+    if event.attempt == 1 and event.id.int % _retried == 0:
+        raise RetryLater(0.0, "it is tried twice")
     _reach("before the effect")
     _book.write("effect", handler, event.id, event.key)
     _say("effect")
@@ -157,12 +160,13 @@ async def anote(record, event):
 _points = {}
 
 
-def _reach(point, *_):
-    """Die here, if it is the chosen point, the third time."""
+def _reach(point):
+    """Die (or stop) here, if it is the chosen point, the third time."""
     if point in _points:
         _points[point] += 1
         if _points[point] == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+            _say("reached")
+            os.kill(os.getpid(), _signal)
 
 
 def _on_commit(point, *, first):
@@ -189,16 +193,18 @@ def _in_a_handler(point):
 def _around_settle(point):
     def arm(db):
         _points[point] = 0
-        settle, release = SQLAlchemyTransaction.settle, SQLAlchemyTransaction.release
+        settle = SQLAlchemyTransaction.settle
 
         def settling(transaction, *arguments):
-            _reach(point if point == "before the settle" else None)
+            if point == "before the settle":
+                _reach(point)
             settle(transaction, *arguments)
-            _reach(point if point == "before the commit of the settle" else None)
+            if point == "before the commit of the settle":
+                _reach(point)
             if point == "after the settle":
                 sqlalchemy_event.listen(db.engine, "checkin", lambda *_: _reach(point), once=True)
 
-        SQLAlchemyTransaction.settle, SQLAlchemyTransaction.release = settling, release
+        SQLAlchemyTransaction.settle = settling
 
     return arm
 

@@ -1,6 +1,8 @@
 """Chaos on SQLite files: processes are killed with SIGKILL at any moment, and the ledger says what became of it."""
 
 import logging
+import os
+import signal
 import sqlite3
 from contextlib import closing
 
@@ -100,6 +102,22 @@ def test_of_two_workers_each_takes_over_when_the_other_is_killed(scene, scale):
     verdict = scene.verify("two workers")
 
     assert verdict.duplicates <= scene.kills * BATCH * len(HANDLERS)
+
+
+def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_on(scene):
+    """It has run three batches and settled two; meanwhile another one has done all the rest, and what it had open."""
+    scene.prepare()
+    scene.play("produce", name="p", transactions=25, seed=scene.seed)
+    stopped = scene.start("deliver", batch=10, lease=LEASE, die="before the settle", of="SIGSTOP", retried=3)
+    scene.nursery.watch_for(stopped, "reached")
+    before = len(scene.ledger.read("effect"))
+    scene.play("deliver", batch=10, lease=LEASE, retried=3)
+    os.kill(stopped, signal.SIGCONT)
+    assert 0 == scene.nursery.wait(stopped)
+
+    verdict = scene.verify("worker stopped")
+
+    assert 0 < verdict.duplicates <= 10 * len(HANDLERS) < before + verdict.duplicates
 
 
 def test_writers_that_roll_back_at_random_leave_no_event_of_it_and_keep_the_order_of_each_record(scene, scale):

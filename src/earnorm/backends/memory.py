@@ -116,6 +116,9 @@ class MemoryTransaction:
         self.state.lease = Lease(worker, self.state.fence, now + timedelta(seconds=seconds))
         return self.state.lease
 
+    def holder(self) -> Lease | None:
+        return self.state.lease
+
     def release(self, lease: Lease) -> None:
         if self._is_ours(lease):
             self.state.lease = None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
-from sqlalchemy import URL, Connection, Engine
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -70,6 +70,7 @@ class Database:
         self._embedded = worker is not False
         self._lock = threading.Lock()
         self._prepared = -1
+        self._preparer = 0
         self._subscribed = -1
         self._closed = False
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
@@ -78,22 +79,21 @@ class Database:
         self._log = DatabaseLog(
             name, bus, self.store, reading=self.reading, subscribed=self._is_subscribed, wake=self._wake
         )
-        self._runner = Runner(bus, self._log.hydrate, self._log.decode, database=name)
-        self.worker = Worker(bus, self.store, self._runner, clock=self._clock, loop=self._own_loop)
+        self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name)
+        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
         durable_names(bus)
         for engine in self._engines.both:
             boundary.connect_engine(engine, self._log)
+            event.listen(engine, "engine_connect", self._on_connection)
 
     @property
     def engine(self) -> Engine:
-        """The sync engine, for plain SQLAlchemy; the tables are there."""
-        if asyncio._get_running_loop() is None:
-            self.ready()
+        """The sync engine, for plain SQLAlchemy with the hooks on."""
         return self._engines.sync
 
     @property
     def async_engine(self) -> AsyncEngine:
-        """The async engine, for plain SQLAlchemy. The tables are there after `async with connect(...)`."""
+        """The async engine, for plain SQLAlchemy with the hooks on."""
         return self._engines.twin
 
     def __repr__(self) -> str:
@@ -177,20 +177,32 @@ class Database:
     def _wake(self) -> None:
         self.worker.wake()
 
+    def _on_connection(self, _connection: Connection) -> None:
+        """A plain Session may be the first to use the engine; it finds its tables."""
+        if self._prepared < 0 and self._preparer != threading.get_ident():
+            self.ready()
+
     def _prepare(self) -> None:
         with self._lock:
-            tables, version = _count_tables(), self.bus.registry.version
-            if self._prepared != tables:
-                with self._engines.sync.begin() as connection:
-                    self._look_after_tables(connection)
-                self._prepared = tables
-            self.bus.registry.check_all()
-            names = durable_names(self.bus)
-            with self.store.begin() as transaction:
-                transaction.subscribe(names)
-            self._subscribed = version
-            if self._embedded:
-                self.worker.start()
+            self._preparer = threading.get_ident()
+            try:
+                self._prepare_once()
+            finally:
+                self._preparer = 0
+
+    def _prepare_once(self) -> None:
+        tables, version = _count_tables(), self.bus.registry.version
+        if self._prepared != tables:
+            with self._engines.sync.begin() as connection:
+                self._look_after_tables(connection)
+            self._prepared = tables
+        self.bus.registry.check_all()
+        names = durable_names(self.bus)
+        with self.store.begin() as transaction:
+            transaction.subscribe(names)
+        self._subscribed = version
+        if self._embedded:
+            self.worker.start()
 
     def _look_after_tables(self, connection: Connection) -> None:
         if self._tables == "create":

@@ -154,8 +154,11 @@ def _refresh(session: Session, record: Any) -> None:
     state = inspect(record)
     if state.transient or state.pending:
         raise UnsavedSubject("refresh", repr(record))
-    adopt(session, record)
-    if session.get(type(record), state.identity, populate_existing=True) is None:
+    # Without autoflush, which would write the very changes that are to be loaded over.
+    with session.no_autoflush:
+        adopt(session, record)
+        found = session.get(type(record), state.identity, populate_existing=True)
+    if found is None:
         raise NotFound(type(record).__name__, state.identity)
 
 

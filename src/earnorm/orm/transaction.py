@@ -75,6 +75,11 @@ class Transaction:
             raise TransactionError("this transaction is open already; call db.transaction() for each block")
         outer = current_scope()
         if outer is not None and outer.database in (None, self._database):
+            if outer.session._flushing:
+                # SQLAlchemy cannot flush before this savepoint, and its rollback would take the record being saved.
+                raise TransactionError(
+                    "db.transaction() in a pre hook would be a savepoint in the middle of a save; open it in a post hook"
+                )
             self._scope = outer
             self._savepoint = outer.session.begin_nested()
             return

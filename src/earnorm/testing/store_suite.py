@@ -249,6 +249,17 @@ class StoreSuite(DeliverySuite):
 
         assert claim(store, "bob").fence > first.fence
 
+    def test_the_store_says_who_holds_the_lease_even_after_it_ran_out(self, store: Store, clock: VirtualClock) -> None:
+        with store.begin() as t:
+            assert t.holder() is None
+            lease = t.claim("ada", 10)
+        clock.advance(60)
+        with store.begin() as t:
+            assert lease == t.holder()
+            assert lease is not None
+            t.release(lease)
+            assert t.holder() is None
+
     def test_a_lease_given_back_is_claimed_at_once_under_a_higher_fence(self, store: Store) -> None:
         first = claim(store, "ada")
         with store.begin() as t:

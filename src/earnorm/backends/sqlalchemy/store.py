@@ -114,6 +114,10 @@ class SQLAlchemyTransaction:
         ).fetchone()
         return Lease(worker, row[0], expires) if row else None
 
+    def holder(self) -> Lease | None:
+        worker, fence, expires = self._statements.holder(self._connection).one()
+        return Lease(worker, fence, to_time(expires)) if worker else None
+
     def release(self, lease: Lease) -> None:
         self._statements.release(self._connection, holder=lease.worker, held=lease.fence)
 
