@@ -535,7 +535,9 @@ def test_many_lambdas_are_many_handlers(bus, seen):
 
 def test_a_reloaded_module_replaces_its_handlers(tmp_path, monkeypatch):
     path = tmp_path / "listeners.py"
-    path.write_text("from earnorm import event_handler\n@event_handler('thing.made')\ndef made(thing):\n    thing.append('old')\n")
+    path.write_text(
+        "from earnorm import event_handler\n@event_handler('thing.made')\ndef made(thing):\n    thing.append('old')\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     seen = []

@@ -23,7 +23,7 @@ def work(folder: Path, die_at: int | None) -> None:
             if lines:
                 say(f"   {file:<11} {lines} lines in {time.monotonic() - began:.1f} s")
         began = time.monotonic()
-        say(dim("   delivering; what the dead process had taken is free once its lease runs out, in 10 s at most ..."))
+        say(dim("   delivering; what the dead process had taken is taken over ..."))
         counts = db.drain(timeout=60)
         say(f"   delivered   {counts['done']} deliveries done, {time.monotonic() - began:.1f} s later")
 

@@ -224,8 +224,10 @@ _EXPRESSIONS = {
 def _expression(argument: Argument, default: str, named: frozenset[str], payload: str) -> str:
     """The source text of one argument's value. `payload` is how a key is read: "p[{!r}]" or "o.{}"."""
     source, key = argument.source, argument.key
-    if source is Source.OLD or source is Source.NEW:
-        return f"{source.name.lower()}_value(e, {key!r})"
+    if source is Source.OLD:
+        return f"(None if m.created else old_value(e, {key!r}))"
+    if source is Source.NEW:
+        return f"new_value(e, {key!r})"
     if source is Source.REST:
         return f"{{k: v for k, v in p.items() if k not in {set(named)!r}}}" if named else "p"
     if source is not Source.KEY:

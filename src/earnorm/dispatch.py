@@ -80,10 +80,7 @@ class Caller:
         except (StopPropagation, EventLoopError):
             raise
         except Exception as error:
-            if tell:
-                telemetry.tell(telemetry.HandlerFailed(occurrence.event, handler.name, error, propagated=True))
-            if not isinstance(error, Abort):
-                noted(error, handler, occurrence.name)
+            _failed(error, handler, occurrence, tell=tell)
             raise
         finally:
             _running.reset(token)
@@ -100,9 +97,7 @@ class Caller:
         except (StopPropagation, EventLoopError):
             raise
         except Exception as error:
-            telemetry.tell(telemetry.HandlerFailed(source.event, handler.name, error, propagated=True))
-            if not isinstance(error, Abort):
-                noted(error, handler, source.event.name)
+            _failed(error, handler, source, tell=True)
             raise
         finally:
             _running.reset(token)
@@ -163,6 +158,13 @@ def _gone(*_: Any) -> None:
 
 def _arguments(occurrence: Occurrence) -> tuple[Any, ...]:
     return occurrence.subject, occurrence.payload, occurrence.event, occurrence.moment
+
+
+def _failed(error: Exception, handler: Handler, source: HasEvent, *, tell: bool) -> None:
+    if tell:
+        telemetry.tell(telemetry.HandlerFailed(source.event, handler.name, error, propagated=True))
+    if not isinstance(error, Abort):
+        noted(error, handler, source.event.name)
 
 
 def _tell_started(event: Event, handler: Handler) -> None:

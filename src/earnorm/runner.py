@@ -113,12 +113,14 @@ class Runner:
         database: str = "",
         backoff: Backoff | None = None,
         random: Random | None = None,
+        hint: Callable[[BaseException], str | None] = lambda _error: None,
     ) -> None:
         self.events = events
         self._bus = bus
         self._hydrate = hydrate
         self._database = database
         self._backoff = backoff or Backoff()
+        self._hint = hint
         self._random = random or Random()  # noqa: S311  jitter is no secret
         self._version = -1
         self._handlers: dict[str, Handler] = {}
@@ -231,6 +233,8 @@ class Runner:
     def _failed(self, run: _Run, error: BaseException) -> Outcome:
         if _process_ends(error):
             raise error
+        if (hint := self._hint(error)) is not None:
+            error.add_note(hint)
         outcome = classify(error, run.delivery.attempt, self._backoff, self._random.random())
         if not isinstance(error, Control) or isinstance(error, StopPropagation):
             _tell(telemetry.HandlerFailed(run.event, run.handler.name, error))
@@ -307,7 +311,8 @@ def error_text(error: BaseException) -> str:
         return summary[:_TEXT]
     lines = "".join(traceback.format_tb(error.__traceback__, -_FRAMES)).splitlines()
     kept = "\n".join(map(escaped, lines))[-(_TEXT - len(summary) - 1) :]
-    return f"{summary}\n{kept}"[:_TEXT]
+    notes = "".join(f"\n{escaped(note)}" for note in getattr(error, "__notes__", ()))
+    return f"{summary}{notes[:_SUMMARY]}\n{kept}"[:_TEXT]
 
 
 def _message(error: BaseException) -> str:

@@ -45,7 +45,11 @@ def model(hook, decorator=post_save):
 def fresh(hook):
     """A function of its own, since a decorator marks the one it is given."""
     made = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__)
-    made.__qualname__, made.__kwdefaults__, made.__annotations__ = hook.__qualname__, hook.__kwdefaults__, hook.__annotations__
+    made.__qualname__, made.__kwdefaults__, made.__annotations__ = (
+        hook.__qualname__,
+        hook.__kwdefaults__,
+        hook.__annotations__,
+    )
     return made
 
 
@@ -291,7 +295,9 @@ def test_the_specs_signatures_work_as_written(db):
     user.emit("password_changed")
     user.emit("logout")
     db.drain()
-    assert sorted([("welcome", "Ada"), ("Ada", "user.login"), ("password", "Ada"), ("Ada", "user.logout")]) == sorted(seen)
+    assert sorted([("welcome", "Ada"), ("Ada", "user.login"), ("password", "Ada"), ("Ada", "user.logout")]) == sorted(
+        seen
+    )
 
 
 @pytest.mark.parametrize("spelled", ["status_change", "status_changed", "status.changed", "order.status.changed"])

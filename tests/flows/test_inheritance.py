@@ -212,7 +212,9 @@ def test_a_handler_of_the_class_hears_its_subclasses_and_a_string_pattern_does_n
     Dog(name="d").save()
     db.drain()
 
-    assert sorted([("class", "animal.created"), ("pattern", "animal.created"), ("class", "dog.created")]) == sorted(heard)
+    assert sorted([("class", "animal.created"), ("pattern", "animal.created"), ("class", "dog.created")]) == sorted(
+        heard
+    )
 
 
 def test_a_class_hears_each_event_once_and_no_views(db):

@@ -5,8 +5,20 @@ import logging
 
 import pytest
 
-from earnorm import Abort, BaseModel, StringField, caused_by, current_event, dispatch, emit, event_handler, on_event
-from earnorm import post_save, pre_save, telemetry
+from earnorm import (
+    Abort,
+    BaseModel,
+    StringField,
+    caused_by,
+    current_event,
+    dispatch,
+    emit,
+    event_handler,
+    on_event,
+    post_save,
+    pre_save,
+    telemetry,
+)
 from earnorm.testing import expect_failures
 from tests.flows.stories import log
 
@@ -151,9 +163,9 @@ def test_control_characters_cannot_forge_a_line(db, caplog):
     class Note(BaseModel):
         code = StringField(primary_key=True)
 
-        @event_handler("note.created", delivery="after_commit", name="fails")
-        def fails(note):
-            raise ValueError("first\nERROR forged\x1b[31m")
+    @event_handler("note.created", delivery="after_commit", name="fails")
+    def fails(note):
+        raise ValueError("first\nERROR forged\x1b[31m")
 
     with expect_failures(), caplog.at_level(logging.DEBUG, "earnorm"):
         Note(code="a\nb\u2028c\x1b[2J").save()

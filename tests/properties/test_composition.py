@@ -55,7 +55,7 @@ def test_a_record_has_at_most_one_lifecycle_event_and_it_says_what_became_of_it(
 
     found = {o.identity[0]: o for o in composed(steps) if o.kind != "event"}
 
-    for key in {1, 2, 3}:
+    for key in (1, 2, 3):
         kind = expected_kind(before.get(key), after.get(key))
         assert kind == (found[key].kind if key in found else None)
         if kind in ("created", "updated"):

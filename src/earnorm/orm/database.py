@@ -31,6 +31,7 @@ from earnorm.errors import (
 )
 from earnorm.event import running
 from earnorm.orm.engines import Engines
+from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, durable_names
 from earnorm.orm.transaction import Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
@@ -79,7 +80,7 @@ class Database:
         self._log = DatabaseLog(
             name, bus, self.store, reading=self.reading, subscribed=self._is_subscribed, wake=self._wake
         )
-        self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name)
+        self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name, hint=hint_of)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
         durable_names(bus)
         for engine in self._engines.both:

@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper, Session, make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.errors import ReadOnlySnapshot
 
-__all__ = ["SNAPSHOT", "is_snapshot", "load", "snapshot"]
+__all__ = ["SNAPSHOT", "hint_of", "is_snapshot", "load", "snapshot"]
 
 # A class with this name in its body is no model of its own.
 SNAPSHOT = "__earnorm_snapshot__"
@@ -39,6 +40,16 @@ def snapshot(mapping: Mapping, identity: tuple[Any, ...], values: Values[str, An
     make_transient_to_detached(record)
     object.__setattr__(record, "__class__", cls)
     return record
+
+
+def hint_of(error: BaseException) -> str | None:
+    """What to do about an error that SQLAlchemy raises for a record without a session."""
+    if not isinstance(error, DetachedInstanceError):
+        return None
+    return (
+        "after the commit a handler's record is detached, so that no connection is held; load what it needs in a "
+        "transaction of its own: with db.transaction(): order = Order.get(order.id)"
+    )
 
 
 def is_snapshot(record: object) -> bool:

@@ -283,43 +283,46 @@ _LISTENERS: dict[str, Callable[..., None]] = {
 
 
 def _wrap(dialect: Any) -> None:
-    """What no event of SQLAlchemy tells: that COMMIT has returned, and what a savepoint was named."""
+    """What no event of SQLAlchemy tells: that COMMIT or ROLLBACK has returned, and what a savepoint was named."""
     if dialect in _dialects:
         return
     _dialects.add(dialect)
-    do_commit, do_rollback = dialect.do_commit, dialect.do_rollback
-    do_commit_twophase, do_savepoint = dialect.do_commit_twophase, dialect.do_savepoint
+    dialect.do_commit = partial(_do_commit, dialect, dialect.do_commit)
+    dialect.do_rollback = partial(_do_rollback, dialect.do_rollback)
+    dialect.do_commit_twophase = partial(_do_commit_twophase, dialect.do_commit_twophase)
+    dialect.do_savepoint = partial(_do_savepoint, dialect.do_savepoint)
 
-    def commit(connection: Any) -> None:
-        try:
-            do_commit(connection)
-        except BaseException:
-            _undo(dialect, connection)
-            raise
-        if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
-            if (owner := outbox.connection()) is not None:
-                _outboxes.pop(owner, None)
-            _release(outbox)
 
-    def rollback(connection: Any) -> None:
-        try:
-            do_rollback(connection)
-        finally:
-            if (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
-                outbox.give_up()
+def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) -> None:
+    try:
+        do_commit(connection)
+    except BaseException:
+        _undo(dialect, connection)
+        raise
+    if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
+        if (owner := outbox.connection()) is not None:
+            _outboxes.pop(owner, None)
+        _release(outbox)
 
-    def commit_twophase(connection: Connection, *args: Any, **options: Any) -> None:
-        do_commit_twophase(connection, *args, **options)
-        if (outbox := _outboxes.pop(connection, None)) is not None:
-            _release(outbox)
 
-    def savepoint(connection: Connection, name: str) -> None:
-        do_savepoint(connection, name)
-        if (outbox := _outboxes.get(connection)) is not None:
-            outbox.savepoint(name)
+def _do_rollback(do_rollback: Callable[[Any], None], connection: Any) -> None:
+    try:
+        do_rollback(connection)
+    finally:
+        if (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
+            outbox.give_up()
 
-    dialect.do_commit, dialect.do_rollback = commit, rollback
-    dialect.do_commit_twophase, dialect.do_savepoint = commit_twophase, savepoint
+
+def _do_commit_twophase(do_commit: Callable[..., None], connection: Connection, *args: Any, **options: Any) -> None:
+    do_commit(connection, *args, **options)
+    if (outbox := _outboxes.pop(connection, None)) is not None:
+        _release(outbox)
+
+
+def _do_savepoint(do_savepoint: Callable[..., None], connection: Connection, name: str) -> None:
+    do_savepoint(connection, name)
+    if (outbox := _outboxes.get(connection)) is not None:
+        outbox.savepoint(name)
 
 
 def _release(outbox: ConnectionOutbox) -> None:

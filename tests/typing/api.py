@@ -1,0 +1,196 @@
+"""What type checkers see of the public names: models, doors, decorators, databases, tests' own helpers."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, assert_type
+from uuid import UUID
+
+from sqlalchemy import ColumnElement
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+import earnorm
+from earnorm import (
+    Abort,
+    BaseModel,
+    Change,
+    Database,
+    Event,
+    EventBus,
+    Handle,
+    Handler,
+    IntegerField,
+    StringField,
+    connect,
+    current_event,
+    default_bus,
+    event_handler,
+    event_handler_async,
+    event_type,
+    on_event,
+    on_event_async,
+    post_commit,
+    post_save,
+    post_save_async,
+    pre_save,
+    pre_save_async,
+)
+from earnorm.telemetry import HandlerFailed, listen
+from earnorm.testing import expect_failures, isolated
+
+
+def named(user: "User") -> bool:
+    return bool(user.name)
+
+
+class User(BaseModel):
+    name = StringField()
+    nick = StringField(required=False)
+    visits = IntegerField(default=0)
+
+    @pre_save
+    def before(self) -> None:
+        self.visits += 1
+
+    @pre_save_async
+    async def check(self, session: AsyncSession) -> int:
+        return len(self.name)
+
+    @post_save(priority=3, delivery="after_commit")
+    def after(self, event: Event, changes: dict[str, Change]) -> str:
+        return event.name
+
+    @post_save_async(name="notify")
+    async def notify(self) -> None: ...
+
+    @post_commit
+    def committed(self) -> None: ...
+
+    @on_event("login", ["logout", "user.*"], when=named)
+    def seen(self, session: Session, where: str = "here") -> str:
+        return where
+
+    @on_event_async("login")
+    async def later(self) -> None: ...
+
+
+@event_type("user.moved", version=2)
+@dataclass(frozen=True)
+class UserMoved:
+    city: str
+
+
+# --- records ---
+
+
+def a_record(user: User) -> None:
+    assert_type(user.name, str)
+    assert_type(user.nick, str | None)
+    assert_type(user.visits, int)
+    assert_type(User.name == "Ada", ColumnElement[bool])
+    assert_type(user.save(), User)
+    assert_type(user.delete(), None)
+    assert_type(user.refresh(), User)
+    assert_type(user.changes["name"], Change)
+    assert_type(User.get(1), User)
+    assert_type(User.find(User.name == "Ada", visits=3), list[User])
+
+
+async def its_twins(user: User) -> None:
+    assert_type(await user.asave(), User)
+    assert_type(await user.adelete(), None)
+    assert_type(await user.arefresh(), User)
+    assert_type(await User.aget(1), User)
+    assert_type(await User.afind(name="Ada"), list[User])
+    assert_type(await user.aemit("login", where="there"), Handle)
+
+
+def its_events(user: User) -> None:
+    assert_type(user.emit("login", where="there"), Handle)
+    assert_type(user.emit(UserMoved(city="Oslo")).id, UUID)
+    assert_type(earnorm.emit("system.started", level=3), Handle)
+    assert_type(earnorm.emit("user.seen", user, by="Ada"), Handle)
+    assert_type(UserMoved("Oslo").city, str)
+
+
+# --- decorators keep what they decorate ---
+
+
+def signatures(user: User, event: Event, session: Session) -> None:
+    assert_type(user.before(), None)
+    assert_type(user.after(event, {}), str)
+    assert_type(user.seen(session, where="there"), str)
+
+
+@event_handler("user.created", User, UserMoved, priority=1)
+def hears(user: User, event: Event) -> int:
+    return 1
+
+
+@event_handler_async(["user.login", "!user.logout"])
+async def hears_later(user: User) -> str:
+    return user.name
+
+
+@User.on("created", delivery="transaction")
+def hears_now(user: User) -> bytes:
+    return b""
+
+
+@event_handler(User.event("created"))
+def hears_an_object(user: User, moved: UserMoved) -> float:
+    return 1.0
+
+
+async def handlers(user: User, event: Event) -> None:
+    assert_type(hears(user, event), int)
+    assert_type(await hears_later(user), str)
+    assert_type(hears_now(user), bytes)
+    assert_type(hears_an_object(user, UserMoved("Oslo")), float)
+    known: Callable[[User], Coroutine[Any, Any, str]] = hears_later
+    assert_type(await known(user), str)
+
+
+# --- buses and databases ---
+
+
+def a_bus(bus: EventBus) -> None:
+    assert_type(default_bus.handlers(), list[Handler])
+    assert_type(bus.emit("a.b"), Handle)
+    assert_type(bus.off(hears), bool)
+    assert_type(current_event(), Event | None)
+    with bus.capture("user.*") as events:
+        assert_type(events, list[Event])
+    with bus.muted("user.*", reason="an import"):
+        pass
+
+
+def a_database() -> None:
+    with connect("sqlite://", name="other", worker=False, tables="check") as db:
+        assert_type(db, Database)
+        assert_type(db.drain(timeout=1.0), dict[str, int])
+        assert_type(db.session(), Session)
+        assert_type(db.asession(), AsyncSession)
+        with db.transaction() as opened:
+            assert_type(opened.session, Session)
+
+
+async def an_async_database() -> None:
+    async with connect("sqlite://") as db:
+        assert_type(await db.adrain(), dict[str, int])
+        async with db.transaction() as opened:
+            assert_type(opened.session, AsyncSession)
+
+
+# --- telemetry and tests ---
+
+
+def in_tests() -> None:
+    slate: AbstractContextManager[None] = isolated()
+    with slate:
+        pass
+    with expect_failures() as failures:
+        assert_type(failures, list[HandlerFailed])
+    assert_type(listen(lambda record: None, HandlerFailed), Callable[[], None])
+    assert_type(Abort("no").reason, str)
