@@ -43,12 +43,15 @@ class Door(Protocol):
     @property
     def connected(self) -> bool:
         """Whether durable handlers are delivered from a log, rather than run at once."""
+        ...
 
     def emit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
         """Emit inside the transaction open here, or one of its own."""
+        ...
 
     def aemit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Coroutine[Any, Any, Handle]:
         """`emit`, awaited."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

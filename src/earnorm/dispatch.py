@@ -185,8 +185,8 @@ def refuse_loop(handler: Handler, event: Event) -> None:
     if event.depth > DEPTH_LIMIT:
         why = f"{event.name} is caused {event.depth} levels deep, {DEPTH_LIMIT} is the limit"
         raise EventLoopError(why, _chain(event))
-    link: Event | None = event
-    while link is not None and link.cause is not None:
+    link = event
+    while link.cause is not None:
         if link.emitter == handler.name and _same(link.cause, event):
             why = f"{handler.name} is called again by its own doing, for the same record and the same changes"
             raise EventLoopError(why, [*_chain(event), f"{event.name} → {handler.name}"])
@@ -202,8 +202,8 @@ def _same(earlier: Event, later: Event) -> bool:
 
 def _chain(event: Event) -> list[str]:
     links: list[str] = []
-    link: Event | None = event
-    while link is not None and link.cause is not None:
+    link = event
+    while link.cause is not None:
         about = f" of {link.cause.key}" if link.cause.key else ""
         links.append(f"{link.cause.name}{about} → {link.emitter or 'bubbles'}")
         link = link.cause

@@ -72,7 +72,7 @@ class Occurrence:
         self.name = name
         self.subject = subject
         self.payload = payload
-        self.kind = kind
+        self.kind: Kind = kind
         self.changes = changes
         self.info = info
         self.identity = identity

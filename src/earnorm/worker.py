@@ -262,7 +262,11 @@ class Worker:
             with self._passing:
                 moved = self._pass(until)
         except LeaseLost as lost:
-            self._unsettled = self._tenure.lease = None
+            self._unsettled = None
+            held = self._tenure.lease
+            if held is not None and held.fence == lost.fence:
+                # A newer one, taken again while handlers ran, is still ours to use and to give back.
+                self._tenure.lease = None
             _log.info("%s", lost)
             return False
         except Exception:  # noqa: BLE001  a store may raise anything, and the thread must not die of it

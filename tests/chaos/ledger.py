@@ -139,7 +139,7 @@ def _compare_order(found, verdict):
 
 def _compare_effects(found, ledger, verdict):
     effects = ledger.read("effect")
-    happened = Counter((handler, event) for handler, event, _ in effects)
+    happened = Counter((handler, event) for handler, event, *_ in effects)
     positions = {event[1]: event[0] for event in found.events if event[2] in HEARD}
     due = {(handler, event) for handler in HANDLERS for event in positions}
     verdict.handled = len(happened)
@@ -152,7 +152,7 @@ def _compare_effects(found, ledger, verdict):
 def _inversions(effects, positions):
     """By handler and record: the first time each event was handled, against the order of the log."""
     once, reached, inversions = set(), defaultdict(int), []
-    for handler, event, key in effects:
+    for handler, event, key, *_ in effects:
         if (handler, event) in once or event not in positions:
             continue
         once.add((handler, event))

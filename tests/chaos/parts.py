@@ -139,7 +139,7 @@ def _effect(handler, event):
     if event.attempt == 1 and event.id.int % _retried == 0:
         raise RetryLater(0.0, "it is tried twice")
     _reach("before the effect")
-    _book.write("effect", handler, event.id, event.key)
+    _book.write("effect", handler, event.id, event.key, event.attempt, os.getpid())
     _say("effect")
     _reach("after the effect")
 

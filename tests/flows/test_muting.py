@@ -1,4 +1,4 @@
-"""Muting: events that reach no handler and no log, on purpose and with a reason; capturing: a look at what is emitted."""
+"""Muting: events that reach no handler and no log, on purpose, with a reason. Capturing: a look at what is emitted."""
 
 import asyncio
 import logging

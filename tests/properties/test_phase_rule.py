@@ -164,7 +164,7 @@ def expected(before, after, events):
 
 
 def started(old, mine):
-    """Where the change began that was not undone: a record back at its beginning begins again. A deletion counts anew."""
+    """Where the change began that was not undone: back at its beginning a record begins again, as after a deletion."""
     place = None
     for i, kind, value in mine:
         state = None if kind == "deleted" else value

@@ -78,7 +78,7 @@ class Transaction:
             if outer.session._flushing:
                 # SQLAlchemy cannot flush before this savepoint, and its rollback would take the record being saved.
                 raise TransactionError(
-                    "db.transaction() in a pre hook would be a savepoint in the middle of a save; open it in a post hook"
+                    "db.transaction() in a pre hook would be a savepoint amid a save; open it in a post hook"
                 )
             self._scope = outer
             self._savepoint = outer.session.begin_nested()

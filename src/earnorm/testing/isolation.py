@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy.orm import Mapper
 
@@ -19,8 +19,6 @@ from earnorm.orm.model import BaseModel
 from earnorm.registry import Registry
 
 __all__ = ["isolated"]
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -86,8 +84,9 @@ def _patterns_of(registry: Registry) -> Trie[Handler]:
 @contextmanager
 def _models() -> Iterator[None]:
     with ExitStack() as stack:
-        for table in (mapping._mappings, loading._snapshots, declared._by_name):
-            stack.enter_context(_restored(table))
+        tables_by_class: tuple[dict[Any, Any], ...] = (mapping._mappings, loading._snapshots, declared._by_name)
+        for known in tables_by_class:
+            stack.enter_context(_restored(known))
         bases = list(database._metadata)
         tables = set(BaseModel.metadata.tables)
         managers = set(BaseModel.registry._managers)
@@ -119,7 +118,7 @@ def _leave_hierarchy(mapper: Mapper[Any]) -> None:
 
 
 @contextmanager
-def _restored(table: dict[Any, T]) -> Iterator[None]:
+def _restored(table: dict[Any, Any]) -> Iterator[None]:
     kept = dict(table)
     try:
         yield

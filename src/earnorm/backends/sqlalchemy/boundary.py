@@ -107,7 +107,7 @@ class ConnectionOutbox(Outbox):
         if occurrence.info is None or not instance_state(occurrence.subject).expired:
             return occurrence
         with Session(self.engine, expire_on_commit=False) as session:
-            found = session.get(occurrence.info.cls, occurrence.identity)
+            found: Any = session.get(occurrence.info.cls, occurrence.identity)
             session.expunge_all()
         return occurrence if found is None else occurrence.about(found)
 
@@ -128,7 +128,7 @@ _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
-# What a driver's COMMIT or ROLLBACK, once it has returned, releases; by id, since the dialect sees only that connection.
+# What a driver's COMMIT or ROLLBACK releases once it has returned; by id, since the dialect sees only that connection.
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
 

@@ -40,7 +40,7 @@ class _Change:
         self.state = state
         # Held: a Session lets go of what it has written, and nobody else may have it.
         self.record = state.obj()
-        self.kind = kind
+        self.kind: Kind = kind
         self.changes = changes
         self.flow: Flow = mapping.bus.plans.flow(mapping.cls, kind)
         self.values: dict[str, Any] | None = None
