@@ -43,10 +43,13 @@ class Row:
     def verdict(self) -> str:
         if self.target is None:
             return "-"
-        noise, limit = self.noise or 0, self.target or self.gross_at or 0
-        if noise > limit / 2:
+        noise = self.noise or 0
+        limit = self.target or noise
+        if self.measured - noise > limit:
+            return "missed"
+        if noise > (self.target or self.gross_at or noise) / 2:
             return "too noisy"
-        return "met" if self.measured <= (self.target or noise) else "missed"
+        return "met" if self.measured <= limit else "missed"
 
     @property
     def gross(self) -> bool:

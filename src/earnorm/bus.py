@@ -75,6 +75,7 @@ class EventBus:
         self.caller = Caller(self.registry)
         self._door: Door | None = None
         self._connected = False
+        self._attentive = False
         self.watch = Watch(self.forget_plans)
         # What to call, by class of the subject and name; for a declared event without a subject by its class.
         self._runs: dict[type, dict[str, Run]] = {}
@@ -96,7 +97,7 @@ class EventBus:
     @property
     def attentive(self) -> bool:
         """Whether every event counts, heard or not: there is a log, or somebody watches."""
-        return self._connected or self.watch.active or telemetry.verbose()
+        return self._attentive or telemetry.verbose()
 
     def attach_door(self, door: Door | None) -> None:
         """Send what needs a transaction through `door`."""
@@ -106,6 +107,7 @@ class EventBus:
     def forget_plans(self) -> None:
         """Compile what is emitted next anew (something registered, connected, listens or is muted)."""
         self._connected = self._door is not None and self._door.connected
+        self._attentive = self._connected or self.watch.active
         # New tables rather than emptied ones: what a thread is preparing right now goes into the old.
         self._runs = {}
         self._aruns = {}

@@ -185,10 +185,12 @@ _LEVELS: dict[type[Record], int] = {
 _EVERY_STEP = frozenset({Emitted, RolledBack, HandlerStarted, HandlerDone})
 
 _events_log = logging.getLogger("earnorm.events")
+_root_log = logging.getLogger("earnorm")
 _handlers_log = logging.getLogger("earnorm.handlers")
 _log = logging.getLogger("earnorm.telemetry")
-logging.getLogger("earnorm").addHandler(logging.NullHandler())
+_root_log.addHandler(logging.NullHandler())
 
+_stepping = False
 _listeners: dict[type[Record], list[Listener]] = {}
 _changed: list[WeakMethod[Callable[[], object]]] = []
 
@@ -223,6 +225,8 @@ def on_change(callback: Callable[[], object]) -> None:
 
 
 def _announce_change() -> None:
+    global _stepping  # noqa: PLW0603  # asked on every flush, so that it is kept rather than worked out
+    _stepping = not _listeners.keys().isdisjoint(_EVERY_STEP)
     for reference in tuple(_changed):
         if (callback := reference()) is not None:
             callback()
@@ -235,9 +239,7 @@ def wanted(kind: type[Record]) -> bool:
 
 def verbose() -> bool:
     """Whether anybody wants the records that tell every step."""
-    if _listeners and not _listeners.keys().isdisjoint(_EVERY_STEP):
-        return True
-    return _handlers_log.isEnabledFor(logging.DEBUG) or _events_log.isEnabledFor(logging.DEBUG)
+    return _stepping or _root_log.isEnabledFor(logging.DEBUG)
 
 
 def tell(record: Record) -> None:

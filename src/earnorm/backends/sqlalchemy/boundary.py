@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.orm.session import SessionTransactionState
 
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
@@ -132,8 +133,8 @@ _lock = threading.Lock()
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
 
-_COMMITTING = "earnorm_committing"
-_READY = "earnorm_ready"
+# What waits for the end of a Session's own commit, by the Session's id.
+_ready: dict[int, list[ConnectionOutbox]] = {}
 
 
 # --- which log -------------------------------------------------------------------------------
@@ -328,22 +329,15 @@ def _do_savepoint(do_savepoint: Callable[..., None], connection: Connection, nam
 def _release(outbox: ConnectionOutbox) -> None:
     """Now, or if a Session is in the middle of its commit, once it is usable again."""
     for session in outbox.sessions:
-        if session.info.get(_COMMITTING):
-            session.info.setdefault(_READY, []).append(outbox)
+        transaction = session._transaction
+        if transaction is not None and transaction._state is SessionTransactionState.PREPARED:
+            _ready.setdefault(id(session), []).append(outbox)
             return
     outbox.release()
 
 
-@event.listens_for(Session, "before_commit")
-def _before_commit(session: Session) -> None:
-    if not session.in_nested_transaction():
-        session.info[_COMMITTING] = True
-
-
 @event.listens_for(Session, "after_transaction_end")
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is not None or _COMMITTING not in session.info:
-        return
-    del session.info[_COMMITTING]
-    for outbox in session.info.pop(_READY, ()):
-        outbox.release()
+    if _ready and transaction.parent is None:
+        for outbox in _ready.pop(id(session), ()):
+            outbox.release()

@@ -27,7 +27,7 @@ from earnorm.occurrence import Kind, Occurrence
 
 __all__ = ["attach_session", "refuse_save_in_pre_hook"]
 
-_FLUSH = "earnorm_flush"
+_FLUSH = "earnorm_written"
 
 
 class _Change:
@@ -78,9 +78,6 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, _context: UOWTransaction, _instances: Any) -> None:
-    info = session.info
-    if _FLUSH in info:
-        del info[_FLUSH]  # what a flush that failed half-way left
     pending = _pending(session)
     for change in pending:
         if change.flow.before:
@@ -89,7 +86,6 @@ def _before_flush(session: Session, _context: UOWTransaction, _instances: Any) -
     for change in pending:
         if change.mapping.validate is not None and change.kind != "deleted":
             change.mapping.validate(change.record, None if change.kind == "created" else change.changes.keys())
-    for change in pending:
         if change.is_kept:
             _outbox(session, change)  # refuses what has no boundary before anything is written
 
@@ -122,7 +118,9 @@ def _pending(session: Session) -> list[_Change]:
             if changes := mapping.changes(state):
                 found.append(_Change(mapping, state, "updated", changes))
     gone = session._deleted
-    return found + [_Change(m, state, "deleted") for state in gone if (m := mapping_of(state.class_)) is not None]
+    if gone:
+        found += [_Change(m, state, "deleted") for state in gone if (m := mapping_of(state.class_)) is not None]
+    return sorted(found, key=_place) if len(found) > 1 else found
 
 
 def _run_before(session: Session, change: _Change) -> None:
@@ -157,19 +155,20 @@ def _run_before_simply(change: _Change, scope: Scope) -> None:
 
 
 @event.listens_for(Session, "after_flush")
-def _after_flush(session: Session, context: UOWTransaction) -> None:
+def _after_flush(_session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
-    written = [change for change in map(_written, context.states.items()) if change is not None]
+    written: list[_Change] = []
+    for state, (deleted, listed_only) in context.states.items():
+        mapping = mapping_of(state.class_)
+        if mapping is not None and not listed_only:
+            change = _written(mapping, state, "deleted" if deleted else "created" if state.key is None else "updated")
+            if change is not None:
+                written.append(change)
     if written:
-        session.info[_FLUSH] = sorted(written, key=_place) if len(written) > 1 else written
+        context.attributes[_FLUSH] = sorted(written, key=_place) if len(written) > 1 else written
 
 
-def _written(item: tuple[InstanceState[Any], tuple[bool, bool]]) -> _Change | None:
-    state, (deleted, listed_only) = item
-    mapping = mapping_of(state.class_)
-    if mapping is None or listed_only:
-        return None
-    kind: Kind = "deleted" if deleted else "created" if state.key is None else "updated"
+def _written(mapping: Mapping, state: InstanceState[Any], kind: Kind) -> _Change | None:
     bus = mapping.bus
     if not bus.plans.flow(mapping.cls, kind).heard and not bus.attentive:
         return None
@@ -193,9 +192,9 @@ def _place(change: _Change) -> tuple[int, int, str, str]:
 
 
 @event.listens_for(Session, "after_flush_postexec")
-def _after_flush_postexec(session: Session, _context: UOWTransaction) -> None:
+def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     """Run post hooks, with the session as it will be: what they change is kept, and they may save."""
-    written: Sequence[_Change] = session.info.pop(_FLUSH, ())
+    written: Sequence[_Change] = context.attributes.get(_FLUSH, ())
     if not written:
         return
     # The flush is done but for a flag; without lowering it a hook could not save.
