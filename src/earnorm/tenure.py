@@ -76,6 +76,11 @@ class Tenure:
             self._since = self._clock.monotonic()
             _log.warning("the lease could not be renewed; trying again", exc_info=True)
 
+    def forget(self, fence: int) -> None:
+        """That lease is lost. A newer one, taken again while handlers ran, is still ours to use and to give back."""
+        if self.lease is not None and self.lease.fence == fence:
+            self.lease = None
+
     def release(self) -> None:
         """Give the lease back, so that another process need not wait for it to run out."""
         lease, self.lease = self.lease, None

@@ -263,10 +263,7 @@ class Worker:
                 moved = self._pass(until)
         except LeaseLost as lost:
             self._unsettled = None
-            held = self._tenure.lease
-            if held is not None and held.fence == lost.fence:
-                # A newer one, taken again while handlers ran, is still ours to use and to give back.
-                self._tenure.lease = None
+            self._tenure.forget(lost.fence)
             _log.info("%s", lost)
             return False
         except Exception:  # noqa: BLE001  a store may raise anything, and the thread must not die of it

@@ -103,7 +103,7 @@ class Scene:
                 time.perf_counter() - self._began,
                 len(verdict.lost) + len(verdict.torn) + len(verdict.forgotten),
                 verdict.duplicates,
-                self.seed,
+                str(self.seed),
             )
         )
         assert {} == verdict.faults, f"EARNORM_SEED={self.seed}"

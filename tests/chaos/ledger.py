@@ -173,12 +173,18 @@ class Report:
     seconds: float
     lost: int
     duplicates: int
-    seed: int
+    seed: str
 
 
 def table(reports: Iterable[Report]):
     names = ("backend", "run", "events", "kills", "seconds", "lost", "duplicates", "seed")
-    rows = [names, *(tuple(_cell(getattr(report, name)) for name in names) for report in reports)]
+    rows = [
+        names,
+        *(
+            tuple(_cell(getattr(report, name)) for name in names)
+            for report in sorted(reports, key=lambda report: report.run)
+        ),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(

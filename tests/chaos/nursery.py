@@ -44,6 +44,16 @@ class Nursery:
             self._hear()
         return self._steps[pid] >= goal
 
+    def watch_any(self, pids, steps):
+        """Read on until one of the children has made so many steps more; which one, or None if all ended first."""
+        goals = {pid: self._steps[pid] + steps for pid in pids}
+        while not self._ended.issuperset(pids):
+            self._hear()
+            for pid, goal in goals.items():
+                if self._steps[pid] >= goal:
+                    return pid
+        return None
+
     def watch_for(self, pid, word):
         """Read on until the child says so."""
         while [str(pid), word] not in self._said:

@@ -92,16 +92,18 @@ def test_workers_killed_at_any_moment_lose_nothing(scene, scale):
 def test_of_two_workers_each_takes_over_when_the_other_is_killed(scene, scale):
     scene.prepare()
     scene.play("produce", name="p", transactions=scale.transactions, seed=scene.seed)
-    kills = max(4, scale.worker_kills // 4)
+    kills = max(4, scale.worker_kills // 2)
     workers = [scene.start("deliver", batch=BATCH, lease=LONG) for _ in range(2)]
-    for _ in range(kills):
-        scene.kill(workers.pop(0), within=20)
+    while scene.kills < kills and (works := scene.nursery.watch_any(workers, scene.chance.randint(1, 60))):
+        scene.kill(works, within=1)
+        workers.remove(works)
         workers.append(scene.start("deliver", batch=BATCH, lease=LONG))
     for worker in workers:
         assert 0 == scene.nursery.wait(worker)
 
     verdict = scene.verify("two workers")
 
+    assert kills == scene.kills
     assert verdict.duplicates <= scene.kills * BATCH * len(HANDLERS)
 
 

@@ -15,11 +15,10 @@ from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm import telemetry
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.backends.sqlalchemy.scope import Scope, scope_of, within
+from earnorm.backends.sqlalchemy.scope import enter_scope, leave_scope, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
@@ -27,7 +26,10 @@ from earnorm.occurrence import Kind, Occurrence
 
 __all__ = ["attach_session", "refuse_save_in_pre_hook"]
 
+# In a flush's `attributes`: what it has written; and the one record it writes, if hooks that take only `self`
+# are all that hears of it.
 _FLUSH = "earnorm_written"
+_SIMPLE = "earnorm_simple"
 
 
 class _Change:
@@ -50,6 +52,12 @@ class _Change:
     def is_kept(self) -> bool:
         """Whether more than hooks in the transaction that take only `self` will learn of it."""
         return self.mapping.bus.attentive or not self.flow.simple_after
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether hooks in the transaction that take only `self` are all that will learn of it."""
+        flow = self.flow
+        return flow.simple_before and flow.simple_after and running() is None and not self.mapping.bus.attentive
 
     @property
     def event(self) -> Event:
@@ -77,22 +85,53 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 
 
 @event.listens_for(Session, "before_flush")
-def _before_flush(session: Session, _context: UOWTransaction, _instances: Any) -> None:
+def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
     pending = _pending(session)
+    done: dict[InstanceState[Any], Kind] = {}
+    if len(pending) == 1 and pending[0].is_simple:
+        change = pending[0]
+        if _run_before_simply(session, change):
+            _validate(change)
+            context.attributes[_SIMPLE] = change
+            return
+        done[change.state] = change.kind
+        pending = _pending(session)
+    if any(change.flow.before for change in pending):
+        pending = _run_all_before(session, pending, done)
     for change in pending:
-        if change.flow.before:
-            pending = _run_all_before(session, pending)
-            break
-    for change in pending:
-        if change.mapping.validate is not None and change.kind != "deleted":
-            change.mapping.validate(change.record, None if change.kind == "created" else change.changes.keys())
+        _validate(change)
         if change.is_kept:
             _outbox(session, change)  # refuses what has no boundary before anything is written
 
 
-def _run_all_before(session: Session, pending: list[_Change]) -> list[_Change]:
+def _validate(change: _Change) -> None:
+    validate = change.mapping.validate
+    if validate is not None and change.kind != "deleted":
+        validate(change.record, None if change.kind == "created" else change.changes.keys())
+
+
+def _run_before_simply(session: Session, change: _Change) -> bool:
+    """Pre hooks that take only `self`; False if they have added, changed or deleted other records."""
+    hooks = change.flow.before
+    if not hooks:
+        return True
+    size, caller = _size(session), change.mapping.bus.caller
+    scope = scope_of(session)
+    previous = enter_scope(scope)
+    try:
+        for hook in hooks:
+            caller.call_simply(hook, change.record, change, before=True)
+    except StopPropagation:
+        pass
+    finally:
+        leave_scope(scope, previous)
+    if change.kind == "updated":
+        change.changes = change.mapping.changes(change.state)
+    return _size(session) == size
+
+
+def _run_all_before(session: Session, pending: list[_Change], done: dict[InstanceState[Any], Kind]) -> list[_Change]:
     """Pre hooks of all, and of the records that they add, change or delete; returns what is to be written then."""
-    done: dict[InstanceState[Any], Kind] = {}
     while fresh := [change for change in pending if change.flow.before and done.get(change.state) != change.kind]:
         size = _size(session)
         for change in fresh:
@@ -125,9 +164,6 @@ def _pending(session: Session) -> list[_Change]:
 
 def _run_before(session: Session, change: _Change) -> None:
     mapping, state, scope = change.mapping, change.state, scope_of(session)
-    if change.flow.simple_before and running() is None and not telemetry.verbose():
-        _run_before_simply(change, scope)
-        return
     occurrence = _occurrence(change, mapping.values(state))
     attach_session(occurrence, session)
     door = "delete" if change.kind == "deleted" else "save"
@@ -141,22 +177,17 @@ def _run_before(session: Session, change: _Change) -> None:
                 return
 
 
-def _run_before_simply(change: _Change, scope: Scope) -> None:
-    caller, record = change.mapping.bus.caller, change.record
-    with within(scope):
-        try:
-            for hook in change.flow.before:
-                caller.call_simply(hook, record, change, before=True)
-        except StopPropagation:
-            return
-
-
 # --- after the SQL ---------------------------------------------------------------------------
 
 
 @event.listens_for(Session, "after_flush")
 def _after_flush(_session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
+    simple: _Change | None = context.attributes.get(_SIMPLE)
+    if simple is not None and len(context.states) == 1:
+        if simple.flow.heard and (simple.kind != "updated" or simple.changes):
+            context.attributes[_FLUSH] = (simple,)
+        return
     written: list[_Change] = []
     for state, (deleted, listed_only) in context.states.items():
         mapping = mapping_of(state.class_)
@@ -212,10 +243,13 @@ def _dispatch_simply(session: Session, change: _Change) -> None:
     """One record whose hooks in the transaction take only `self`: nothing to keep for a log or for after the commit."""
     mapping = change.mapping
     hooks = mapping.bus.plans.now(mapping.cls, change.kind, change.changes)
-    scope = scope_of(session)
     if hooks:
-        with within(scope):
+        scope = scope_of(session)
+        previous = enter_scope(scope)
+        try:
             scope.dispatcher.run_simply(mapping.bus.caller, hooks, change.record, change)
+        finally:
+            leave_scope(scope, previous)
 
 
 _Happened = tuple[_Change, Occurrence, ConnectionOutbox | None]

@@ -67,8 +67,10 @@ def enter_scope(scope: Scope) -> Scope | None:
 
 
 def leave_scope(scope: Scope, previous: Scope | None) -> None:
-    scope.closed = True
-    _scope.set(previous)
+    """Close the scope and go back to `previous`; nothing happens if that is the scope itself."""
+    if previous is not scope:
+        scope.closed = True
+        _scope.set(previous)
 
 
 def scope_of(session: Session) -> Scope:
