@@ -587,7 +587,8 @@ class SyncDoorInCoroutine(TransactionError):
     """A blocking call inside a running event loop."""
 
     def __init__(self, door: str, instead: str) -> None:
-        super().__init__(f"{door}() would block the running event loop; write: await {instead}()")
+        remedy = instead if instead.startswith("async ") else f"await {instead}()"
+        super().__init__(f"{door}() would block the running event loop; write: {remedy}")
         self.door = door
         self.instead = instead
 
@@ -617,11 +618,12 @@ class AutocommitRefused(TransactionError):
 
 
 class DrainInTransaction(TransactionError):
-    """`drain` inside a transaction or a handler would wait for itself."""
+    """`drain` or `close` inside a transaction or a handler would wait for itself."""
 
-    def __init__(self, where: str) -> None:
-        super().__init__(f"drain() inside {where} would wait for itself; call it after the commit")
+    def __init__(self, where: str, door: str = "drain") -> None:
+        super().__init__(f"{door}() inside {where} would wait for itself; call it after the commit")
         self.where = where
+        self.door = door
 
 
 # --- the log --------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ class _Writer:
         self.inlined = declared and all(_inlinable(step) for step in steps)
         self.declared = declared
         self.alone = alone
+        self.required = sorted(frozenset[str]().union(*(step.binding.required for step in steps)))
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
             "Context": Context,
@@ -151,30 +152,37 @@ class _Writer:
             self.lines.append("    o = s" if self.alone else "    o = p")
         if self.declared and not self.inlined:
             self.lines.append("    p = payload_of(o)")
-        if not self.declared:
-            self.lines.append("    if p and not RESERVED.isdisjoint(p): refuse_reserved(event_name, p)")
+        self._take_keys()
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
             self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
         if self._wants_event:
             payload = "payload_of(o)" if self.inlined else "p"
             self.lines.append(f"    e = Event(event_name, s, {payload})")
-        if not self.inlined:
-            self._require_keys()
 
-    def _require_keys(self) -> None:
-        """All keys are looked up before the first handler runs: a missing one starts nothing."""
-        for key in sorted(frozenset[str]().union(*(step.binding.required for step in self.steps))):
-            self.lines.append(f"    if {key!r} not in p: raise missing({key!r}, p)")
+    def _take_keys(self) -> None:
+        """All keys are looked up before the first handler runs: a missing one starts nothing.
+
+        A payload of just these keys holds no reserved one, since no handler can require those.
+        """
+        if self.inlined:
+            self.lines += [f"    k{i} = o.{key}" for i, key in enumerate(self.required)]
+            return
+        if self.required:
+            taken = "; ".join(f"k{i} = p[{key!r}]" for i, key in enumerate(self.required))
+            self.lines += [f"    try: {taken}", "    except KeyError: raise missing(p) from None"]
+        if not self.declared:
+            beyond = f"len(p) != {len(self.required)}" if self.required else "p"
+            self.lines.append(f"    if {beyond} and not RESERVED.isdisjoint(p): refuse_reserved(event_name, p)")
 
     def _phase(self, numbered: list[tuple[int, Step]]) -> None:
         if not numbered:
             return
         self.lines.append("    try:")
         for i, step in numbered:
-            self._step(i, step)
+            self._step(i, step, last=step is numbered[-1][1])
         self.lines.append("    except StopPropagation: pass")
 
-    def _step(self, i: int, step: Step) -> None:
+    def _step(self, i: int, step: Step, *, last: bool) -> None:
         indent = " " * 8
         self._bind_target(i, step)
         if isinstance(self.names[f"h{i}"], WeakTarget):
@@ -186,7 +194,7 @@ class _Writer:
             indent += " " * 4
         self.lines.append(f"{indent}try: {self._call(i, step)}")
         self.lines.append(f"{indent}except Exception as x: {self._rescue(i, step)}")
-        if step.binding.uses(Source.EVENT):
+        if step.binding.uses(Source.EVENT) and not last:
             self.lines.append(f"{indent}if e._stopped: raise StopPropagation")
 
     def _bind_target(self, i: int, step: Step) -> None:
@@ -197,9 +205,10 @@ class _Writer:
             self.names[f"w{i}"] = step.when
 
     def _call(self, i: int, step: Step) -> str:
-        payload = "o.{}" if self.inlined else "p[{!r}]"
-        text, defaults = arguments_text(step.binding, payload, f"a{i}_")
+        text, defaults = arguments_text(step.binding, f"a{i}_")
         text = text.replace("m.declared", "o") if self.declared else text
+        for number, key in enumerate(self.required):
+            text = text.replace(f"p[{key!r}]", f"k{number}")
         self.names.update(defaults)
         self.names[f"a{i}_handler_name"] = step.handler.name
         target = f"f{i}" if isinstance(self.names[f"h{i}"], WeakTarget) else f"h{i}"
@@ -215,7 +224,10 @@ class _Writer:
 
     # --- called from generated code ----------------------------------------------------------
 
-    def _missing(self, key: str, payload: Mapping[str, Any]) -> MissingPayload:
+    def _missing(self, payload: Mapping[str, Any]) -> MissingPayload:
+        if not self.declared:
+            refuse_reserved(self.name, payload)
+        key = next(key for key in self.required if key not in payload)
         taker = next(step.handler.name for step in self.steps if key in step.binding.required)
         return MissingPayload(self.name, key, taker, payload)
 

@@ -63,10 +63,10 @@ class Registry:
         self._by_name: dict[str, Handler] = {}
         self._functions: dict[int, Handler] = {}
         self._all: dict[Handler, None] = {}
-        self._exact: dict[str, list[Handler]] = {}
+        self._exact: dict[str, dict[Handler, None]] = {}
         self._patterns: Trie[Handler] = Trie()
         self._excluded: dict[Handler, list[Pattern]] = {}
-        self._by_class: dict[type, list[Handler]] = {}
+        self._by_class: dict[type, dict[Handler, None]] = {}
         self._bindings: dict[tuple[Handler, type | None], Binding] = {}
         self._changed: list[Callable[[], object]] = []
 
@@ -117,16 +117,16 @@ class Registry:
 
     def _listen(self, handler: Handler, event: Any) -> None:
         if isinstance(event, type):
-            bucket = self._by_class.setdefault(event, [])
+            bucket = self._by_class.setdefault(event, {})
         elif "*" in event:
             Pattern.parse(event)
             self._patterns.add(event, handler)
             handler.events.append(event)
             return
         else:
-            bucket = self._exact.setdefault(validate_name(event), [])
+            bucket = self._exact.setdefault(validate_name(event), {})
         if handler not in bucket:
-            bucket.append(handler)
+            bucket[handler] = None
             handler.events.append(event)
 
     def remove(self, handler: Handler) -> None:
@@ -147,10 +147,9 @@ class Registry:
         if isinstance(event, str) and "*" in event:
             self._patterns.remove(event, handler)
             return
-        table: dict[Any, list[Handler]] = self._by_class if isinstance(event, type) else self._exact
-        bucket = table.get(event, [])
-        if handler in bucket:
-            bucket.remove(handler)
+        table: dict[Any, dict[Handler, None]] = self._by_class if isinstance(event, type) else self._exact
+        bucket = table.get(event, {})
+        bucket.pop(handler, None)
         if not bucket:
             table.pop(event, None)
 

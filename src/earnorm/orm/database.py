@@ -33,7 +33,7 @@ from earnorm.event import running
 from earnorm.orm.engines import Engines
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, durable_names
-from earnorm.orm.transaction import Transaction
+from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
 from earnorm.worker import Worker
@@ -75,6 +75,7 @@ class Database:
         self._subscribed = -1
         self._closed = False
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
+        self.opened = OpenTransactions()
         self._engines = Engines.of(target)
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self._log = DatabaseLog(
@@ -230,22 +231,22 @@ class Database:
         later (a retry) is not waited for. Raises DrainInTransaction inside a transaction or a handler.
         """
         refuse_in_coroutine("drain")
-        self._refuse_drain_inside()
+        self._refuse_inside("drain")
         self.ready()
         return self.worker.drain(timeout)
 
     async def adrain(self, timeout: float = 30.0) -> dict[str, int]:
         """`drain`, awaited."""
-        self._refuse_drain_inside()
+        self._refuse_inside("adrain")
         await self.aready()
         return await self.worker.adrain(timeout)
 
-    def _refuse_drain_inside(self) -> None:
+    def _refuse_inside(self, door: str) -> None:
         if current_scope() is not None:
-            raise DrainInTransaction("a transaction")
+            raise DrainInTransaction("a transaction", door)
         now = running()
         if now is not None:
-            raise DrainInTransaction(f"the handler {now.handler}")
+            raise DrainInTransaction(f"the handler {now.handler}", door)
 
     # --- opening and closing -----------------------------------------------------------------
 
@@ -271,15 +272,18 @@ class Database:
     def close(self, drain: float = 5.0) -> None:
         """Finish due work for up to `drain` seconds if the worker is embedded, then give everything back.
 
-        What is not handled by then is in the log and is handled after the next start. Closing twice is one close.
+        A `with db.transaction()` of another thread is waited for, as long again. What is not handled by then is in
+        the log and is handled after the next start. Closing twice is one close. Raises DrainInTransaction.
         """
         refuse_in_coroutine("close", "aclose")
         if self._closed:
             return
+        self._refuse_inside("close")
         if self._prepared >= 0:
             if self._embedded:
                 self.worker.drain(drain)
             self.worker.stop(drain)
+            self.opened.wait(drain)
         self._disconnect()
         asyncio.run(self._engines.twin.dispose())
         self._engines.remove_private()
@@ -288,10 +292,12 @@ class Database:
         """`close`, awaited."""
         if self._closed:
             return
+        self._refuse_inside("aclose")
         if self._prepared >= 0:
             if self._embedded:
                 await self.worker.adrain(drain)
             await asyncio.to_thread(self.worker.stop, drain)
+            await asyncio.to_thread(self.opened.wait, drain)
         self._disconnect()
         await self._engines.twin.dispose()
         self._engines.remove_private()

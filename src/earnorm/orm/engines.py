@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, make_url
@@ -23,11 +25,15 @@ class Engines:
     sync: Engine
     twin: AsyncEngine
     private: str | None = None
+    maker: int = field(default_factory=os.getpid)
 
     @classmethod
     def of(cls, target: str | URL | Engine | AsyncEngine) -> Engines:
         """The engine given and its twin, or two on a URL. Raises UnsupportedDatabase."""
         engines = cls._made(target)
+        if engines.private is not None:
+            # A database that nobody closes takes its folder with it all the same.
+            atexit.register(engines.remove_private)
         for engine in engines.both:
             # An error's text is kept in dead letters and log lines; what its statement was given stays out of them.
             engine.hide_parameters = True
@@ -57,7 +63,8 @@ class Engines:
         return self.sync, self.twin.sync_engine
 
     def remove_private(self) -> None:
-        if self.private is not None:
+        atexit.unregister(self.remove_private)
+        if self.private is not None and self.maker == os.getpid():
             shutil.rmtree(self.private, ignore_errors=True)
 
 

@@ -84,10 +84,10 @@ class BaseModel(DeclarativeBase):
 
     def __init__(self, **values: Any) -> None:
         cls = type(self)
-        attributes = inspect(cls).attrs
         for name in values:
-            if name not in attributes and not hasattr(cls, name):
-                raise UnknownField(cls.__name__, name, attributes.keys())
+            # Only a relationship that another model's backref has yet to make is no attribute by now.
+            if not hasattr(cls, name) and name not in inspect(cls).attrs:
+                raise UnknownField(cls.__name__, name, inspect(cls).attrs.keys())
         for name, value in values.items():
             setattr(self, name, value)
         for name, make in cls.__earnorm_defaults__:

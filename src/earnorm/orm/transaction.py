@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -16,7 +17,7 @@ from earnorm.portal import refuse_in_coroutine, spawn
 if TYPE_CHECKING:
     from earnorm.orm.database import Database
 
-__all__ = ["Transaction"]
+__all__ = ["OpenTransactions", "Transaction"]
 
 S = TypeVar("S", Session, AsyncSession)
 
@@ -32,6 +33,28 @@ class Opened(Generic[S]):
         self.session = session
 
 
+class OpenTransactions:
+    """The transactions of a database that are under way, for `close` to wait for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open: set[Transaction] = set()
+
+    def add(self, transaction: Transaction) -> None:
+        with self._changed:
+            self._open.add(transaction)
+
+    def discard(self, transaction: Transaction) -> None:
+        with self._changed:
+            self._open.discard(transaction)
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether all of them ended within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._open, timeout)
+
+
 class Transaction:
     """Commits when its block ends, rolls back when it raises. It belongs to the task or thread that opened it."""
 
@@ -43,7 +66,7 @@ class Transaction:
         self._async_session: AsyncSession | None = None
 
     def __enter__(self) -> Opened[Session]:
-        refuse_in_coroutine("db.transaction", "db.transaction().__aenter__")
+        refuse_in_coroutine("with db.transaction", "async with db.transaction()")
         self._open(self._database.new_session)
         assert self._scope is not None
         return Opened(self._scope.session)
@@ -85,6 +108,7 @@ class Transaction:
             return
         session = new_session()
         session.begin()
+        self._database.opened.add(self)
         self._scope = Scope(session, self._database)
         self._previous = enter_scope(self._scope)
 
@@ -110,3 +134,4 @@ class Transaction:
         finally:
             leave_scope(scope, self._previous)
             session.close()
+            self._database.opened.discard(self)

@@ -65,8 +65,8 @@ _COPIED = ("models", "_classes", "_by_name", "_functions", "_all", "_exact", "_e
 
 
 def _copied(table: dict[Any, Any]) -> dict[Any, Any]:
-    """A copy whose lists are copies as well."""
-    return {key: copy(value) if isinstance(value, list) else value for key, value in table.items()}
+    """A copy whose lists and tables are copies as well."""
+    return {key: copy(value) if isinstance(value, (list, dict)) else value for key, value in table.items()}
 
 
 def _patterns_of(registry: Registry) -> Trie[Handler]:

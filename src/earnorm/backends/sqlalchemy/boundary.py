@@ -129,6 +129,7 @@ _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
+_CLOSED = "earnorm_closed_log"
 # What a driver's COMMIT or ROLLBACK releases once it has returned; by id, since the dialect sees only that connection.
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
@@ -147,7 +148,11 @@ def connect_engine(engine: Engine, log: Log) -> None:
 
 
 def disconnect_engine(engine: Engine) -> None:
-    _logs.pop(engine, None)
+    """From now on the engine has no database; what is still under way on it is kept in its log all the same."""
+    log = _logs.pop(engine, None)
+    if log is not None:
+        # On the engine itself: a table of ours would keep both alive for ever.
+        vars(engine)[_CLOSED] = log
 
 
 def is_connected() -> bool:
@@ -159,7 +164,7 @@ def log_of(engine: Engine) -> Log | None:
     found = _logs.get(engine)
     if found is None and _logs:
         found = next((log for other, log in list(_logs.items()) if _same_database(engine, other)), None)
-    return found
+    return vars(engine).get(_CLOSED) if found is None else found
 
 
 def _same_database(first: Engine, second: Engine) -> bool:
