@@ -51,12 +51,14 @@ def _added(
     raw = {"plain SQLAlchemy": plain.typical, "earnorm": ours.typical}
     with_peers = name == "hooks"
     peers = {peer: _peer(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
-    gross = 15.0 if microseconds == 0 else None
+    # The targets are missed today, as the page says; what fails a run is a step back from where they stand.
+    gross = None if microseconds is None else 15.0 if microseconds == 0 else 40.0
     yield Row(SAVING, what, added / 1000, "µs", microseconds, noise / 1000, raw, peers, gross_at=gross)
     if per_cent is not None or name == "log":
         peers = {peer: _share(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
         scale = 100 / plain.typical
-        yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=peers)
+        gross = None if per_cent is None else 20.0
+        yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=peers, gross_at=gross)
 
 
 def _peer(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
