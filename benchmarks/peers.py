@@ -9,6 +9,7 @@ import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.timing import Clocked, asynchronous, synchronous
@@ -98,7 +99,7 @@ def _pyee(count: int, take: str = "", give: str = "") -> Statement:
     return f"emit('thing.done', thing{give})", {"emit": emitter.emit, "thing": Thing()}
 
 
-def _psygnal(count: int) -> Statement:
+def _psygnal(count: int, door: str = "emit") -> Statement:
     from psygnal import Signal
 
     class Emitter:
@@ -107,7 +108,7 @@ def _psygnal(count: int) -> Statement:
     emitter = Emitter()
     for handler in functions(count, "thing"):
         emitter.done.connect(handler)
-    return "emit(thing)", {"emit": emitter.done.emit, "thing": Thing(), "kept": emitter}
+    return "emit(thing)", {"emit": getattr(emitter.done, door), "thing": Thing(), "kept": emitter}
 
 
 def _pydispatcher(count: int, take: str = "", give: str = "") -> Statement:
@@ -152,6 +153,7 @@ def _pymitter(count: int, take: str = "", give: str = "") -> Statement:
 def object_peers() -> list[Peer]:
     """`emit(name, object)`, or the nearest they have."""
     return [
+        Peer("psygnal emit_fast", partial(_psygnal, door="emit_fast")),
         Peer("psygnal", _psygnal),
         Peer("SQLAlchemy events", _sqlalchemy),
         Peer("pyee", _pyee),
@@ -167,7 +169,7 @@ def object_peers() -> list[Peer]:
 
 def keyword_peers() -> list[Peer]:
     """Those that hand keywords on to their handlers."""
-    return [peer for peer in object_peers() if peer.name not in ("psygnal", "SQLAlchemy events")]
+    return [peer for peer in object_peers() if peer.name not in ("psygnal", "psygnal emit_fast", "SQLAlchemy events")]
 
 
 # --- awaited ---------------------------------------------------------------------------------

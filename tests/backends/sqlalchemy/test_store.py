@@ -1,10 +1,12 @@
 """The SQL store on SQLite: the suite, and what only SQL has."""
 
 import pytest
-from sqlalchemy import create_engine, delete, event
+from sqlalchemy import delete, event
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import dialect_named
 from earnorm.backends.sqlalchemy.dialects.sqlite import _blocked_text, sqlite_engine
 from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
@@ -60,7 +62,7 @@ def test_it_is_a_store(store):
 
 def test_a_database_without_a_log_of_ours_is_named():
     with pytest.raises(UnsupportedDatabase, match="postgresql"):
-        SQLAlchemyStore(create_engine("postgresql+psycopg://host/name"))
+        dialect_named(postgresql.dialect(), "postgresql+psycopg://host/name")
 
 
 def test_an_append_is_one_statement(store, statements):
