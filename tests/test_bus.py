@@ -718,3 +718,18 @@ def test_a_string_enum_is_its_value(bus, seen):
     bus.emit("thing.made")
 
     assert ["thing.made", "thing.made"] == seen
+
+
+def test_handlers_are_listed_in_the_order_they_would_run(bus):
+    @bus.on("thing.made", priority=1, name="later")
+    def later(thing): ...
+
+    @bus.on("thing.made", delivery="transaction", name="low")
+    def low(thing): ...
+
+    @bus.on("thing.made", delivery="transaction", priority=5, name="high")
+    def high(thing): ...
+
+    listed = [(handler.name, handler.phase) for handler in bus.handlers()]
+
+    assert [("high", Phase.TRANSACTION), ("low", Phase.TRANSACTION), ("later", Phase.DURABLE)] == listed

@@ -26,7 +26,7 @@ from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
 from earnorm.plan import Handle, Step, compile_plan, handle_of, when_call
 from earnorm.portal import spawn, wait_for
-from earnorm.registry import ModelInfo, Registry
+from earnorm.registry import ModelInfo, Registry, in_order
 from earnorm.watch import Watch
 
 __all__ = ["Door", "EventBus", "aemit", "default_bus", "emit", "event_handler", "event_handler_async"]
@@ -158,8 +158,12 @@ class EventBus:
         return bool(found)
 
     def handlers(self) -> list[Handler]:
-        """Every handler in registration order: `name`, `source` (file:line), `phase`, `events`, `options`."""
-        return self.registry.all()
+        """Every handler with `name`, `source` (file:line), `phase`, `events`, `options`, in the order they would run.
+
+        Phase by phase; within one by before=/after=, priority, base class before subclass, module and definition.
+        """
+        every = self.registry.all()
+        return [handler for phase in Phase for handler in in_order(h for h in every if h.phase is phase)]
 
     # --- the door in -------------------------------------------------------------------------
 

@@ -417,3 +417,15 @@ def test_an_emit_inside_a_handler_is_about_any_record(db):
     ada.emit("met", whom=bob)
 
     assert [("Bob", "Ada")] == seen
+
+
+def test_a_field_that_is_said_to_be_no_secret_draws_no_warning():
+    class Service(BaseModel):
+        token = StringField(sensitive=False)
+
+    with pytest.warns(UserWarning, match=r"Account2\.password looks like a secret"):
+
+        class Account2(BaseModel):
+            password = StringField()
+
+    assert (Service, Account2) == (Service, Account2)

@@ -270,7 +270,7 @@ def test_the_order_of_imports_changes_nothing(tmp_path, imported):
     assert [f"{name} {n}" for name in MODULES for n in (1, 2)] == told.stdout.split("\n")[:-1]
 
 
-def test_the_list_of_handlers_is_in_the_order_of_definition():
+def test_the_list_of_handlers_is_in_the_order_they_run():
     @event_handler("a.b", priority=-1)
     def first(event):
         pass
@@ -279,4 +279,4 @@ def test_the_list_of_handlers_is_in_the_order_of_definition():
     def second(event):
         pass
 
-    assert ["first", "second"] == [handler.name.rpartition(".")[2] for handler in default_bus.handlers()]
+    assert ["second", "first"] == [handler.name.rpartition(".")[2] for handler in default_bus.handlers()]

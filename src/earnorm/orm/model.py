@@ -241,7 +241,7 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     fields = stored_names(mapper)
     specs = {name: column.info["earnorm"] for name, column in mapper.columns.items() if "earnorm" in column.info}
     sensitive = frozenset(name for name, spec in specs.items() if spec.sensitive)
-    _warn_of_secrets(cls, set(specs) - sensitive)
+    _warn_of_secrets(cls, {name for name, spec in specs.items() if not spec.sensitive_given})
     cls.__earnorm_defaults__ = tuple((n, s.make_default) for n, s in specs.items() if s.has_default)
     if bubbles_to is not None and not hasattr(cls, bubbles_to):
         why = "name a relationship or a foreign key field of the model"
