@@ -52,12 +52,12 @@ def _added(
     with_peers = name == "hooks"
     peers = {peer: _peer(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
     # The targets are missed today, as the page says; what fails a run is a step back from where they stand.
-    gross = None if microseconds is None else 15.0 if microseconds == 0 else 40.0
+    gross = None if microseconds is None else 25.0 if microseconds == 0 else 60.0
     yield Row(SAVING, what, added / 1000, "µs", microseconds, noise / 1000, raw, peers, gross_at=gross)
     if per_cent is not None or name == "log":
         peers = {peer: _share(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
         scale = 100 / plain.typical
-        gross = None if per_cent is None else 20.0
+        gross = None if per_cent is None else 25.0
         yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=peers, gross_at=gross)
 
 
