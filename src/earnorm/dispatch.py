@@ -248,6 +248,15 @@ class Dispatcher:
         finally:
             self._running = False
 
+    def hold(self) -> None:
+        """Let what is emitted wait, until `resume`."""
+        self._running = True
+
+    def resume(self) -> None:
+        """Run what waited."""
+        self._running = False
+        self.run()
+
     def run_simply(self, caller: Caller, hooks: Iterable[Handler], subject: Any, source: HasEvent) -> None:
         """Hooks that take only their subject, then what they emitted."""
         self._running = True

@@ -18,7 +18,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.backends.sqlalchemy.scope import enter_scope, leave_scope, scope_of, within
+from earnorm.backends.sqlalchemy.scope import Lender, Scope, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
@@ -32,12 +32,14 @@ _FLUSH = "earnorm_written"
 _SIMPLE = "earnorm_simple"
 
 
-class _Change:
+class _Change(Lender):
     """One record that a flush writes. It can say its event, for a hook that has taken only `self` and then asks."""
 
     __slots__ = ("changes", "flow", "kind", "mapping", "occurrence", "record", "state", "values")
 
     def __init__(self, mapping: Mapping, state: InstanceState[Any], kind: Kind, changes: Changes = NO_CHANGES) -> None:
+        self.session: Session | None = None
+        self._lent = None
         self.mapping = mapping
         self.state = state
         # Held: a Session lets go of what it has written, and nobody else may have it.
@@ -116,15 +118,14 @@ def _run_before_simply(session: Session, change: _Change) -> bool:
     if not hooks:
         return True
     size, caller = _size(session), change.mapping.bus.caller
-    scope = scope_of(session)
-    previous = enter_scope(scope)
+    previous = change.open(session, held=False)
     try:
         for hook in hooks:
             caller.call_simply(hook, change.record, change, before=True)
     except StopPropagation:
         pass
     finally:
-        leave_scope(scope, previous)
+        change.close(previous)
     if change.kind == "updated":
         change.changes = change.mapping.changes(change.state)
     return _size(session) == size
@@ -243,13 +244,23 @@ def _dispatch_simply(session: Session, change: _Change) -> None:
     """One record whose hooks in the transaction take only `self`: nothing to keep for a log or for after the commit."""
     mapping = change.mapping
     hooks = mapping.bus.plans.now(mapping.cls, change.kind, change.changes)
-    if hooks:
-        scope = scope_of(session)
-        previous = enter_scope(scope)
-        try:
-            scope.dispatcher.run_simply(mapping.bus.caller, hooks, change.record, change)
-        finally:
-            leave_scope(scope, previous)
+    if not hooks:
+        return
+    previous = change.open(session, held=True)
+    if change.session is None:
+        scope_of(session).dispatcher.run_simply(mapping.bus.caller, hooks, change.record, change)
+        return
+    lent: Scope | None = None
+    try:
+        for hook in hooks:
+            mapping.bus.caller.call_simply(hook, change.record, change, before=False)
+    except StopPropagation:
+        pass
+    finally:
+        lent = change.close(previous)
+    if lent is not None:
+        with within(lent):
+            lent.dispatcher.resume()
 
 
 _Happened = tuple[_Change, Occurrence, ConnectionOutbox | None]

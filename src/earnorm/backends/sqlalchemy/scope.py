@@ -14,7 +14,7 @@ from earnorm.dispatch import Dispatcher
 from earnorm.errors import TransactionNotYours
 from earnorm.portal import owner
 
-__all__ = ["Scope", "current_scope", "enter_scope", "leave_scope", "outside", "scope_of", "within"]
+__all__ = ["Lender", "Scope", "current_scope", "enter_scope", "leave_scope", "outside", "scope_of", "within"]
 
 
 class Scope:
@@ -42,31 +42,82 @@ class Scope:
             raise TransactionNotYours(_named(self.owner), _named(here))
 
 
+class Lender:
+    """Stands for a scope that is made only if a hook opens a door: most hooks do not."""
+
+    __slots__ = ("_held", "_lent", "_thread", "session")
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self._lent: Scope | None = None
+
+    def open(self, session: Session, *, held: bool) -> Scope | Lender | None:
+        """Lend from here on, unless a scope of the session is open already; returns what to give `close`.
+
+        With `held`, what is emitted waits until `close`.
+        """
+        previous = _scope.get()
+        if previous is None or previous.session is not session or previous.closed:
+            self.session, self._thread, self._held = session, threading.get_ident(), held
+            _scope.set(self)
+        return previous
+
+    def close(self, previous: Scope | Lender | None) -> Scope | None:
+        """End what was lent; returns it, if anybody asked for it."""
+        if self.session is None:
+            return None
+        self.session = None
+        _scope.set(previous)
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.closed = True
+        return lent
+
+    def lend(self) -> Scope | None:
+        if self.session is None:
+            return None
+        if self._thread != threading.get_ident():
+            raise TransactionNotYours(_named((self._thread, 0)), _named(owner()))
+        if self._lent is None:
+            self._lent = Scope(self.session)
+            if self._held:
+                self._lent.dispatcher.hold()
+        self._lent.closed = False
+        return self._lent
+
+
 def _named(who: tuple[int, int]) -> str:
     thread = next((t.name for t in threading.enumerate() if t.ident == who[0]), str(who[0]))
     return f"a task of thread {thread!r} ({who[1]:#x})" if who[1] else f"thread {thread!r}"
 
 
-_scope: ContextVar[Scope | None] = ContextVar("earnorm_scope", default=None)
+_scope: ContextVar[Scope | Lender | None] = ContextVar("earnorm_scope", default=None)
+
+
+def _open_here() -> Scope | None:
+    found = _scope.get()
+    scope = found.lend() if isinstance(found, Lender) else found
+    return None if scope is None or scope.closed else scope
 
 
 def current_scope() -> Scope | None:
     """The open transaction here, if any. Raises TransactionNotYours if it is somebody else's."""
-    found = _scope.get()
-    if found is None or found.closed:
-        return None
-    found.require_owner()
+    found = _open_here()
+    if found is not None:
+        found.require_owner()
     return found
 
 
-def enter_scope(scope: Scope) -> Scope | None:
+def enter_scope(scope: Scope) -> Scope | Lender | None:
     """Make `scope` the current one; returns the one to go back to."""
     previous = _scope.get()
     _scope.set(scope)
     return previous
 
 
-def leave_scope(scope: Scope, previous: Scope | None) -> None:
+def leave_scope(scope: Scope, previous: Scope | Lender | None) -> None:
     """Close the scope and go back to `previous`; nothing happens if that is the scope itself."""
     if previous is not scope:
         scope.closed = True
@@ -75,8 +126,8 @@ def leave_scope(scope: Scope, previous: Scope | None) -> None:
 
 def scope_of(session: Session) -> Scope:
     """The scope for hooks of this session: the current one if it is the session's, else a new one."""
-    found = _scope.get()
-    if found is not None and found.session is session and not found.closed:
+    found = _open_here()
+    if found is not None and found.session is session:
         return found
     # Not kept on the session: the circle would leave every Session to the garbage collector.
     return Scope(session)
