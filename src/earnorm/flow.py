@@ -21,6 +21,7 @@ class Flow:
     heard          anybody at all hears it once its SQL is done
     simple_before  the pre hooks take nothing but their subject
     simple_after   so do all who hear it, and all of them run inside the transaction
+    always         who hears it inside the transaction, whatever fields it changes
     """
 
     name: str
@@ -28,6 +29,7 @@ class Flow:
     heard: bool
     simple_before: bool
     simple_after: bool
+    always: tuple[Handler, ...]
 
 
 class Plans:
@@ -66,6 +68,7 @@ class Plans:
             heard=bool(after or later or info.bubbles_to),
             simple_before=all(map(self._takes_subject_only, before)),
             simple_after=simple_after and all(handler.phase is Phase.TRANSACTION for handler in after),
+            always=() if kind == "updated" else self.now(cls, kind),
         )
 
     def _takes_subject_only(self, handler: Handler) -> bool:

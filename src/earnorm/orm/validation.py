@@ -119,6 +119,13 @@ def _passing(rules: _Rules) -> _Passes:
     if len(others) == 1:
         other = others[0]
         return lambda value: may_be_none if value is None else type_rule(value) is None and other(value) is None
+    first, second, *more = others
+    if not more:
+        return lambda value: (
+            may_be_none
+            if value is None
+            else type_rule(value) is None and first(value) is None and second(value) is None
+        )
     return lambda value: (
         may_be_none if value is None else type_rule(value) is None and all(rule(value) is None for rule in others)
     )

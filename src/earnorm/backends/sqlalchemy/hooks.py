@@ -243,7 +243,7 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
 def _dispatch_simply(session: Session, change: _Change) -> None:
     """One record whose hooks in the transaction take only `self`: nothing to keep for a log or for after the commit."""
     mapping = change.mapping
-    hooks = mapping.bus.plans.now(mapping.cls, change.kind, change.changes)
+    hooks = change.flow.always or mapping.bus.plans.now(mapping.cls, change.kind, change.changes)
     if not hooks:
         return
     previous = change.open(session, held=True)
