@@ -3,11 +3,14 @@
 import asyncio
 import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
 
 from earnorm import BaseModel, IntegerField, StringField, connect, on_event, post_save, pre_save
-from earnorm.errors import DrainInTransaction, SyncDoorInCoroutine, TransactionError, TransactionNotYours
+from earnorm.errors import DrainInTransaction, NotConnected, SyncDoorInCoroutine, TransactionError, TransactionNotYours
 from tests.flows.stories import log, names
 
 seen = []
@@ -82,21 +85,12 @@ async def test_a_task_started_in_a_transaction_may_work_when_it_is_over(db, Note
     assert ["early", "late"] == [event.payload["text"] for event in log(db)]
 
 
-def in_thread(work):
-    """Run `work` in a thread that has inherited this context, as executors and frameworks do."""
-    found = []
-    context = contextvars.copy_context()
-
-    def run():
-        try:
-            found.append(context.run(work))
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return found[0]
+def in_thread(work, context=None):
+    """What `work` raised or returned in a thread that has this context (a copy of ours), as executors have."""
+    context = context or contextvars.copy_context()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(context.run, work)
+        return future.exception() or future.result()
 
 
 def test_a_save_from_another_thread_is_refused(db, Note):
@@ -237,3 +231,81 @@ async def test_adrain_in_a_transaction_is_refused(db, Note):
     async with db.transaction():
         with pytest.raises(DrainInTransaction):
             await db.adrain()
+
+
+# --- hooks that take only `self`, on a bus in memory ----------------------------------------
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path}/plain.db")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("hook", [pre_save, post_save])
+def test_the_transaction_of_a_plain_hook_is_its_own_thread_s(engine, hook):
+    class Line(BaseModel):
+        text = StringField()
+
+    class Page(BaseModel):
+        text = StringField()
+
+        @hook
+        def write(self):
+            Line(text="from here").save()
+            seen.append(in_thread(lambda: Line(text="from elsewhere").save()))
+            Line(text="from here again").save()
+
+    seen.clear()
+    BaseModel.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Page(text="b"))
+        session.commit()
+        lines = session.scalars(select(Line.text).order_by(Line.text)).all()
+
+    assert [TransactionNotYours] == [type(error) for error in seen]
+    assert ["from here", "from here again"] == lines
+
+
+def test_a_context_kept_from_a_plain_hook_is_in_no_transaction_when_the_hook_is_over(engine):
+    class Page(BaseModel):
+        text = StringField()
+
+        @post_save
+        def keep(self):
+            seen.append(contextvars.copy_context())
+
+    seen.clear()
+    BaseModel.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Page(text="b"))
+        session.commit()
+
+    assert isinstance(in_thread(lambda: Page(text="later").save(), seen[0]), NotConnected)
+
+
+def test_what_a_plain_hook_emits_waits_for_the_hooks_that_are_running(engine):
+    class Page(BaseModel):
+        text = StringField()
+
+        @post_save
+        def first(self):
+            self.emit("read")
+            seen.append("first")
+
+        @post_save
+        def second(self):
+            seen.append("second")
+
+        @on_event("read")
+        def on_read(self):
+            seen.append("read")
+
+    seen.clear()
+    BaseModel.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Page(text="b"))
+        session.commit()
+
+    assert ["first", "second", "read"] == seen
