@@ -14,7 +14,10 @@ __all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
     """The data of a custom event. Raises PayloadError for what could not be read back as it was."""
-    return encode({"identity": list(identity), "payload": payload}, refer=refer)
+    try:
+        return encode({"identity": list(identity), "payload": payload}, refer=refer)
+    except PayloadError as error:
+        raise PayloadError(error.path.removeprefix("payload."), error.value, error.why) from None
 
 
 def encode_change(event: Event, identity: Sequence[Any], refer: Refer, hidden: Collection[str] = ()) -> bytes:

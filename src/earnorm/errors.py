@@ -5,7 +5,7 @@ EarnORMError
 │   ├── AlreadyConnected, NotConnected, DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, MissingExtra
 ├── ModelError            a model that cannot be defined so
-│   ├── ReservedFieldName, SubjectTaken, InvalidField
+│   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 ├── HandlerError          a hook or handler that cannot be registered so
 │   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
 │   ├── UnsatisfiableArgument, SensitiveArgument
@@ -16,7 +16,8 @@ EarnORMError
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
 │   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError
 ├── RecordError           a record that cannot be written or read so
-│   ├── ValidationFailed, NotFound, UnknownField, UnreadableValue, SaveInPreHook, StaleRecord, ReadOnlySnapshot
+│   ├── ValidationFailed, NotFound, UnknownField, InvalidValue, UnreadableValue
+│   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, DrainInTransaction
@@ -58,6 +59,7 @@ __all__ = [
     "InvalidField",
     "InvalidName",
     "InvalidOption",
+    "InvalidValue",
     "LeaseLost",
     "MissingExtra",
     "MissingPayload",
@@ -89,6 +91,7 @@ __all__ = [
     "UnknownField",
     "UnknownHandler",
     "UnknownOption",
+    "UnmappedAnnotation",
     "UnreadableValue",
     "UnsatisfiableArgument",
     "UnsavedSubject",
@@ -239,6 +242,19 @@ class InvalidField(ModelError):
         self.kind = kind
         self.option = option
         self.value = value
+
+
+class UnmappedAnnotation(ModelError):
+    """A field carries an annotation that says what it is on a record alone, and not on the class."""
+
+    def __init__(self, model: str, field: str, annotation: str) -> None:
+        super().__init__(
+            f"{model}.{field}: {annotation} = ... would be wrong for {model}.{field}, which is an SQL expression; "
+            f"leave the annotation out (the type is known), or write {field}: Mapped[{annotation}]"
+        )
+        self.model = model
+        self.field = field
+        self.annotation = annotation
 
 
 # --- handlers -------------------------------------------------------------------------------
@@ -508,6 +524,16 @@ class NotFound(RecordError):
         super().__init__(f"no {model} has the primary key {key!r}; find() returns an empty list instead of raising")
         self.model = model
         self.key = key
+
+
+class InvalidValue(RecordError):
+    """`get` or `find` was given a value that its column can never hold."""
+
+    def __init__(self, model: str, door: str, value: object, expected: str) -> None:
+        super().__init__(f"{model}.{door}({_shown(value)}): expected {expected}")
+        self.model = model
+        self.door = door
+        self.value = value
 
 
 class UnknownField(RecordError):

@@ -41,8 +41,11 @@ _FILE = "<earnorm plan of {}>"
 class Handle(msgspec.Struct, gc=False):
     """What `emit` gives back. `id` is the event's, known before any commit."""
 
-    # Left to be made on demand where no handler asked for the event: an id costs more than the dispatch.
+    # Made on demand where no handler asked for the event: an id costs more than the dispatch.
     _id: UUID | None = None
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
 
     @property
     def id(self) -> UUID:
@@ -55,6 +58,9 @@ class EventHandle(Handle, gc=True):
     """The handle of an event that somebody has seen."""
 
     event: Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Handle of {self.event!r}>"
 
     @property
     def id(self) -> UUID:

@@ -39,6 +39,7 @@ from earnorm.errors import (
     HandlerNameTaken,
     InvalidName,
     InvalidOption,
+    InvalidValue,
     MissingPayload,
     NoEvent,
     NotAMethod,
@@ -54,6 +55,7 @@ from earnorm.errors import (
     TransactionNotYours,
     UnknownField,
     UnknownOption,
+    UnmappedAnnotation,
     UnsatisfiableArgument,
     UnsavedSubject,
     UnsupportedDatabase,
@@ -642,3 +644,33 @@ async def test_an_aemit_of_nonsense_is_refused_as_well(db):
 def test_a_decorator_on_something_that_is_no_function_is_refused():
     with pytest.raises(HandlerError, match="takes a function"):
         event_handler("a.b")("not a function")
+
+
+def test_a_plain_annotation_on_a_field_is_refused_with_the_remedy():
+    with pytest.raises(UnmappedAnnotation, match=r"Mapped\[str\]"):
+
+        class Person(BaseModel):
+            name: str = StringField()
+
+
+def test_a_key_that_can_be_none_of_the_model_is_named():
+    class Person(BaseModel):
+        name = StringField()
+
+    with connect("sqlite://"):
+        with pytest.raises(InvalidValue, match=r"Person\.get\(3\)"):
+            Person.get(3)
+        with pytest.raises(InvalidValue, match=r"Person\.find"):
+            Person.find(id="Ada")
+
+
+def test_the_path_of_a_bad_payload_value_begins_with_its_key():
+    class Person(BaseModel):
+        name = StringField()
+
+    with connect("sqlite://"):
+        person = Person(name="Ada").save()
+        with pytest.raises(PayloadError) as caught:
+            person.emit("moved", to=[1, {2}])
+
+    assert "to[1]" == caught.value.path

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from sqlalchemy import ColumnElement, MetaData, inspect, select
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn
 from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
-from earnorm.errors import InvalidField, NotFound, ReservedFieldName, SubjectTaken, UnknownField
+from earnorm.errors import (
+    InvalidField,
+    InvalidValue,
+    NotFound,
+    ReservedFieldName,
+    SubjectTaken,
+    UnknownField,
+    UnmappedAnnotation,
+)
 from earnorm.event import Changes, running
 from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
@@ -172,7 +182,7 @@ class BaseModel(DeclarativeBase):
 
     @classmethod
     def _get(cls, key: Any) -> Self:
-        with database_here(f"{cls.__name__}.get()").reading() as session:
+        with database_here(f"{cls.__name__}.get()").reading() as session, _readable(cls, "get", key):
             found = session.get(cls, key)
         if found is None:
             raise NotFound(cls.__name__, key)
@@ -184,7 +194,7 @@ class BaseModel(DeclarativeBase):
         for name in equals:
             if name not in attributes:
                 raise UnknownField(cls.__name__, name, attributes.keys())
-        with database_here(f"{cls.__name__}.find()").reading() as session:
+        with database_here(f"{cls.__name__}.find()").reading() as session, _readable(cls, "find", equals):
             return list(session.scalars(select(cls).where(*where).filter_by(**equals)))
 
     # --- events ------------------------------------------------------------------------------
@@ -217,8 +227,24 @@ class BaseModel(DeclarativeBase):
         return ModelEvent(cls, verb)
 
 
+@contextmanager
+def _readable(cls: type[BaseModel], door: str, value: object) -> Iterator[None]:
+    """Say which value does not fit its column, where SQLAlchemy tells of the code that stumbled over it."""
+    try:
+        yield
+    except StatementError as error:
+        if isinstance(error, DBAPIError) or error.orig is None:
+            raise
+        keys = ", ".join(f"{column.name}: {column.type!r}" for column in inspect(cls).columns)
+        raise InvalidValue(cls.__name__, door, value, f"values of {keys}") from error
+
+
 def _refuse_reserved(cls: type[BaseModel]) -> None:
+    annotations = vars(cls).get("__annotations__", {})
     for name, value in vars(cls).items():
+        annotation = annotations.get(name)
+        if isinstance(value, MappedColumn) and annotation is not None and "Mapped[" not in str(annotation):
+            raise UnmappedAnnotation(cls.__name__, name, getattr(annotation, "__name__", str(annotation)))
         if isinstance(value, MappedColumn) and (name in _RESERVED or name.startswith("__earnorm")):
             raise ReservedFieldName(cls.__name__, name)
 
