@@ -308,11 +308,9 @@ class EventBus:
         occurrence.handlers = now
         return occurrence
 
-    def run_after(self, occurrence: Occurrence, *phases: Phase) -> None:
-        """Run the later handlers (of `phases`, or all) of something that is certain now; each is isolated."""
+    def run_after(self, occurrence: Occurrence) -> None:
+        """Run the later handlers of something that is certain now; each is isolated."""
         for handler in occurrence.later:
-            if phases and handler.phase not in phases:
-                continue
             try:
                 self.caller.call_isolated(handler, occurrence, wait_for)
             except StopPropagation:

@@ -257,22 +257,6 @@ class Dispatcher:
         self._running = False
         self.run()
 
-    def run_simply(self, caller: Caller, hooks: Iterable[Handler], subject: Any, source: HasEvent) -> None:
-        """Hooks that take only their subject, then what they emitted."""
-        self._running = True
-        try:
-            for hook in hooks:
-                caller.call_simply(hook, subject, source, before=False)
-        except StopPropagation:
-            pass
-        except BaseException:
-            self._queue.clear()
-            raise
-        finally:
-            self._running = False
-        if self._queue:
-            self.run()
-
     def _handle(self, caller: Caller, occurrence: Occurrence, outbox: Outbox | None) -> None:
         for handler in occurrence.handlers:
             try:

@@ -210,12 +210,6 @@ class Registry:
     def durable(self) -> list[Handler]:
         return [handler for handler in self.all() if handler.phase is Phase.DURABLE]
 
-    def named(self, name: str) -> Handler | None:
-        found = self._by_name.get(name)
-        if found is not None:
-            return found
-        return next((handler for handler in self.all() if handler.name == name), None)
-
     # --- arguments ---------------------------------------------------------------------------
 
     def binding(self, handler: Handler, info: ModelInfo | None) -> Binding:

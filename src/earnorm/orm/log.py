@@ -86,8 +86,7 @@ class DatabaseLog:
             return occurrence
         if occurrence.kind == "deleted":
             return occurrence.about(snapshot(found, occurrence.identity, occurrence.payload))
-        with self._reading() as session:
-            subject = load(session, found, occurrence.identity)
+        subject = self._load(found, occurrence.identity)
         if subject is None:
             for handler in occurrence.later:
                 tell(HandlerSkipped(occurrence.event, handler.name, "missing"))
@@ -102,8 +101,7 @@ class DatabaseLog:
         found = mappings.mapping_of_subject(reference.subject)
         if found is None:
             return reference
-        with self._reading() as session:
-            record = load(session, found, reference.key)
+        record = self._load(found, reference.key)
         return reference if record is None else record
 
     def hydrate(self, entry: Entry, event: Event) -> Hydrated:
@@ -115,6 +113,9 @@ class DatabaseLog:
         identity = identity_of(entry)
         if entry.name == f"{entry.subject}.deleted":
             return Hydrated(snapshot(found, identity, event.payload), found.info, value, missing=False)
-        with self._reading() as session:
-            subject = load(session, found, identity)
+        subject = self._load(found, identity)
         return Hydrated(subject, found.info, value, missing=subject is None)
+
+    def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
+        with self._reading() as session:
+            return load(session, found, identity)

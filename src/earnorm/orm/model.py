@@ -38,7 +38,6 @@ from earnorm.registry import ModelInfo
 __all__ = ["BaseModel", "ModelEvent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-M = TypeVar("M", bound="BaseModel")
 
 # What a field may not be called: our own attributes, and SQLAlchemy's.
 _RESERVED = frozenset(

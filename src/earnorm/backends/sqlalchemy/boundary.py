@@ -29,7 +29,7 @@ from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Occurrence
 from earnorm.telemetry import HandlerFailed, tell
 
-__all__ = ["Log", "connect_engine", "disconnect_engine", "is_connected", "log_of", "outbox_of"]
+__all__ = ["Log", "connect_engine", "disconnect_engine", "log_of", "outbox_of"]
 
 
 class Log(Protocol):
@@ -153,10 +153,6 @@ def disconnect_engine(engine: Engine) -> None:
     if log is not None:
         # On the engine itself: a table of ours would keep both alive for ever.
         vars(engine)[_CLOSED] = log
-
-
-def is_connected() -> bool:
-    return bool(_logs)
 
 
 def log_of(engine: Engine) -> Log | None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.backends.sqlalchemy.scope import Lender, Scope, scope_of, within
+from earnorm.backends.sqlalchemy.scope import Lender, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
@@ -248,9 +248,9 @@ def _dispatch_simply(session: Session, change: _Change) -> None:
         return
     previous = change.open(session, held=True)
     if change.session is None:
-        scope_of(session).dispatcher.run_simply(mapping.bus.caller, hooks, change.record, change)
+        # The scope of a door is open, whose queue this belongs into.
+        _dispatch(session, [found] if (found := _happened(session, change)) is not None else [])
         return
-    lent: Scope | None = None
     try:
         for hook in hooks:
             mapping.bus.caller.call_simply(hook, change.record, change, before=False)
