@@ -88,22 +88,27 @@ class Caller:
         if traced or seconds > HOOK_BUDGET:
             _tell_done(occurrence.event, handler, seconds)
 
-    def call_simply(self, handler: Handler, subject: Any, source: HasEvent, *, before: bool) -> None:
-        """`call` for a plain hook that takes only its subject, where no cause, condition or listener is about."""
-        token = _running.set(Running(source, handler.name, before))
+    def call_simply(self, handlers: Iterable[Handler], subject: Any, running: Running) -> None:
+        """`call` for plain hooks that take only their subject, where no cause, condition or listener is about."""
+        token = _running.set(running)
         started = time.perf_counter()
         try:
-            handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
-        except (StopPropagation, EventLoopError):
+            for handler in handlers:
+                running.handler = handler.name
+                handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                ended = time.perf_counter()
+                if ended - started > HOOK_BUDGET:
+                    _tell_done(running.event, handler, ended - started)
+                started = ended
+        except StopPropagation:
+            return
+        except EventLoopError:
             raise
         except Exception as error:
-            _failed(error, handler, source, tell=True)
+            _failed(error, handler, running, tell=True)
             raise
         finally:
             _running.reset(token)
-        seconds = time.perf_counter() - started
-        if seconds > HOOK_BUDGET:
-            _tell_done(source.event, handler, seconds)
 
     def call_isolated(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None) -> None:
         """Run a handler after the commit: what it raises is told and harms nobody."""

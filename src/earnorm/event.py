@@ -150,12 +150,17 @@ class Running:
         source = self._source
         return source if isinstance(source, Event) else source.event
 
+    def noted(self) -> Running:
+        """What runs right now, to be kept: what stands for several handlers in turn says the one of this moment."""
+        return self
+
 
 _running: ContextVar[Running | None] = ContextVar("earnorm_running", default=None)
 
 
 def running() -> Running | None:
-    return _running.get()
+    found = _running.get()
+    return None if found is None else found.noted()
 
 
 def current_event() -> Event | None:

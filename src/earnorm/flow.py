@@ -19,15 +19,17 @@ class Flow:
     """What a change of one kind meets on a model, worked out once.
 
     heard          anybody at all hears it once its SQL is done
-    simple_before  the pre hooks take nothing but their subject
-    simple_after   so do all who hear it, and all of them run inside the transaction
+    silent         nor does a pre hook
+    simple         pre hooks, and all who hear it, take nothing but their subject and run inside the transaction
+    simple_after   so do all who hear it
     always         who hears it inside the transaction, whatever fields it changes
     """
 
     name: str
     before: tuple[Handler, ...]
     heard: bool
-    simple_before: bool
+    silent: bool
+    simple: bool
     simple_after: bool
     always: tuple[Handler, ...]
 
@@ -61,13 +63,18 @@ class Plans:
         # Whatever the fields turn out to be: a handler of any view counts.
         after = self._hearing(cls, kind, self._viewed(cls) if kind == "updated" else frozenset())
         later = [*self.hooks(cls, kind, Phase.AFTER_COMMIT), *self.hooks(cls, kind, Phase.ROLLBACK)]
-        simple_after = not later and info.bubbles_to is None and all(map(self._takes_subject_only, after))
+        heard = bool(after or later or info.bubbles_to)
+        simple_after = all(handler.phase is Phase.TRANSACTION for handler in after)
+        simple_after = (
+            simple_after and not later and info.bubbles_to is None and all(map(self._takes_subject_only, after))
+        )
         return Flow(
             f"{info.subject}.{kind}",
             before,
-            heard=bool(after or later or info.bubbles_to),
-            simple_before=all(map(self._takes_subject_only, before)),
-            simple_after=simple_after and all(handler.phase is Phase.TRANSACTION for handler in after),
+            heard=heard,
+            silent=not heard and not before,
+            simple=simple_after and all(map(self._takes_subject_only, before)),
+            simple_after=simple_after,
             always=() if kind == "updated" else self.now(cls, kind),
         )
 

@@ -28,6 +28,7 @@ from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.database import database_here, keep_tables_of
+from earnorm.orm.filling import fill
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.validation import Validator, is_secret_looking
@@ -92,16 +93,10 @@ class BaseModel(DeclarativeBase):
         _register(cls, bubbles_to)
 
     def __init__(self, **values: Any) -> None:
-        cls = type(self)
-        for name in values:
-            # Only a relationship that another model's backref has yet to make is no attribute by now.
-            if not hasattr(cls, name) and name not in inspect(cls).attrs:
-                raise UnknownField(cls.__name__, name, inspect(cls).attrs.keys())
-        for name, value in values.items():
-            setattr(self, name, value)
-        for name, make in cls.__earnorm_defaults__:
+        for name, make in self.__earnorm_defaults__:
             if name not in values:
-                setattr(self, name, make())
+                values[name] = make()
+        fill(self, values)
 
     __earnorm_defaults__: ClassVar[tuple[tuple[str, Callable[[], Any]], ...]] = ()
 

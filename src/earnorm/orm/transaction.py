@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncSession, async_session
 from sqlalchemy.orm import Session, SessionTransaction
 
-from earnorm.backends.sqlalchemy.scope import Lender, Scope, current_scope, enter_scope, leave_scope
+from earnorm.backends.sqlalchemy.scope import Scope, current_scope, enter_scope, leave_scope
 from earnorm.errors import TransactionError
 from earnorm.portal import refuse_in_coroutine, spawn
 
@@ -61,7 +61,7 @@ class Transaction:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._scope: Scope | None = None
-        self._previous: Scope | Lender | None = None
+        self._previous: Scope | None = None
         self._savepoint: SessionTransaction | None = None
         self._async_session: AsyncSession | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -14,12 +14,12 @@ from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from earnorm.errors import Fault, ValidationFailed, _shown
 from earnorm.orm.rules import Broken, Rule, rules_of
+from earnorm.orm.screen import Passes, screen_of
 from earnorm.orm.spec import MISSING, FieldSpec, spec_of
 
 __all__ = ["Validator", "is_secret_looking", "validate", "validate_values"]
 
 _REQUIRED = Broken("required", " is required")
-_Passes = Callable[[Any], object]
 
 
 def validate(record: object) -> None:
@@ -45,6 +45,10 @@ class _Rules(NamedTuple):
     filled_later: bool
     """Whether the database or SQLAlchemy gives the value, so that None before the SQL is no fault."""
 
+    @property
+    def may_be_none(self) -> bool:
+        return self.filled_later or not self.spec.required
+
 
 class Validator:
     """The rules of one model, compiled: a record without faults costs one call per field that has rules."""
@@ -53,7 +57,9 @@ class Validator:
         self.model = model
         self._fields = {name: _Rules(spec, name in filled_later) for name, spec in fields.items()}
         self._passes = {name: _passing(rules) for name, rules in self._fields.items()}
-        self._all = tuple(self._passes.items())
+        self._screen = screen_of(
+            {name: (rules.spec, rules.may_be_none, self._passes[name]) for name, rules in self._fields.items()}
+        )
 
     @classmethod
     def for_mapper(cls, mapper: Mapper[Any]) -> Validator:
@@ -68,13 +74,11 @@ class Validator:
         `key` is how the message calls the record; without it, its class and primary key.
         """
         values = vars(record)
-        for name, passes in self._all if names is None else self._named(names):
-            if not passes(values.get(name)):
-                self._refuse(record, names, key)
-                return
+        if not (self._screen(values) if names is None else self._pass(values, names)):
+            self._refuse(record, names, key)
 
-    def _named(self, names: Iterable[str]) -> Iterator[tuple[str, _Passes]]:
-        return ((name, self._passes[name]) for name in names if name in self._passes)
+    def _pass(self, values: Mapping[str, Any], names: Iterable[str]) -> bool:
+        return all(self._passes[name](values.get(name)) for name in names if name in self._passes)
 
     def _refuse(self, record: object, names: Collection[str] | None, key: str | None) -> None:
         state = _state(record)
@@ -110,22 +114,12 @@ def _key(model: str, state: InstanceState[Any]) -> str:
 # --- one field ------------------------------------------------------------------------------
 
 
-def _passing(rules: _Rules) -> _Passes:
-    """Whether a value may pass without a closer look. Written out per shape, since every save pays for it."""
-    may_be_none = rules.filled_later or not rules.spec.required
+def _passing(rules: _Rules) -> Passes:
+    """Whether a value may pass without a closer look."""
+    may_be_none = rules.may_be_none
     type_rule, *others = rules_of(rules.spec)
     if not others:
         return lambda value: may_be_none if value is None else type_rule(value) is None
-    if len(others) == 1:
-        other = others[0]
-        return lambda value: may_be_none if value is None else type_rule(value) is None and other(value) is None
-    first, second, *more = others
-    if not more:
-        return lambda value: (
-            may_be_none
-            if value is None
-            else type_rule(value) is None and first(value) is None and second(value) is None
-        )
     return lambda value: (
         may_be_none if value is None else type_rule(value) is None and all(rule(value) is None for rule in others)
     )

@@ -18,7 +18,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.backends.sqlalchemy.scope import Lender, scope_of, within
+from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
@@ -35,31 +35,24 @@ _SIMPLE = "earnorm_simple"
 class _Change(Lender):
     """One record that a flush writes. It can say its event, for a hook that has taken only `self` and then asks."""
 
-    __slots__ = ("changes", "flow", "kind", "mapping", "occurrence", "record", "state", "values")
+    values: dict[str, Any] | None = None
+    occurrence: Occurrence | None = None
 
-    def __init__(self, mapping: Mapping, state: InstanceState[Any], kind: Kind, changes: Changes = NO_CHANGES) -> None:
-        self.session: Session | None = None
-        self._lent = None
+    def __init__(
+        self, mapping: Mapping, state: InstanceState[Any], kind: Kind, flow: Flow, changes: Changes = NO_CHANGES
+    ) -> None:
         self.mapping = mapping
         self.state = state
         # Held: a Session lets go of what it has written, and nobody else may have it.
         self.record = state.obj()
         self.kind: Kind = kind
+        self.flow = flow
         self.changes = changes
-        self.flow: Flow = mapping.bus.plans.flow(mapping.cls, kind)
-        self.values: dict[str, Any] | None = None
-        self.occurrence: Occurrence | None = None
 
     @property
     def is_kept(self) -> bool:
         """Whether more than hooks in the transaction that take only `self` will learn of it."""
-        return self.mapping.bus.attentive or not self.flow.simple_after
-
-    @property
-    def is_simple(self) -> bool:
-        """Whether hooks in the transaction that take only `self` are all that will learn of it."""
-        flow = self.flow
-        return flow.simple_before and flow.simple_after and running() is None and not self.mapping.bus.attentive
+        return not self.flow.simple_after or self.mapping.bus.attentive
 
     @property
     def event(self) -> Event:
@@ -88,16 +81,15 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
-    pending = _pending(session)
     done: dict[InstanceState[Any], Kind] = {}
-    if len(pending) == 1 and pending[0].is_simple:
-        change = pending[0]
-        if _run_before_simply(session, change):
-            _validate(change)
-            context.attributes[_SIMPLE] = change
+    alone = _alone(session)
+    if alone is not None:
+        if _run_before_simply(session, alone):
+            _validate(alone)
+            context.attributes[_SIMPLE] = alone
             return
-        done[change.state] = change.kind
-        pending = _pending(session)
+        done[alone.state] = alone.kind
+    pending = _pending(session)
     if any(change.flow.before for change in pending):
         pending = _run_all_before(session, pending, done)
     for change in pending:
@@ -112,20 +104,37 @@ def _validate(change: _Change) -> None:
         validate(change.record, None if change.kind == "created" else change.changes.keys())
 
 
+def _alone(session: Session) -> _Change | None:
+    """The one record this flush writes, if hooks in the transaction that take only `self` are all that learns of it."""
+    new, changed, gone = session._new, session.identity_map._modified, session._deleted
+    if len(new) + len(changed) + len(gone) != 1:
+        return None
+    kind: Kind = "created" if new else "updated" if changed else "deleted"
+    (state,) = new or changed or gone
+    mapping = mapping_of(state.class_)
+    if mapping is None:
+        return None
+    flow = _flow(mapping, kind)
+    if not flow.simple or mapping.bus.attentive or not (flow.silent or is_nobodys()):
+        return None
+    if kind != "updated":
+        return _Change(mapping, state, kind, flow)
+    if not flow.silent:
+        mapping.recall(session, state)
+    return _Change(mapping, state, kind, flow, mapping.changes(state))
+
+
 def _run_before_simply(session: Session, change: _Change) -> bool:
     """Pre hooks that take only `self`; False if they have added, changed or deleted other records."""
     hooks = change.flow.before
-    if not hooks:
+    if not hooks or (change.kind == "updated" and not change.changes):
         return True
-    size, caller = _size(session), change.mapping.bus.caller
-    previous = change.open(session, held=False)
+    size = _size(session)
+    change.open(session, before=True)
     try:
-        for hook in hooks:
-            caller.call_simply(hook, change.record, change, before=True)
-    except StopPropagation:
-        pass
+        change.mapping.bus.caller.call_simply(hooks, change.record, change)
     finally:
-        change.close(previous)
+        change.close()
     if change.kind == "updated":
         change.changes = change.mapping.changes(change.state)
     return _size(session) == size
@@ -151,16 +160,23 @@ def _size(session: Session) -> tuple[int, int, int]:
 
 def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    found = [_Change(m, state, "created") for state in session._new if (m := mapping_of(state.class_)) is not None]
+    found = [c for state in session._new if (c := _changed(state, "created")) is not None]
     for state in session.identity_map._modified:
         if (mapping := mapping_of(state.class_)) is not None and state not in session._deleted:
             mapping.recall(session, state)
             if changes := mapping.changes(state):
-                found.append(_Change(mapping, state, "updated", changes))
-    gone = session._deleted
-    if gone:
-        found += [_Change(m, state, "deleted") for state in gone if (m := mapping_of(state.class_)) is not None]
+                found.append(_Change(mapping, state, "updated", _flow(mapping, "updated"), changes))
+    found += [c for state in session._deleted if (c := _changed(state, "deleted")) is not None]
     return sorted(found, key=_place) if len(found) > 1 else found
+
+
+def _changed(state: InstanceState[Any], kind: Kind) -> _Change | None:
+    mapping = mapping_of(state.class_)
+    return None if mapping is None else _Change(mapping, state, kind, _flow(mapping, kind))
+
+
+def _flow(mapping: Mapping, kind: Kind) -> Flow:
+    return mapping.bus.plans.flow(mapping.cls, kind)
 
 
 def _run_before(session: Session, change: _Change) -> None:
@@ -201,13 +217,13 @@ def _after_flush(_session: Session, context: UOWTransaction) -> None:
 
 
 def _written(mapping: Mapping, state: InstanceState[Any], kind: Kind) -> _Change | None:
-    bus = mapping.bus
-    if not bus.plans.flow(mapping.cls, kind).heard and not bus.attentive:
+    flow = _flow(mapping, kind)
+    if not flow.heard and not mapping.bus.attentive:
         return None
     changes = mapping.changes(state) if kind == "updated" else NO_CHANGES
     if kind == "updated" and not changes:
         return None
-    change = _Change(mapping, state, kind, changes)
+    change = _Change(mapping, state, kind, flow, changes)
     if change.is_kept:
         change.values = mapping.values(state)
     return change
@@ -232,7 +248,7 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     # The flush is done but for a flag; without lowering it a hook could not save.
     flushing, session._flushing = session._flushing, False
     try:
-        if len(written) == 1 and written[0].values is None and running() is None:
+        if len(written) == 1 and written[0].values is None and is_nobodys():
             _dispatch_simply(session, written[0])
         else:
             _dispatch(session, [found for c in written if (found := _happened(session, c)) is not None])
@@ -246,18 +262,11 @@ def _dispatch_simply(session: Session, change: _Change) -> None:
     hooks = change.flow.always or mapping.bus.plans.now(mapping.cls, change.kind, change.changes)
     if not hooks:
         return
-    previous = change.open(session, held=True)
-    if change.session is None:
-        # The scope of a door is open, whose queue this belongs into.
-        _dispatch(session, [found] if (found := _happened(session, change)) is not None else [])
-        return
+    change.open(session, before=False)
     try:
-        for hook in hooks:
-            mapping.bus.caller.call_simply(hook, change.record, change, before=False)
-    except StopPropagation:
-        pass
+        mapping.bus.caller.call_simply(hooks, change.record, change)
     finally:
-        lent = change.close(previous)
+        lent = change.close()
     if lent is not None:
         with within(lent):
             lent.dispatcher.resume()

@@ -12,9 +12,20 @@ from sqlalchemy.orm import Session
 
 from earnorm.dispatch import Dispatcher
 from earnorm.errors import TransactionNotYours
+from earnorm.event import Running, _running
 from earnorm.portal import owner
 
-__all__ = ["Lender", "Scope", "current_scope", "enter_scope", "leave_scope", "outside", "scope_of", "within"]
+__all__ = [
+    "Lender",
+    "Scope",
+    "current_scope",
+    "enter_scope",
+    "is_nobodys",
+    "leave_scope",
+    "outside",
+    "scope_of",
+    "within",
+]
 
 
 class Scope:
@@ -42,34 +53,25 @@ class Scope:
             raise TransactionNotYours(_named(self.owner), _named(here))
 
 
-class Lender:
-    """Stands for a scope that is made only if a hook opens a door: most hooks do not."""
+class Lender(Running):
+    """A handler that runs here with no scope around it: the scope is made only if it opens a door, as most do not.
 
-    __slots__ = ("_held", "_lent", "_thread", "session")
+    One lender serves the hooks of a change in turn; `handler` names the one that runs.
+    """
 
-    closed = False
+    session: Session | None = None
+    handler = ""
+    before = False
+    _lent: Scope | None = None
+    _thread = 0
 
-    def __init__(self) -> None:
-        self.session: Session | None = None
-        self._lent: Scope | None = None
+    def open(self, session: Session, *, before: bool) -> None:
+        """Lend from here on. After the SQL, what is emitted waits until `close`."""
+        self.session, self.before, self._thread = session, before, threading.get_ident()
 
-    def open(self, session: Session, *, held: bool) -> Scope | Lender | None:
-        """Lend from here on, unless a scope of the session is open already; returns what to give `close`.
-
-        With `held`, what is emitted waits until `close`.
-        """
-        previous = _scope.get()
-        if previous is None or previous.session is not session or previous.closed:
-            self.session, self._thread, self._held = session, threading.get_ident(), held
-            _scope.set(self)
-        return previous
-
-    def close(self, previous: Scope | Lender | None) -> Scope | None:
+    def close(self) -> Scope | None:
         """End what was lent; returns it, if anybody asked for it."""
-        if self.session is None:
-            return None
         self.session = None
-        _scope.set(previous)
         lent, self._lent = self._lent, None
         if lent is not None:
             lent.closed = True
@@ -82,10 +84,13 @@ class Lender:
             raise TransactionNotYours(_named((self._thread, 0)), _named(owner()))
         if self._lent is None:
             self._lent = Scope(self.session)
-            if self._held:
+            if not self.before:
                 self._lent.dispatcher.hold()
         self._lent.closed = False
         return self._lent
+
+    def noted(self) -> Running:
+        return Running(self, self.handler, self.before)
 
 
 def _named(who: tuple[int, int]) -> str:
@@ -93,13 +98,19 @@ def _named(who: tuple[int, int]) -> str:
     return f"a task of thread {thread!r} ({who[1]:#x})" if who[1] else f"thread {thread!r}"
 
 
-_scope: ContextVar[Scope | Lender | None] = ContextVar("earnorm_scope", default=None)
+_scope: ContextVar[Scope | None] = ContextVar("earnorm_scope", default=None)
 
 
 def _open_here() -> Scope | None:
-    found = _scope.get()
-    scope = found.lend() if isinstance(found, Lender) else found
+    scope = _scope.get()
+    if scope is None and isinstance(lender := _running.get(), Lender):
+        scope = lender.lend()
     return None if scope is None or scope.closed else scope
+
+
+def is_nobodys() -> bool:
+    """Whether no transaction is open here and no handler runs."""
+    return _scope.get() is None and _running.get() is None
 
 
 def current_scope() -> Scope | None:
@@ -110,14 +121,14 @@ def current_scope() -> Scope | None:
     return found
 
 
-def enter_scope(scope: Scope) -> Scope | Lender | None:
+def enter_scope(scope: Scope) -> Scope | None:
     """Make `scope` the current one; returns the one to go back to."""
     previous = _scope.get()
     _scope.set(scope)
     return previous
 
 
-def leave_scope(scope: Scope, previous: Scope | Lender | None) -> None:
+def leave_scope(scope: Scope, previous: Scope | None) -> None:
     """Close the scope and go back to `previous`; nothing happens if that is the scope itself."""
     if previous is not scope:
         scope.closed = True
