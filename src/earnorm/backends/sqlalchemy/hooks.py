@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.scope import Lender, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
@@ -151,15 +152,17 @@ def _size(session: Session) -> tuple[int, int, int]:
 
 def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    found = [_Change(m, state, "created") for state in session._new if (m := mapping_of(state.class_)) is not None]
+    found = [
+        _Change(m, state, "created") for state in session._new if (m := listening(session, state.class_)) is not None
+    ]
     for state in session.identity_map._modified:
-        if (mapping := mapping_of(state.class_)) is not None and state not in session._deleted:
+        if (mapping := listening(session, state.class_)) is not None and state not in session._deleted:
             mapping.recall(session, state)
             if changes := mapping.changes(state):
                 found.append(_Change(mapping, state, "updated", changes))
     gone = session._deleted
     if gone:
-        found += [_Change(m, state, "deleted") for state in gone if (m := mapping_of(state.class_)) is not None]
+        found += [_Change(m, state, "deleted") for state in gone if (m := listening(session, state.class_)) is not None]
     return sorted(found, key=_place) if len(found) > 1 else found
 
 
@@ -182,7 +185,7 @@ def _run_before(session: Session, change: _Change) -> None:
 
 
 @event.listens_for(Session, "after_flush")
-def _after_flush(_session: Session, context: UOWTransaction) -> None:
+def _after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     simple: _Change | None = context.attributes.get(_SIMPLE)
     if simple is not None and len(context.states) == 1:
@@ -191,7 +194,7 @@ def _after_flush(_session: Session, context: UOWTransaction) -> None:
         return
     written: list[_Change] = []
     for state, (deleted, listed_only) in context.states.items():
-        mapping = mapping_of(state.class_)
+        mapping = listening(session, state.class_)
         if mapping is not None and not listed_only:
             change = _written(mapping, state, "deleted" if deleted else "created" if state.key is None else "updated")
             if change is not None:
