@@ -235,7 +235,7 @@ class SQLAlchemyDoor:
             bind = {"mapper": inspect(found.cls)}
             occurrence.bubble = bubble_in(session, found)
         outbox = outbox_of(session.connection(bind_arguments=bind), self._bus, f"emit of {name}")
-        outbox.sessions.add(session)
+        outbox.serve(session)
         scope = scope_of(session)
         with within(scope):
             outbox.emit(self._bus.in_transaction(occurrence), self._bus.caller, scope.dispatcher)
