@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery, Outcome
-from earnorm.errors import LeaseLost
+from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.lanes import Batch, Lanes
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
@@ -266,7 +266,11 @@ class Worker:
             self._tenure.forget(lost.fence)
             _log.info("%s", lost)
             return False
-        except Exception:  # noqa: BLE001  a store may raise anything, and the thread must not die of it
+        except Exception as error:  # noqa: BLE001  a store may raise anything, and the thread must not die of it
+            if isinstance(error, ConnectionLost):
+                # A server that took over may have lost the last commits and give their positions out again.
+                self._unsettled = None
+                self._tenure.lease = None
             self._failures += 1
             if self._failures == 1:
                 _log.warning("the log cannot be worked; trying again until it can", exc_info=True)
@@ -292,7 +296,10 @@ class Worker:
         if held is None or held.fence != lease.fence:
             # What was seen without the lease may be somebody else's by now.
             window = self._look()
-        self._unsettled = _Result(lease, window, self._perform(window, until))
+        outcomes = self._perform(window, until)
+        if self._tenure.lease is None:
+            return moved
+        self._unsettled = _Result(lease, window, outcomes)
         return self._settle() or moved
 
     def _look(self) -> Window:

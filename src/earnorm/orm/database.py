@@ -69,7 +69,6 @@ class Database:
         self.bus = bus
         self._tables = tables
         self._clock = clock or SystemClock()
-        self._embedded = worker is not False
         self._lock = threading.Lock()
         self._prepared = -1
         self._preparer = 0
@@ -78,6 +77,7 @@ class Database:
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
         self.opened = OpenTransactions()
         self._engines = Engines.of(target)
+        self._embedded = self._engines.in_process if worker is None else worker
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self._log = DatabaseLog(
             name,
@@ -203,8 +203,9 @@ class Database:
     def _prepare_once(self) -> None:
         tables, version = _count_tables(), self.bus.registry.version
         if self._prepared != tables:
-            with self._engines.sync.begin() as connection:
+            with self.store.own_engine.begin() as connection:
                 self._look_after_tables(connection)
+            self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
         with self.store.begin() as transaction:
