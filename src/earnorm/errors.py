@@ -740,7 +740,7 @@ class ConnectionLost(StoreError):
 
 
 class UnsoundLog(StoreError):
-    """The log stands in a way that would skip events or repeat positions; a restore or a switch of servers does that."""
+    """The log as it stands would skip events or repeat positions; a restore or a switch of servers can leave it so."""
 
     def __init__(self, reason: str, repair: str) -> None:
         super().__init__(f"the log cannot be relied on: {reason}; repair it with:\n{repair}")

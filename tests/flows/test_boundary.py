@@ -510,8 +510,8 @@ def test_a_failed_commit_leaves_nothing_behind_for_the_next_user_of_its_connecti
 FULL = {
     "sqlite": ["CREATE TRIGGER full_ BEFORE INSERT ON earnorm_log BEGIN SELECT RAISE(ABORT, 'disk is full'); END"],
     "postgresql": [
-        "CREATE FUNCTION full_() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "RAISE 'disk is full' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+        """CREATE FUNCTION full_() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'disk is full' USING ERRCODE = 'integrity_constraint_violation'; END $$""",
         "CREATE TRIGGER full_ BEFORE INSERT ON earnorm_log EXECUTE FUNCTION full_()",
     ],
 }

@@ -8,6 +8,7 @@ whose key is a lower bound of its positions. A reader takes the lowest of those 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -51,12 +52,13 @@ BEGIN
       RETURN NULL;
     END $body$
   $create$, '<schema>', quote_ident(current_schema()));
-END $earnorm$"""  # noqa: S608  names of ours
+END $earnorm$"""
 
-GUARDS = (
+GUARDS: Sequence[str] = (
     _FUNCTION,
-    f"CREATE OR REPLACE TRIGGER {TRIGGER} BEFORE INSERT ON {tables.log.name} "
-    f"FOR EACH STATEMENT EXECUTE FUNCTION {TRIGGER}()",
+    f"""\
+CREATE OR REPLACE TRIGGER {TRIGGER} BEFORE INSERT ON {tables.log.name}
+FOR EACH STATEMENT EXECUTE FUNCTION {TRIGGER}()""",
     # ALWAYS: session_replication_role = replica, which restores and appliers set, switches other triggers off.
     f"ALTER TABLE {tables.log.name} ENABLE ALWAYS TRIGGER {TRIGGER}",
 )
@@ -68,16 +70,18 @@ _LAST = f"SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}"  # noqa: S60
 _IS_OURS = f"""\
 l.locktype = 'advisory' AND l.objsubid = 1 AND l.mode = 'ShareLock'
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-AND l.classid::bigint >> 16 = '{tables.log.name}'::regclass::oid::bigint & {_NAMESPACE_BITS}"""
+AND l.classid::bigint >> 16 = '{tables.log.name}'::regclass::oid::bigint & {_NAMESPACE_BITS}"""  # noqa: S608  names of ours
 _BOUND = f"(((l.classid::bigint & {_NAMESPACE_BITS}) << 32) | l.objid::bigint)"
 _LOWEST = f"SELECT min({_BOUND}) FROM pg_locks l WHERE {_IS_OURS}"  # noqa: S608  names of ours
 
-# Of a prepared transaction a lock has no pid, and its xid where others have a number of their own.
+# The locks of a prepared transaction have no pid; one of them is on its xid, which leads to its gid.
 _HOLDER = f"""\
 SELECT l.pid, p.gid, a.application_name, clock_timestamp() - coalesce(a.xact_start, p.prepared)
 FROM pg_locks l
 LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND split_part(l.virtualtransaction, '/', 2) = p.transaction::text
+LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
+  AND x.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE {_IS_OURS} ORDER BY {_BOUND}, 4 DESC NULLS LAST LIMIT 1"""  # noqa: S608  names of ours
 
 

@@ -50,7 +50,7 @@ class PostgreSQL:
 
     own_transactions: Mapping[str, Any] = {"isolation_level": "READ COMMITTED"}
     locks_rows = True
-    guards = GUARDS
+    guards: Sequence[str] = GUARDS
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._dialect = dialect
@@ -131,7 +131,7 @@ class PostgreSQL:
         if last < highest:
             raise UnsoundLog(
                 f"sequence {SEQUENCE} stands at {last} and the log at {highest}, so positions would be given out twice",
-                f"SELECT setval('{SEQUENCE}', (SELECT max(position) FROM {tables.log.name}));",
+                f"SELECT setval('{SEQUENCE}', (SELECT max(position) FROM {tables.log.name}));",  # noqa: S608  names of ours
             )
 
     def is_lost(self, error: BaseException) -> bool:

@@ -22,7 +22,7 @@ _ASYNCPG_ALONE = ("prepared_statement_cache_size", "prepared_statement_name_func
 def postgresql_engine(url: str | URL, **options: Any) -> Engine:
     """A sync engine by psycopg; `options` go to `create_engine`. Raises MissingExtra."""
     url, connect = _for_psycopg(make_url(url))
-    return create_engine(url, connect_args=connect, **options)
+    return create_engine(url, connect_args={**connect, **options.pop("connect_args", {})}, **options)
 
 
 def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
@@ -32,7 +32,7 @@ def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         _require("asyncpg", "asyncpg")
         return create_async_engine(_renamed(url, *reversed(_SSL)), **options)
     url, connect = _for_psycopg(url)
-    return create_async_engine(url, connect_args=connect, **options)
+    return create_async_engine(url, connect_args={**connect, **options.pop("connect_args", {})}, **options)
 
 
 def prepare(engine: Engine) -> None:
