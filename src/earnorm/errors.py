@@ -23,7 +23,8 @@ EarnORMError
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, DrainInTransaction
 └── StoreError            the log refused
-    └── LeaseLost
+    ├── LeaseLost, ConnectionLost
+    └── UnsoundLog
 
 Control                   raised by handlers, caught by us
 ├── Abort                 veto the write (the caller sees it)
@@ -47,6 +48,7 @@ __all__ = [
     "AutocommitRefused",
     "BindNotConnected",
     "ConfigurationError",
+    "ConnectionLost",
     "Control",
     "DatabaseClosed",
     "DeletedSubject",
@@ -101,6 +103,7 @@ __all__ = [
     "UnreadableValue",
     "UnsatisfiableArgument",
     "UnsavedSubject",
+    "UnsoundLog",
     "UnsupportedDatabase",
     "ValidationFailed",
     "ViewEmitted",
@@ -189,7 +192,9 @@ class UnsupportedDatabase(ConfigurationError):
     """A database URL names a dialect or driver EarnORM cannot keep its promises on."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"cannot connect to {url!r}: {reason}; supported: sqlite:///file.db")
+        super().__init__(
+            f"cannot connect to {url!r}: {reason}; supported: sqlite:///file.db, postgresql+psycopg://user@host/name"
+        )
         self.url = url
         self.reason = reason
 
@@ -724,6 +729,23 @@ class LeaseLost(StoreError):
         super().__init__(f"worker {worker} lost its lease (fence {fence}); another one works on from the last settle")
         self.worker = worker
         self.fence = fence
+
+
+class ConnectionLost(StoreError):
+    """The connection broke, and what was under way on it is not known to have happened; the store is asked anew."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the connection to the database broke: {reason}; what was under way is done again")
+        self.reason = reason
+
+
+class UnsoundLog(StoreError):
+    """The log as it stands would skip events or repeat positions; a restore or a switch of servers can leave it so."""
+
+    def __init__(self, reason: str, repair: str) -> None:
+        super().__init__(f"the log cannot be relied on: {reason}; repair it with:\n{repair}")
+        self.reason = reason
+        self.repair = repair
 
 
 # --- control --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, create_mock_engine, exists, insert, inspect, literal, make_url, select
+from sqlalchemy import DDL, Connection, Table, create_mock_engine, exists, insert, inspect, literal, make_url, select
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from earnorm.backends.sqlalchemy import tables
@@ -35,6 +35,9 @@ class Status:
 
 def _make_log(connection: Connection) -> None:
     _create(connection, tables.log)
+    # In the step that makes the table, so that no log is ever without them.
+    for guard in dialect_named(connection.dialect).guards:
+        connection.execute(DDL(guard))  # type: ignore[no-untyped-call]  # SQLAlchemy left it so
 
 
 def _make_subscriptions(connection: Connection) -> None:
