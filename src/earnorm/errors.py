@@ -3,7 +3,7 @@
 EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
-│   ├── MissingTables, SchemaTooNew, MissingExtra
+│   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, MissingExtra
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -64,6 +64,7 @@ __all__ = [
     "InvalidOption",
     "InvalidValue",
     "LeaseLost",
+    "MigrationWithoutConnection",
     "MissingExtra",
     "MissingPayload",
     "MissingTables",
@@ -96,6 +97,7 @@ __all__ = [
     "UnknownField",
     "UnknownHandler",
     "UnknownOption",
+    "UnknownStep",
     "UnmappedAnnotation",
     "UnmappedModel",
     "UnreadableValue",
@@ -199,7 +201,8 @@ class MissingTables(ConfigurationError):
 
     def __init__(self, missing: Sequence[str]) -> None:
         super().__init__(
-            f"the database lacks {', '.join(missing)}; connect once with tables='create' to make what is missing"
+            f"the database lacks {', '.join(missing)}; run `earnorm db upgrade` for steps of the log and your own "
+            f"migrations for tables of models, or connect once with tables='create' to make what is missing"
         )
         self.missing = tuple(missing)
 
@@ -211,6 +214,26 @@ class SchemaTooNew(ConfigurationError):
         super().__init__(f"the log's tables are at step {found}, this EarnORM knows {known}; upgrade the package")
         self.found = found
         self.known = known
+
+
+class UnknownStep(ConfigurationError):
+    """An upgrade was asked to stop behind a step that does not exist."""
+
+    def __init__(self, step: object, known: int) -> None:
+        super().__init__(f"there is no step {step!r}; this EarnORM knows the steps 1 to {known}")
+        self.step = step
+        self.known = known
+
+
+class MigrationWithoutConnection(ConfigurationError):
+    """`earnorm.alembic.upgrade` was given nothing it could work on, as in Alembic's offline mode."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__(
+            f"upgrade({_shown(given)}) needs the connection of the migration: upgrade(op.get_bind()); "
+            f"offline (alembic upgrade --sql) there is none: add the output of `earnorm db sql` to your script"
+        )
+        self.given = given
 
 
 class MissingExtra(ConfigurationError):

@@ -106,6 +106,17 @@ class Database:
         """The async engine, for plain SQLAlchemy with the hooks on."""
         return self._engines.twin
 
+    @contextmanager
+    def before_ready(self, **options: Any) -> Iterator[Connection]:
+        """A connection for work on the tables, in a transaction of its own, that makes nothing ready by itself."""
+        with self._lock:
+            self._preparer = threading.get_ident()
+            try:
+                with self._engines.sync.execution_options(**options).begin() as connection:
+                    yield connection
+            finally:
+                self._preparer = 0
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
         return f"<Database {self.name!r} at {self._engines.sync.url.render_as_string()}, {state}>"
