@@ -38,7 +38,7 @@ from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutin
 from earnorm.runner import Runner
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect", "connected_database", "database_here"]
+__all__ = ["Database", "connect", "connected_database", "database_here", "database_named"]
 
 Tables = Literal["create", "check", "none"]
 
@@ -381,6 +381,13 @@ def database_here(what: str) -> Database:
     if found is None:
         raise NotConnected(what)
     return found
+
+
+def database_named(what: str, name: str) -> Database:
+    """The database connected under this name. Raises NotConnected."""
+    if name not in _databases:
+        raise NotConnected(what, name)
+    return _databases[name]
 
 
 def databases() -> list[Database]:
