@@ -9,7 +9,6 @@ from fastapi.testclient import TestClient
 from earnorm import BaseModel, Database, IntegerField, StringField, event_handler_async
 from earnorm.fastapi import database, lifespan, transaction
 
-
 mails: list[str] = []
 
 
@@ -52,11 +51,11 @@ def main() -> None:
         print("Ada orders for 40")
         print(f"  {client.post('/orders?customer=Ada&total=40').status_code}")
         client.post("/drain")  # wait until what is due is done
-        print(f"  mails: {mails}")
+        print(f"  mails {', '.join(mails)}")
         print("Bob orders for 4000")
         print(f"  {client.post('/orders?customer=Bob&total=4000').status_code}")
         client.post("/drain")
-        print(f"  mails: {mails}")
+        print(f"  mails {', '.join(mails)}")
         print(f"orders of: {client.get('/orders').json()}")
 
 
@@ -67,8 +66,8 @@ if __name__ == "__main__":
 #
 # Ada orders for 40
 #   200
-#   mails: ['to Ada: thank you for 40']
+#   mails to Ada: thank you for 40
 # Bob orders for 4000
 #   402
-#   mails: ['to Ada: thank you for 40']
+#   mails to Ada: thank you for 40
 # orders of: ['Ada']

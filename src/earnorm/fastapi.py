@@ -51,7 +51,13 @@ def transaction(name: str = "default") -> Any:
 
 
 def database(name: str = "default") -> Any:
-    """A dependency: what `connect` returned. `db: Annotated[Database, database()]`. Raises as `transaction`."""
+    """A dependency: what `connect` returned.
+
+        @app.post("/drain")
+        async def drain(db: Annotated[Database, database()]): ...
+
+    Raises NotConnected when a request comes, MissingExtra.
+    """
     return _depends(_database_of(name))
 
 
