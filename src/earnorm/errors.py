@@ -22,6 +22,7 @@ EarnORMError
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, DrainInTransaction
+│   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
     └── LeaseLost
 
@@ -77,6 +78,7 @@ __all__ = [
     "NotFound",
     "OptionWithoutMeaning",
     "OrderCycle",
+    "OverlappingTransactions",
     "PayloadError",
     "PreHookAfterCommit",
     "ReadOnlySnapshot",
@@ -104,6 +106,7 @@ __all__ = [
     "UnsatisfiableArgument",
     "UnsavedSubject",
     "UnsupportedDatabase",
+    "UnsupportedInTest",
     "ValidationFailed",
     "ViewEmitted",
     "WrongColour",
@@ -731,6 +734,26 @@ class DrainInTransaction(TransactionError):
         super().__init__(f"{door}() inside {where} would wait for itself; call it after the commit")
         self.where = where
         self.door = door
+
+
+class OverlappingTransactions(TransactionError):
+    """Two transactions inside `rolled_back()` have written at once, where all share one connection."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(
+            f"this transaction would write while one of {holder} has written and not ended; inside rolled_back() all "
+            f"share one connection: commit or close the first one before, or run the test on a database of its own"
+        )
+        self.holder = holder
+
+
+class UnsupportedInTest(TransactionError):
+    """Something that cannot be undone was asked for inside `rolled_back()`."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} inside rolled_back(): {why}; run the test on a database of its own")
+        self.what = what
+        self.why = why
 
 
 # --- the log --------------------------------------------------------------------------------
