@@ -39,7 +39,7 @@ from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutin
 from earnorm.runner import Runner
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect", "connected_database", "database_here"]
+__all__ = ["Database", "connect", "connected_database", "database_here", "database_named"]
 
 _databases: dict[str, Database] = {}
 _metadata: list[Any] = []
@@ -106,6 +106,17 @@ class Database:
     def async_engine(self) -> AsyncEngine:
         """The async engine, for plain SQLAlchemy with the hooks on."""
         return self._engines.twin
+
+    @contextmanager
+    def before_ready(self, **options: Any) -> Iterator[Connection]:
+        """A connection for work on the tables, in a transaction of its own, that makes nothing ready by itself."""
+        with self._lock:
+            self._preparer = threading.get_ident()
+            try:
+                with self._engines.sync.execution_options(**options).begin() as connection:
+                    yield connection
+            finally:
+                self._preparer = 0
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
@@ -364,6 +375,13 @@ def database_here(what: str) -> Database:
     if found is None:
         raise NotConnected(what)
     return found
+
+
+def database_named(what: str, name: str) -> Database:
+    """The database connected under this name. Raises NotConnected."""
+    if name not in _databases:
+        raise NotConnected(what, name)
+    return _databases[name]
 
 
 def databases() -> list[Database]:
