@@ -154,7 +154,12 @@ def errors_page() -> str:
     parents = {node.name: ast.unparse(node.bases[0]) for node in classes}
     groups = [node for node in classes if parents[node.name] in ("EarnORMError", "Exception")]
     root, *groups = groups
-    sections = "\n\n".join(_section(group, [n for n in classes if parents[n.name] == group.name]) for group in groups)
+
+    def within(name: str, group: str) -> bool:
+        parent = parents.get(name)
+        return parent is not None and (parent == group or within(parent, group))
+
+    sections = "\n\n".join(_section(group, [n for n in classes if within(n.name, group.name)]) for group in groups)
     return f"""# Errors
 
 {MADE}
@@ -190,8 +195,8 @@ def _first(node: ast.ClassDef) -> str:
 def _message(node: ast.ClassDef) -> str:
     """The text given to `super().__init__`, with what is filled in by name."""
     for call in ast.walk(node):
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
-            return _template(call.args[0])
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".__init__"):
+            return _template(call.args[0 if ast.unparse(call.func).startswith("super()") else 1])
     return ""
 
 

@@ -27,6 +27,7 @@ from earnorm.lifecycle import (
     pre_update,
     pre_update_async,
 )
+from earnorm.orm.attach import attach
 from earnorm.orm.database import Database, connect
 from earnorm.orm.fields import (
     BigIntegerField,
@@ -86,6 +87,7 @@ __all__ = [
     "URLField",
     "UUIDField",
     "aemit",
+    "attach",
     "caused_by",
     "connect",
     "current_event",

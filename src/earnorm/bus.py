@@ -82,6 +82,8 @@ class EventBus:
         self._aruns: dict[type, dict[str, ARun]] = {}
         self._alone: dict[type, Callable[[Any], Handle]] = {}
         self._declared: dict[tuple[type, type, bool], Any] = {}
+        # What is known of models that nobody hears, for whoever writes their records.
+        self.silences: dict[type, Any] = {}
         self.registry.on_change(self.forget_plans)
         telemetry.on_change(self.forget_plans)
 
@@ -113,6 +115,7 @@ class EventBus:
         self._aruns = {}
         self._alone = {}
         self._declared = {}
+        self.silences = {}
 
     # --- handlers ----------------------------------------------------------------------------
 

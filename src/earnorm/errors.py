@@ -2,10 +2,11 @@
 
 EarnORMError
 ├── ConfigurationError    how the library is set up
-│   ├── AlreadyConnected, NotConnected, DatabaseClosed, UnsupportedDatabase
+│   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, MissingExtra
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
+│   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
 ├── HandlerError          a hook or handler that cannot be registered so
 │   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
 │   ├── UnsatisfiableArgument, SensitiveArgument
@@ -42,7 +43,9 @@ __all__ = [
     "Abort",
     "AlreadyConnected",
     "AsyncHandlerUnderSync",
+    "AttachedOtherwise",
     "AutocommitRefused",
+    "BindNotConnected",
     "ConfigurationError",
     "Control",
     "DatabaseClosed",
@@ -66,7 +69,9 @@ __all__ = [
     "MissingTables",
     "ModelError",
     "NoEvent",
+    "NoPrimaryKey",
     "NotAMethod",
+    "NotAttachable",
     "NotConnected",
     "NotFound",
     "OptionWithoutMeaning",
@@ -92,6 +97,7 @@ __all__ = [
     "UnknownHandler",
     "UnknownOption",
     "UnmappedAnnotation",
+    "UnmappedModel",
     "UnreadableValue",
     "UnsatisfiableArgument",
     "UnsavedSubject",
@@ -155,6 +161,19 @@ class NotConnected(ConfigurationError):
         super().__init__(f"{what}: {which}; call earnorm.connect('sqlite:///app.db') first")
         self.what = what
         self.name = name
+
+
+class BindNotConnected(NotConnected):
+    """A model was written through an engine that belongs to no connected database, where nobody keeps its events."""
+
+    def __init__(self, what: str, bind: str) -> None:
+        EarnORMError.__init__(
+            self,
+            f"{what}: no database is connected on {bind}, so its events could not be kept; "
+            f"connect that one too: earnorm.connect(engine, name='...')",
+        )
+        self.what = what
+        self.bind = bind
 
 
 class DatabaseClosed(ConfigurationError):
@@ -255,6 +274,45 @@ class UnmappedAnnotation(ModelError):
         self.model = model
         self.field = field
         self.annotation = annotation
+
+
+class NoPrimaryKey(ModelError):
+    """A model whose records could not be told apart, so that no event could say which one it is about."""
+
+    def __init__(self, model: str, table: str) -> None:
+        super().__init__(
+            f"{model} has no primary key: no column of {table} is one; mark a column primary_key=True, "
+            f"or name columns in __mapper_args__ = {{'primary_key': [...]}}"
+        )
+        self.model = model
+        self.table = table
+
+
+class UnmappedModel(ModelError):
+    """`attach` was given a class that SQLAlchemy does not map."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"attach({model}): SQLAlchemy knows no table of this class; attach its declarative base, the registry "
+            f"that will map it, or the class itself once it is mapped"
+        )
+        self.model = model
+
+
+class NotAttachable(ModelError):
+    """`attach` was given something that is no class, or a class that has its hooks already."""
+
+    def __init__(self, target: object, why: str) -> None:
+        super().__init__(f"attach({_shown(target)}): {why}")
+        self.target = target
+
+
+class AttachedOtherwise(ModelError):
+    """One base, registry or class was attached twice with different options."""
+
+    def __init__(self, target: str, known: str, given: str) -> None:
+        super().__init__(f"{target} is attached with {known} and cannot be again with {given}; keep one of the calls")
+        self.target = target
 
 
 # --- handlers -------------------------------------------------------------------------------

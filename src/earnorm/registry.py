@@ -21,7 +21,10 @@ _GLOBAL_DEPTH = 1 << 20
 
 @dataclass(slots=True, eq=False)
 class ModelInfo:
-    """What the bus knows of a model: its subject, its fields, its own hooks and handlers."""
+    """What the bus knows of a model: its subject, its fields, its own hooks and handlers.
+
+    `log` is what of it is kept ("all", or what is "subscribed" to), if the model and not its database says so.
+    """
 
     cls: type
     subject: str
@@ -29,6 +32,7 @@ class ModelInfo:
     sensitive: frozenset[str] = frozenset()
     handlers: list[Handler] = field(default_factory=list)
     bubbles_to: str | None = None
+    log: str | None = None
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import earnorm
 from earnorm import (
@@ -22,6 +22,7 @@ from earnorm import (
     Handler,
     IntegerField,
     StringField,
+    attach,
     connect,
     current_event,
     default_bus,
@@ -194,3 +195,32 @@ def in_tests() -> None:
         assert_type(failures, list[HandlerFailed])
     assert_type(listen(lambda record: None, HandlerFailed), Callable[[], None])
     assert_type(Abort("no").reason, str)
+
+
+# --- models of one's own ---
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Invoice(Base):
+    __tablename__ = "invoices"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    total: Mapped[int] = mapped_column()
+
+    @pre_save
+    def tidy(self) -> None:
+        assert_type(self.total, int)
+
+    @on_event("total_changed")
+    def note(self, old_total: int, new_total: int) -> None: ...
+
+
+def attaching() -> None:
+    attach(Base)
+    attach(Invoice, log="all")
+    attach(Base.registry, log="subscribed")
+    attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
+    attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
+    connect("sqlite://", log="subscribed")

@@ -32,7 +32,7 @@ from earnorm.errors import (
 from earnorm.event import running
 from earnorm.orm.engines import Engines
 from earnorm.orm.loading import hint_of
-from earnorm.orm.log import DatabaseLog, durable_names
+from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
@@ -61,6 +61,7 @@ class Database:
         name: str = "default",
         worker: bool | None = None,
         tables: Tables = "create",
+        log: Kept = "all",
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -79,7 +80,14 @@ class Database:
         self._engines = Engines.of(target)
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self._log = DatabaseLog(
-            name, bus, self.store, reading=self.reading, subscribed=self._is_subscribed, wake=self._wake
+            name,
+            bus,
+            self.store,
+            clock=self._clock,
+            kept=log,
+            reading=self.reading,
+            subscribed=self._is_subscribed,
+            wake=self._wake,
         )
         self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name, hint=hint_of)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
@@ -199,9 +207,8 @@ class Database:
                 self._look_after_tables(connection)
             self._prepared = tables
         self.bus.registry.check_all()
-        names = durable_names(self.bus)
         with self.store.begin() as transaction:
-            transaction.subscribe(names)
+            self._log.subscribe(transaction)
         self._subscribed = version
         if self._embedded:
             self.worker.start()
@@ -319,12 +326,14 @@ def connect(
     name: str = "default",
     worker: bool | None = None,
     tables: Tables = "create",
+    log: Kept = "all",
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
     `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
     private temporary file. Nothing is opened and no thread starts before the first use, or `with`. `worker=False`
     leaves delivery to another process. `tables="check"` refuses missing tables, "none" trusts that they are there.
+    `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     Raises AlreadyConnected, UnsupportedDatabase, MissingTables (on first use), HandlerNameNeeded.
     """
     if target is None:
@@ -333,9 +342,11 @@ def connect(
             raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
     if tables not in ("create", "check", "none"):
         raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
+    if log not in ("all", "subscribed"):
+        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in _databases:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables)
+    database = Database(target, name=name, worker=worker, tables=tables, log=log)
     _databases[name] = database
     database.bus.forget_plans()
     return database

@@ -60,6 +60,8 @@ def _snapshot_class(cls: type) -> type:
     found = _snapshots.get(cls)
     if found is None:
         names = {"__setattr__": _refuse, "__delattr__": _refuse, SNAPSHOT: True}
+        # No table of its own for a base that would map each subclass, and no other layout than the record's.
+        names |= {"__abstract__": True, "__slots__": ()}
         names |= {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
         found = _snapshots[cls] = type.__new__(type(cls), cls.__name__, (cls,), names)
     return found

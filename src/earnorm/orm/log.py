@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
+from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
+from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
 from earnorm.envelope import encode_change, entry_of, event_of, identity_of
 from earnorm.event import Entry, Event
 from earnorm.handler import require_durable_name
+from earnorm.interest import Interests, interests_of
 from earnorm.occurrence import Occurrence
 from earnorm.orm.loading import load, snapshot
+from earnorm.registry import ModelInfo
 from earnorm.runner import Hydrated
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 
-__all__ = ["DatabaseLog", "durable_names"]
+__all__ = ["DatabaseLog", "Kept", "durable_names"]
+
+Kept = Literal["all", "subscribed"]
+"""What a log keeps: every event, or those that a subscription hears."""
 
 
 def durable_names(bus: EventBus) -> list[str]:
@@ -37,7 +44,7 @@ class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
     `reading` opens a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
-    called after a commit.
+    called after a commit. `kept` is what it keeps of models that do not say so themselves, and of events about none.
     """
 
     def __init__(
@@ -46,6 +53,8 @@ class DatabaseLog:
         bus: EventBus,
         store: SQLAlchemyStore,
         *,
+        clock: Clock,
+        kept: Kept,
         reading: Callable[[], AbstractContextManager[Session]],
         subscribed: Callable[[], bool],
         wake: Callable[[], object],
@@ -53,17 +62,58 @@ class DatabaseLog:
         self.name = name
         self.bus = bus
         self.store = store
+        self._clock = clock
+        self._kept: Kept = kept
+        self._interests = Interests({})
+        self._look_again = 0.0
         self._reading = reading
         self._subscribed = subscribed
         self._wake = wake
 
-    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> None:
-        """Write a transaction's events into the log, in that transaction."""
+    # --- who is subscribed -------------------------------------------------------------------
+
+    def subscribe(self, transaction: SQLAlchemyTransaction) -> None:
+        """Record the handlers of this process, and learn of those of all others."""
+        transaction.subscribe(durable_names(self.bus))
+        transaction.hear(interests_of(self.bus.registry))
+        self._learn(transaction)
+
+    def look(self, connection: Connection) -> None:
+        """See in the database who is subscribed by now, unless that was seen a moment ago."""
+        if self._clock.monotonic() >= self._look_again:
+            self._learn(self.store.join(connection))
+
+    def _learn(self, transaction: SQLAlchemyTransaction) -> None:
+        self._interests = Interests(transaction.interests())
+        self._look_again = self._clock.monotonic() + LOOK_AGAIN
+        self.bus.silences = {}
+
+    def keeps_of(self, info: ModelInfo) -> bool:
+        """Whether it would keep any save or deletion of the model, as far as it knows who is subscribed."""
+        return (info.log or self._kept) == "all" or self._interests.hears_of(info.subject, info.fields)
+
+    def _keeps(self, occurrence: Occurrence) -> bool:
+        info = occurrence.info
+        if ((info.log if info is not None else None) or self._kept) == "all":
+            return True
+        subject = info.subject if info is not None else ""
+        return self._interests.hears(occurrence.name, subject, occurrence.changes)
+
+    # --- in ----------------------------------------------------------------------------------
+
+    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> Sequence[Occurrence]:
+        """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
         transaction = self.store.join(connection)
         if not self._subscribed():
             # Handlers defined since: recorded in this very transaction, so that they miss nothing of it.
-            transaction.subscribe(durable_names(self.bus))
-        transaction.append([entry_of(occurrence.event, self._data(occurrence)) for occurrence in occurrences])
+            self.subscribe(transaction)
+        kept = occurrences
+        if not all(map(self._keeps, occurrences)):
+            self.look(connection)
+            kept = [occurrence for occurrence in occurrences if self._keeps(occurrence)]
+        if kept:
+            transaction.append([entry_of(occurrence.event, self._data(occurrence)) for occurrence in kept])
+        return kept
 
     def _data(self, occurrence: Occurrence) -> bytes:
         if occurrence.data:
@@ -92,6 +142,8 @@ class DatabaseLog:
                 tell(HandlerSkipped(occurrence.event, handler.name, "missing"))
             return None
         return occurrence.about(subject)
+
+    # --- out ---------------------------------------------------------------------------------
 
     def decode(self, entry: Entry, attempt: int) -> Event:
         return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)

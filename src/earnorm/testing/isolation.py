@@ -14,7 +14,7 @@ from earnorm.backends.sqlalchemy import boundary, mapping
 from earnorm.bus import EventBus, default_bus
 from earnorm.handler import Handler
 from earnorm.names import Trie
-from earnorm.orm import database, loading, references
+from earnorm.orm import attach, database, loading, references
 from earnorm.orm.model import BaseModel
 from earnorm.registry import Registry
 
@@ -84,7 +84,12 @@ def _patterns_of(registry: Registry) -> Trie[Handler]:
 @contextmanager
 def _models() -> Iterator[None]:
     with ExitStack() as stack:
-        tables_by_class: tuple[dict[Any, Any], ...] = (mapping._mappings, loading._snapshots, declared._by_name)
+        tables_by_class: tuple[dict[Any, Any], ...] = (
+            mapping._mappings,
+            loading._snapshots,
+            declared._by_name,
+            attach._attachments,
+        )
         for known in tables_by_class:
             stack.enter_context(_restored(known))
         bases = list(database._metadata)
@@ -104,7 +109,8 @@ def _models() -> Iterator[None]:
 def _forget_models(managers: set[Any], tables: set[str]) -> None:
     """Undo what SQLAlchemy knows of the models defined since, so that their names and tables are free again."""
     for manager in set(BaseModel.registry._managers) - managers:
-        _leave_hierarchy(manager.mapper)
+        if manager.is_mapped:
+            _leave_hierarchy(manager.mapper)
         BaseModel.registry._dispose_manager_and_mapper(manager)
         BaseModel.registry._managers.pop(manager, None)
     for name in set(BaseModel.metadata.tables) - tables:

@@ -24,12 +24,13 @@ from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
 from earnorm.composition import compose
 from earnorm.dispatch import Outbox
-from earnorm.errors import AutocommitRefused, NotConnected
+from earnorm.errors import AutocommitRefused, BindNotConnected
 from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Occurrence
+from earnorm.registry import ModelInfo
 from earnorm.telemetry import HandlerFailed, tell
 
-__all__ = ["Log", "connect_engine", "disconnect_engine", "log_of", "outbox_of"]
+__all__ = ["Log", "connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
 
 
 class Log(Protocol):
@@ -38,8 +39,16 @@ class Log(Protocol):
     name: str
     bus: EventBus
 
-    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> None:
-        """Write the events into the log, in the transaction of `connection`."""
+    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> Sequence[Occurrence]:
+        """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
+        ...
+
+    def keeps_of(self, info: ModelInfo) -> bool:
+        """Whether it would keep any save or deletion of the model, as far as it knows who is subscribed."""
+        ...
+
+    def look(self, connection: Connection) -> None:
+        """See in the database who is subscribed by now."""
         ...
 
     def appended(self, occurrences: Sequence[Occurrence]) -> None:
@@ -64,6 +73,7 @@ class ConnectionOutbox(Outbox):
         self.database = "" if log is None else log.name
         self.sessions: WeakSet[Session] = WeakSet()
         self.composed: list[Occurrence] | None = None
+        self.kept: Sequence[Occurrence] = ()
 
     def record(self, occurrence: Occurrence) -> None:
         occurrence.database = self.database
@@ -72,14 +82,13 @@ class ConnectionOutbox(Outbox):
     def append(self, connection: Connection) -> None:
         self.composed = compose(self.occurrences)
         if self.log is not None and self.composed:
-            self.log.append(connection, self.composed)
+            self.kept = self.log.append(connection, self.composed)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""
-        composed = self.composed or []
         if self.log is not None:
-            self.log.appended(composed)
-        for occurrence in composed:
+            self.log.appended(self.kept)
+        for occurrence in self.composed or ():
             occurrence.later = self._later(occurrence)
             fresh = self._loaded(occurrence, occurrence.later) if occurrence.later else None
             if fresh is not None:
@@ -163,6 +172,11 @@ def log_of(engine: Engine) -> Log | None:
     return vars(engine).get(_CLOSED) if found is None else found
 
 
+def logs_of(bus: EventBus) -> list[Log]:
+    """The connected logs of a bus."""
+    return [log for log in dict.fromkeys(_logs.values()) if log.bus is bus]
+
+
 def _same_database(first: Engine, second: Engine) -> bool:
     one, two = first.url, second.url
     if one.get_backend_name() != two.get_backend_name() or not one.database:
@@ -176,15 +190,14 @@ def _same_database(first: Engine, second: Engine) -> bool:
 
 
 def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOutbox:
-    """The outbox of the transaction open on `connection`. Raises AutocommitRefused, NotConnected."""
+    """The outbox of the transaction open on `connection`. Raises AutocommitRefused, BindNotConnected."""
     outbox = _outboxes.get(connection)
     if outbox is None:
         if connection._is_autocommit_isolation():
             raise AutocommitRefused(what)
         log = log_of(connection.engine)
         if log is None and bus.connected:
-            where = connection.engine.url.render_as_string()
-            raise NotConnected(f"{what} on {where}")
+            raise BindNotConnected(what, connection.engine.url.render_as_string())
         watch(connection.engine)
         outbox = _outboxes[connection] = ConnectionOutbox(bus, log, connection)
     return outbox

@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
@@ -111,7 +112,7 @@ def _alone(session: Session) -> _Change | None:
         return None
     kind: Kind = "created" if new else "updated" if changed else "deleted"
     (state,) = new or changed or gone
-    mapping = mapping_of(state.class_)
+    mapping = listening(session, state.class_)
     if mapping is None:
         return None
     flow = _flow(mapping, kind)
@@ -160,18 +161,18 @@ def _size(session: Session) -> tuple[int, int, int]:
 
 def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    found = [c for state in session._new if (c := _changed(state, "created")) is not None]
+    found = [c for state in session._new if (c := _changed(session, state, "created")) is not None]
     for state in session.identity_map._modified:
-        if (mapping := mapping_of(state.class_)) is not None and state not in session._deleted:
+        if (mapping := listening(session, state.class_)) is not None and state not in session._deleted:
             mapping.recall(session, state)
             if changes := mapping.changes(state):
                 found.append(_Change(mapping, state, "updated", _flow(mapping, "updated"), changes))
-    found += [c for state in session._deleted if (c := _changed(state, "deleted")) is not None]
+    found += [c for state in session._deleted if (c := _changed(session, state, "deleted")) is not None]
     return sorted(found, key=_place) if len(found) > 1 else found
 
 
-def _changed(state: InstanceState[Any], kind: Kind) -> _Change | None:
-    mapping = mapping_of(state.class_)
+def _changed(session: Session, state: InstanceState[Any], kind: Kind) -> _Change | None:
+    mapping = listening(session, state.class_)
     return None if mapping is None else _Change(mapping, state, kind, _flow(mapping, kind))
 
 
@@ -198,7 +199,7 @@ def _run_before(session: Session, change: _Change) -> None:
 
 
 @event.listens_for(Session, "after_flush")
-def _after_flush(_session: Session, context: UOWTransaction) -> None:
+def _after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     simple: _Change | None = context.attributes.get(_SIMPLE)
     if simple is not None and len(context.states) == 1:
@@ -207,7 +208,7 @@ def _after_flush(_session: Session, context: UOWTransaction) -> None:
         return
     written: list[_Change] = []
     for state, (deleted, listed_only) in context.states.items():
-        mapping = mapping_of(state.class_)
+        mapping = listening(session, state.class_)
         if mapping is not None and not listed_only:
             change = _written(mapping, state, "deleted" if deleted else "created" if state.key is None else "updated")
             if change is not None:

@@ -51,8 +51,12 @@ def _make_deliveries(connection: Connection) -> None:
     _create(connection, tables.delivery)
 
 
+def _make_interests(connection: Connection) -> None:
+    _create(connection, tables.interest)
+
+
 Step = Callable[[Connection], None]
-STEPS: tuple[Step, ...] = (_make_log, _make_subscriptions, _make_lease, _make_deliveries)
+STEPS: tuple[Step, ...] = (_make_log, _make_subscriptions, _make_lease, _make_deliveries, _make_interests)
 
 
 def upgrade(connection: Connection, to: int | None = None) -> list[int]:

@@ -63,6 +63,7 @@ class Statements:
         self.read = Prepared(_read(), dialect)
         self.find = Prepared(_find(), dialect)
         self.cursors = Prepared(select(subscription.c.name, subscription.c.position), dialect)
+        self.interests = Prepared(select(tables.interest.c.subscription, tables.interest.c.pattern), dialect)
         self.claim = Prepared(_claim(), dialect)
         self.holder = Prepared(select(lease.c.worker, lease.c.fence, lease.c.expires), dialect)
         self.release = Prepared(update(lease).where(_is_held()).values(worker=literal_column("''")), dialect)

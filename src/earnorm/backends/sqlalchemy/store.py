@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -103,6 +103,23 @@ class SQLAlchemyTransaction:
 
     def cursors(self) -> dict[str, int]:
         return {name: position for name, position in self._statements.cursors(self._connection)}  # noqa: C416  rows are no pairs to a type checker
+
+    def hear(self, heard: Mapping[str, Collection[str]]) -> None:
+        """Write down what these subscriptions hear, in place of what they heard before."""
+        known = self.interests()
+        changed = [name for name, patterns in heard.items() if known.get(name, set()) != set(patterns)]
+        for some in _in_lists(changed):
+            self._connection.execute(delete(tables.interest).where(tables.interest.c.subscription.in_(some)))
+        rows = [(name, pattern) for name in changed for pattern in sorted(heard[name])]
+        if rows:
+            self._dialect.insert_missing(self._connection, tables.interest, rows)
+
+    def interests(self) -> dict[str, set[str]]:
+        """What every recorded subscription hears, whichever process has its handler."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for name, pattern in self._statements.interests(self._connection):
+            found[name].add(pattern)
+        return found
 
     # --- the lease ---
 

@@ -10,6 +10,7 @@ from sqlalchemy.sql import ColumnElement, FromClause
 __all__ = [
     "ENTRY_COLUMNS",
     "delivery",
+    "interest",
     "is_open",
     "is_waited_for",
     "lease",
@@ -63,6 +64,14 @@ subscription = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
+)
+
+# What each subscription hears, for processes that do not know its handler: names, patterns, "!" before exclusions.
+interest = Table(
+    "earnorm_interest",
+    metadata,
+    Column("subscription", Text, primary_key=True),
+    Column("pattern", Text, primary_key=True),
 )
 
 lease = Table(

@@ -1,0 +1,74 @@
+"""Attention: the models that somebody listens to. A flush passes over the records of all others.
+
+Of most models a log keeps everything, so that they are never silent. Of those whose events are kept if subscribed to
+(`attach(Base)`, `connect(log="subscribed")`) another process may have a handler: the subscriptions recorded in the
+database are looked at again every few seconds, by the first flush that writes such a record then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from time import monotonic
+from typing import Final
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import Session
+
+from earnorm.backends.sqlalchemy.boundary import log_of, logs_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.occurrence import Kind
+
+__all__ = ["LOOK_AGAIN", "listening"]
+
+# Seconds for which a model that nobody is subscribed to is passed over without a look at the subscriptions.
+LOOK_AGAIN: Final = 5.0
+
+_KINDS: tuple[Kind, ...] = ("created", "updated", "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class _Silence:
+    """Nobody hears of a model until then; -inf if somebody does."""
+
+    until: float
+
+
+_LOUD: Final = _Silence(-inf)
+
+
+def listening(session: Session, cls: type) -> Mapping | None:
+    """The mapping of a class that is known, and that somebody hears of."""
+    found = mapping_of(cls)
+    if found is None:
+        return None
+    silence = found.bus.silences.get(cls)
+    if silence is _LOUD:
+        return found
+    if silence is not None:
+        if monotonic() < silence.until:
+            return None
+        _look(session, found)
+    silence = found.bus.silences[cls] = _silence(found)
+    return found if silence is _LOUD else None
+
+
+def _silence(mapping: Mapping) -> _Silence:
+    bus, info = mapping.bus, mapping.info
+    if mapping.validate is not None or bus.observed:
+        return _LOUD
+    flows = [bus.plans.flow(mapping.cls, kind) for kind in _KINDS]
+    if any(flow.heard or flow.before for flow in flows):
+        return _LOUD
+    logs = logs_of(bus)
+    if any(log.keeps_of(info) for log in logs):
+        return _LOUD
+    return _Silence(monotonic() + LOOK_AGAIN if logs else inf)
+
+
+def _look(session: Session, mapping: Mapping) -> None:
+    """See who has subscribed meanwhile, from another process, to the database that this record is written to."""
+    connection = session.connection(bind_arguments={"mapper": inspect(mapping.cls)})
+    log = log_of(connection.engine)
+    if log is not None:
+        log.look(connection)
