@@ -62,7 +62,7 @@ class DatabaseLog:
         self.name = name
         self.bus = bus
         self.store = store
-        self._clock = clock
+        self.clock = clock
         self._kept: Kept = kept
         self._interests = Interests({})
         self._look_again = 0.0
@@ -80,12 +80,12 @@ class DatabaseLog:
 
     def look(self, connection: Connection) -> None:
         """See in the database who is subscribed by now, unless that was seen a moment ago."""
-        if self._clock.monotonic() >= self._look_again:
+        if self.clock.monotonic() >= self._look_again:
             self._learn(self.store.join(connection))
 
     def _learn(self, transaction: SQLAlchemyTransaction) -> None:
         self._interests = Interests(transaction.interests())
-        self._look_again = self._clock.monotonic() + LOOK_AGAIN
+        self._look_again = self.clock.monotonic() + LOOK_AGAIN
         self.bus.silences = {}
 
     def keeps_of(self, info: ModelInfo) -> bool:

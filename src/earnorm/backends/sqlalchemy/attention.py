@@ -7,6 +7,7 @@ database are looked at again every few seconds, by the first flush that writes s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -32,6 +33,7 @@ class _Silence:
     """Nobody hears of a model until then; -inf if somebody does."""
 
     until: float
+    now: Callable[[], float] = monotonic
 
 
 _LOUD: Final = _Silence(-inf)
@@ -46,7 +48,7 @@ def listening(session: Session, cls: type) -> Mapping | None:
     if silence is _LOUD:
         return found
     if silence is not None:
-        if monotonic() < silence.until:
+        if silence.now() < silence.until:
             return None
         _look(session, found)
     silence = found.bus.silences[cls] = _silence(found)
@@ -63,7 +65,10 @@ def _silence(mapping: Mapping) -> _Silence:
     logs = logs_of(bus)
     if any(log.keeps_of(info) for log in logs):
         return _LOUD
-    return _Silence(monotonic() + LOOK_AGAIN if logs else inf)
+    if not logs:
+        return _Silence(inf)
+    now = logs[0].clock.monotonic
+    return _Silence(now() + LOOK_AGAIN, now)
 
 
 def _look(session: Session, mapping: Mapping) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy.orm.session import SessionTransactionState
 
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
+from earnorm.clock import Clock
 from earnorm.composition import compose
 from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, BindNotConnected
@@ -38,6 +39,7 @@ class Log(Protocol):
 
     name: str
     bus: EventBus
+    clock: Clock
 
     def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> Sequence[Occurrence]:
         """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
