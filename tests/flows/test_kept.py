@@ -154,6 +154,7 @@ def test_a_handler_of_another_process_counts(db, make, change, elsewhere, patter
 def test_an_exclusion_of_another_process_counts(db, make, change, elsewhere):
     elsewhere.subscribe("theirs", "note.*", "!note.updated")
     event_handler("something.else", name="ours")(lambda event: None)
+    db.ready()
     change(make(), text="x")
 
     assert ["note.created"] == names(db)

@@ -220,8 +220,10 @@ class Database:
                 metadata.create_all(connection)
         elif self._tables == "check":
             migrations.check(connection)
-            there = set(inspect_database(connection).get_table_names())
-            missing = sorted({table.name for metadata in _metadata for table in metadata.tables.values()} - there)
+            tables = [table for metadata in _metadata for table in metadata.tables.values()]
+            names = inspect_database(connection).get_table_names
+            there = {schema: set(names(schema)) for schema in {table.schema for table in tables}}
+            missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])
             if missing:
                 raise MissingTables(missing)
 

@@ -168,6 +168,7 @@ def disconnect_engine(engine: Engine) -> None:
 
 def log_of(engine: Engine) -> Log | None:
     """The log of an engine: its own, or that of a connected engine on the same database."""
+    engine = _root(engine)
     found = _logs.get(engine)
     if found is None and _logs:
         found = next((log for other, log in list(_logs.items()) if _same_database(engine, other)), None)
@@ -177,6 +178,13 @@ def log_of(engine: Engine) -> Log | None:
 def logs_of(bus: EventBus) -> list[Log]:
     """The connected logs of a bus."""
     return [log for log in dict.fromkeys(_logs.values()) if log.bus is bus]
+
+
+def _root(engine: Engine) -> Engine:
+    """The engine behind one made by `execution_options`, which tells its own listeners and that one's."""
+    while (behind := getattr(engine, "_proxied", None)) is not None:
+        engine = behind
+    return engine
 
 
 def _same_database(first: Engine, second: Engine) -> bool:
@@ -207,6 +215,7 @@ def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOut
 
 def watch(engine: Engine) -> None:
     """Hear what happens to transactions of `engine`, from now on."""
+    engine = _root(engine)
     if engine in _watched:
         return
     with _lock:

@@ -67,7 +67,7 @@ class Mapping:
         columns = [table.columns[name] for name in names]
         where = [c == part for c, part in zip(table.primary_key, state.key[1], strict=True)]
         connection = session.connection(bind_arguments={"mapper": table})
-        row = connection.execute(select(*columns).where(*where)).one_or_none()
+        row = connection.execute(select(*columns).select_from(table.persist_selectable).where(*where)).one_or_none()
         if row is not None:
             state.committed_state.update(zip(names, row, strict=True))
 
