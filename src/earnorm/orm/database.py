@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from sqlalchemy import URL, Connection, Engine, event
-from sqlalchemy import inspect as inspect_database
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -26,13 +25,13 @@ from earnorm.errors import (
     ConfigurationError,
     DatabaseClosed,
     DrainInTransaction,
-    MissingTables,
     NotConnected,
 )
 from earnorm.event import running
-from earnorm.orm.engines import Engines
+from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
+from earnorm.orm.shape import require_tables
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
@@ -62,6 +61,7 @@ class Database:
         worker: bool | None = None,
         tables: Tables = "create",
         log: Kept = "all",
+        schemas: Schemas | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -78,6 +78,7 @@ class Database:
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
         self.opened = OpenTransactions()
         self._engines = Engines.of(target)
+        self._schemas = schemas
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self._log = DatabaseLog(
             name,
@@ -105,6 +106,11 @@ class Database:
     def async_engine(self) -> AsyncEngine:
         """The async engine, for plain SQLAlchemy with the hooks on."""
         return self._engines.twin
+
+    @property
+    def tenant_engine(self) -> Engine:
+        """The sync engine as sessions use it here: within `with tenant(...)`, on the tenant's own schema."""
+        return self._engines.acting(self._engines.sync, self._schemas)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
@@ -136,11 +142,11 @@ class Database:
     def new_session(self) -> Session:
         self.ready()
         engine = self._engine_here()
-        return Session(engine, expire_on_commit=False)
+        return Session(self._engines.acting(engine, self._schemas), expire_on_commit=False)
 
     def new_async_session(self) -> AsyncSession:
         self._require_open("asession()")
-        return AsyncSession(self._engines.twin, expire_on_commit=False)
+        return AsyncSession(self._engines.acting(self._engines.twin, self._schemas), expire_on_commit=False)
 
     def _engine_here(self) -> Engine:
         """Under an async door the async engine's inner half, which awaits in place."""
@@ -155,7 +161,8 @@ class Database:
             return
         self.ready()
         engine = self._engine_here()
-        with Session(engine.execution_options(**READONLY), expire_on_commit=False) as session:
+        engine = self._engines.acting(engine, self._schemas).execution_options(**READONLY)
+        with Session(engine, expire_on_commit=False) as session:
             yield session
             session.expunge_all()
 
@@ -220,12 +227,7 @@ class Database:
                 metadata.create_all(connection)
         elif self._tables == "check":
             migrations.check(connection)
-            tables = [table for metadata in _metadata for table in metadata.tables.values()]
-            names = inspect_database(connection).get_table_names
-            there = {schema: set(names(schema)) for schema in {table.schema for table in tables}}
-            missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])
-            if missing:
-                raise MissingTables(missing)
+            require_tables(connection, _metadata)
 
     def _require_open(self, what: str) -> None:
         if self._closed:
@@ -329,6 +331,7 @@ def connect(
     worker: bool | None = None,
     tables: Tables = "create",
     log: Kept = "all",
+    schemas: Schemas | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -336,6 +339,8 @@ def connect(
     private temporary file. Nothing is opened and no thread starts before the first use, or `with`. `worker=False`
     leaves delivery to another process. `tables="check"` refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
+    `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
+    schema, or a `schema_translate_map`.
     Raises AlreadyConnected, UnsupportedDatabase, MissingTables (on first use), HandlerNameNeeded.
     """
     if target is None:
@@ -348,7 +353,7 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in _databases:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log)
+    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
     _databases[name] = database
     database.bus.forget_plans()
     return database
