@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earnorm.event import NO_CHANGES, Change, Changes
@@ -11,13 +11,15 @@ from earnorm.occurrence import Kind, Occurrence, recast
 __all__ = ["compose", "fold"]
 
 
-def compose(occurrences: Iterable[Occurrence]) -> list[Occurrence]:
+def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
     """Lifecycle events of one transaction, one per record; custom events as they are.
 
     create+update = created with final values; update+update = updated, first old, last new; update+delete = deleted;
     create+delete = nothing; delete+create = updated. A creation or update stands where the record's first flush
     stood, a deletion where its last one did. An update that came back to where it began is nothing.
     """
+    if len(occurrences) == 1:
+        return list(occurrences)
     placed: list[Occurrence | None] = []
     where: dict[str, int] = {}
     before: dict[str, Mapping[str, Any]] = {}

@@ -95,18 +95,19 @@ class Caller:
         try:
             for handler in handlers:
                 running.handler = handler.name
-                handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                try:
+                    handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                except (StopPropagation, EventLoopError):
+                    raise
+                except Exception as error:
+                    _failed(error, handler, running, tell=True)
+                    raise
                 ended = time.perf_counter()
                 if ended - started > HOOK_BUDGET:
                     _tell_done(running.event, handler, ended - started)
                 started = ended
         except StopPropagation:
             return
-        except EventLoopError:
-            raise
-        except Exception as error:
-            _failed(error, handler, running, tell=True)
-            raise
         finally:
             _running.reset(token)
 

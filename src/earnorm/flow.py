@@ -48,6 +48,7 @@ class Plans:
         self._hooks: dict[tuple[type, Kind, Phase], tuple[Handler, ...]] = {}
         self._heard: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
         self._now: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
+        self._later: dict[tuple[type, Kind, frozenset[str], bool], tuple[Handler, ...]] = {}
         self._views: dict[type, frozenset[str]] = {}
 
     def flow(self, cls: type, kind: Kind) -> Flow:
@@ -118,6 +119,17 @@ class Plans:
         found = known.get(key)
         if found is None:
             found = known[key] = tuple(in_order(self._hearing(cls, kind, fields), cls))
+        return found
+
+    def later(self, cls: type, kind: Kind, changes: Changes, *, durable: bool) -> tuple[Handler, ...]:
+        """Who hears a change in this process after the commit: the durable ones too where no log keeps it for them."""
+        key = (cls, kind, self._seen_fields(cls, kind, changes), durable)
+        known = self._later
+        found = known.get(key)
+        if found is None:
+            phases = (Phase.AFTER_COMMIT, Phase.DURABLE) if durable else (Phase.AFTER_COMMIT,)
+            heard = [*self.hooks(cls, kind, Phase.AFTER_COMMIT), *self.after(cls, kind, changes)]
+            found = known[key] = tuple(handler for handler in heard if handler.phase in phases)
         return found
 
     def _seen_fields(self, cls: type, kind: Kind, changes: Changes) -> frozenset[str]:

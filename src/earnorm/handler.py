@@ -195,6 +195,9 @@ def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, op
 
 def is_async(function: Callable[..., Any]) -> bool:
     inner = _unwrapped(function)
+    if type(inner) is FunctionType and not inner.__dict__:
+        # What `inspect` asks as well, behind several calls.
+        return bool(inner.__code__.co_flags & inspect.CO_COROUTINE)
     if isinstance(inner, FunctionType):
         return inspect.iscoroutinefunction(inner)
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004  asks for the colour of the call, not for callability

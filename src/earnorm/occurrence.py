@@ -24,6 +24,8 @@ def key_of(subject: str, identity: Sequence[Any]) -> str:
     """The record's key as text: `user:42`, of a composite primary key `line:7/2`; "" while it has none."""
     if not identity or None in identity:
         return ""
+    if len(identity) == 1:
+        return f"{subject}:{str(identity[0]).replace('/', '%2F')}"
     return f"{subject}:{'/'.join(str(part).replace('/', '%2F') for part in identity)}"
 
 
@@ -46,6 +48,7 @@ class Occurrence:
         "handlers",
         "identity",
         "info",
+        "key",
         "kind",
         "later",
         "link",
@@ -78,6 +81,7 @@ class Occurrence:
         self.changes = changes
         self.info = info
         self.identity = identity
+        self.key = "" if info is None else key_of(info.subject, identity)
         self.session = session
         self.declared = declared
         self.handlers = handlers
@@ -90,10 +94,6 @@ class Occurrence:
         self.tenant = current_tenant()
         self.at = time.time()
         self._event = event
-
-    @property
-    def key(self) -> str:
-        return "" if self.info is None else key_of(self.info.subject, self.identity)
 
     @property
     def event(self) -> Event:

@@ -160,7 +160,7 @@ def test_one_of_two_binds_that_is_not_connected_is_refused_before_anything_is_wr
 
     with Session(binds={two.Order: db.engine, two.Metric: elsewhere}) as session:
         session.add_all([two.Order(), two.Metric()])
-        with pytest.raises(BindNotConnected, match="elsewhere.db"):
+        with pytest.raises(BindNotConnected, match=r"elsewhere\.db"):
             session.commit()
     elsewhere.dispose()
 

@@ -245,7 +245,7 @@ class SQLAlchemyDoor:
             occurrence.bubble = bubble_in(session, found)
         connection = session.connection(bind_arguments=_bind(session, found))
         outbox = outbox_of(connection, self._bus, f"emit of {name}")
-        outbox.sessions.add(session)
+        outbox.serve(session)
         scope = scope_of(session)
         with within(scope):
             outbox.emit(self._bus.in_transaction(occurrence), self._bus.caller, scope.dispatcher)

@@ -74,9 +74,19 @@ class ConnectionOutbox(Outbox):
         self.engine = connection.engine
         self.committing = 0
         self.database = "" if log is None else log.name
-        self.sessions: WeakSet[Session] = WeakSet()
+        # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
+        self._sessions: list[weakref.ref[Session]] = []
         self.composed: list[Occurrence] | None = None
         self.kept: Sequence[Occurrence] = ()
+
+    def serve(self, session: Session) -> None:
+        """Events of this Session's transaction come in here."""
+        if session not in self.sessions:
+            self._sessions.append(weakref.ref(session))
+
+    @property
+    def sessions(self) -> list[Session]:
+        return [session for reference in self._sessions if (session := reference()) is not None]
 
     def record(self, occurrence: Occurrence) -> None:
         occurrence.database = self.database
@@ -99,15 +109,12 @@ class ConnectionOutbox(Outbox):
                     if fresh is not None:
                         self._run(fresh, occurrence.later)
 
-    def _later(self, occurrence: Occurrence) -> list[Handler]:
+    def _later(self, occurrence: Occurrence) -> Sequence[Handler]:
         """Who hears it after the commit, in this process: with a log, the durable ones read that."""
-        later = list(occurrence.later)
+        durable = self.log is None
         if occurrence.info is not None and occurrence.kind != "event":
-            cls, kind = occurrence.info.cls, occurrence.kind
-            later = [*self.bus.plans.hooks(cls, kind, Phase.AFTER_COMMIT)]
-            later += self.bus.plans.after(cls, kind, occurrence.changes)
-        phases = (Phase.AFTER_COMMIT,) if self.log is not None else (Phase.AFTER_COMMIT, Phase.DURABLE)
-        return [handler for handler in later if handler.phase in phases]
+            return self.bus.plans.later(occurrence.info.cls, occurrence.kind, occurrence.changes, durable=durable)
+        return [h for h in occurrence.later if durable or h.phase is Phase.AFTER_COMMIT]
 
     def _loaded(self, occurrence: Occurrence, later: Sequence[Handler]) -> Occurrence | None:
         try:

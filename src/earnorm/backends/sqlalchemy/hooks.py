@@ -28,10 +28,11 @@ from earnorm.occurrence import Kind, Occurrence
 
 __all__ = ["attach_session", "refuse_save_in_pre_hook"]
 
-# In a flush's `attributes`: what it has written; and the one record it writes, if hooks that take only `self`
-# are all that hears of it.
+# In a flush's `attributes`: what it has written; the one known record that it writes, if there is only one; and the
+# outbox of a mapper's records.
 _FLUSH = "earnorm_written"
-_SIMPLE = "earnorm_simple"
+_ALONE = "earnorm_alone"
+_OUTBOX = "earnorm_outbox"
 
 
 class _Change(Lender):
@@ -91,14 +92,14 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
 
 def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
     """What listeners of others have added, changed or deleted is treated as if it had been there before."""
-    context.attributes.pop(_SIMPLE, None)
+    context.attributes.pop(_ALONE, None)
     for change in _pending(session):
         if change.flow.before and done.get(change.state) != change.kind:
             _run_before(session, change)
     for change in _pending(session):
         _validate(change)
         if change.is_kept:
-            _outbox(session, change)
+            _outbox(session, context, change)
 
 
 def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
@@ -107,7 +108,7 @@ def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceSta
         done[alone.state] = alone.kind
         if _run_before_simply(session, alone):
             _validate(alone)
-            context.attributes[_SIMPLE] = alone
+            context.attributes[_ALONE] = alone
             return
     pending = _pending(session)
     if any(change.flow.before for change in pending):
@@ -115,7 +116,9 @@ def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceSta
     for change in pending:
         _validate(change)
         if change.is_kept:
-            _outbox(session, change)  # refuses what has no boundary before anything is written
+            _outbox(session, context, change)  # refuses what has no boundary before anything is written
+    if len(pending) == 1:
+        context.attributes[_ALONE] = pending[0]
 
 
 def _validate(change: _Change) -> None:
@@ -220,32 +223,38 @@ def _run_before(session: Session, change: _Change) -> None:
 @event.listens_for(Session, "after_flush")
 def _after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
-    simple: _Change | None = context.attributes.get(_SIMPLE)
-    if simple is not None and len(context.states) == 1:
-        if simple.flow.heard and (simple.kind != "updated" or simple.changes):
-            context.attributes[_FLUSH] = (simple,)
+    alone: _Change | None = context.attributes.get(_ALONE)
+    if alone is not None and len(context.states) == 1 and _is_as_announced(alone, context):
+        if (found := _written(alone)) is not None:
+            context.attributes[_FLUSH] = (found,)
         return
     written: list[_Change] = []
     for state, (deleted, listed_only) in context.states.items():
-        mapping = listening(session, state.class_)
-        if mapping is not None and not listed_only:
-            change = _written(mapping, state, "deleted" if deleted else "created" if state.key is None else "updated")
-            if change is not None:
+        if not listed_only:
+            change = _changed(session, state, "deleted" if deleted else "created" if state.key is None else "updated")
+            if change is not None and _written(change) is not None:
                 written.append(change)
     if written:
         context.attributes[_FLUSH] = sorted(written, key=_place) if len(written) > 1 else written
 
 
-def _written(mapping: Mapping, state: InstanceState[Any], kind: Kind) -> _Change | None:
-    flow = _flow(mapping, kind)
-    if not flow.heard and not mapping.bus.attentive:
+def _is_as_announced(change: _Change, context: UOWTransaction) -> bool:
+    """Whether the flush did to the record what it set out to: an orphan is deleted or let go of instead."""
+    return bool(context.states.get(change.state) == (change.kind == "deleted", False))
+
+
+def _written(change: _Change) -> _Change | None:
+    """The change with its values, if it is one and anybody hears of it."""
+    mapping = change.mapping
+    kept = change.is_kept
+    if not change.flow.heard and not kept:
         return None
-    changes = mapping.changes(state) if kind == "updated" else NO_CHANGES
-    if kind == "updated" and not changes:
-        return None
-    change = _Change(mapping, state, kind, flow, changes)
-    if change.is_kept:
-        change.values = mapping.values(state)
+    if change.kind == "updated":
+        change.changes = mapping.changes(change.state)
+        if not change.changes:
+            return None
+    if kept:
+        change.values = mapping.values(change.state)
     return change
 
 
@@ -271,7 +280,7 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
         if len(written) == 1 and written[0].values is None and is_nobodys():
             _dispatch_simply(session, written[0])
         else:
-            _dispatch(session, [found for c in written if (found := _happened(session, c)) is not None])
+            _dispatch(session, [found for c in written if (found := _happened(session, context, c)) is not None])
     finally:
         session._flushing = flushing
 
@@ -295,7 +304,7 @@ def _dispatch_simply(session: Session, change: _Change) -> None:
 _Happened = tuple[_Change, Occurrence, ConnectionOutbox | None]
 
 
-def _happened(session: Session, change: _Change) -> _Happened | None:
+def _happened(session: Session, context: UOWTransaction, change: _Change) -> _Happened | None:
     mapping, bus = change.mapping, change.mapping.bus
     occurrence = _occurrence(change, NO_PAYLOAD if change.values is None else change.values)
     attach_session(occurrence, session)
@@ -306,15 +315,19 @@ def _happened(session: Session, change: _Change) -> _Happened | None:
         occurrence.bubble = bubble_in(session, mapping)
     if change.values is None:
         return change, occurrence, None
-    outbox = _outbox(session, change)
+    outbox = _outbox(session, context, change)
     outbox.record(occurrence)
     return change, occurrence, outbox
 
 
-def _outbox(session: Session, change: _Change) -> ConnectionOutbox:
-    connection = session.connection(bind_arguments={"mapper": change.state.mapper})
-    outbox = outbox_of(connection, change.mapping.bus, f"a save of {change.mapping.info.name}")
-    outbox.sessions.add(session)
+def _outbox(session: Session, context: UOWTransaction, change: _Change) -> ConnectionOutbox:
+    mapper = change.state.mapper
+    known: dict[Any, ConnectionOutbox] = context.attributes.setdefault(_OUTBOX, {})
+    outbox = known.get(mapper)
+    if outbox is None:
+        connection = session.connection(bind_arguments={"mapper": mapper})
+        outbox = known[mapper] = outbox_of(connection, change.mapping.bus, f"a save of {change.mapping.info.name}")
+        outbox.serve(session)
     return outbox
 
 
