@@ -28,6 +28,8 @@ def run(folder, source, *options):
         "-p",
         "no:randomly",
         "-p",
+        "no:anyio",
+        "-p",
         "no:cacheprovider",
     ]
     # This tree's plugin, whatever was copied when the package was installed.

@@ -52,6 +52,7 @@ from earnorm.orm.fields import (
 )
 from earnorm.orm.model import BaseModel
 from earnorm.plan import Handle
+from earnorm.tenant import current_tenant, tenant
 
 __all__ = [
     "Abort",
@@ -91,6 +92,7 @@ __all__ = [
     "caused_by",
     "connect",
     "current_event",
+    "current_tenant",
     "default_bus",
     "emit",
     "event_handler",
@@ -116,4 +118,5 @@ __all__ = [
     "pre_save_async",
     "pre_update",
     "pre_update_async",
+    "tenant",
 ]

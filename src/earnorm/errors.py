@@ -15,7 +15,7 @@ EarnORMError
 │   └── UnknownHandler
 ├── EventError            an emit that cannot be right
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
-│   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError
+│   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError, InvalidTenant
 ├── RecordError           a record that cannot be written or read so
 │   ├── ValidationFailed, NotFound, UnknownField, InvalidValue, UnreadableValue
 │   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
@@ -65,6 +65,7 @@ __all__ = [
     "InvalidField",
     "InvalidName",
     "InvalidOption",
+    "InvalidTenant",
     "InvalidValue",
     "LeaseLost",
     "MigrationWithoutConnection",
@@ -567,6 +568,17 @@ class ViewEmitted(EventError):
         )
         self.event = event
         self.field = field
+
+
+class InvalidTenant(EventError):
+    """A tenant is named by something that is no name."""
+
+    def __init__(self, name: object) -> None:
+        super().__init__(
+            f"tenant({_shown(name)}): expected a text that is not empty, or None for nobody; "
+            f"of a number write tenant(str(number))"
+        )
+        self.name = name
 
 
 class EventLoopError(EventError):

@@ -13,6 +13,7 @@ from earnorm.binding import Moment
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Running, running
 from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
+from earnorm.tenant import current_tenant
 
 __all__ = ["Kind", "Occurrence", "key_of"]
 
@@ -55,6 +56,7 @@ class Occurrence:
         "payload",
         "session",
         "subject",
+        "tenant",
     )
 
     def __init__(
@@ -89,6 +91,7 @@ class Occurrence:
         self.bubble: Callable[[Occurrence], Occurrence | None] | None = None
         self.async_session: Callable[[], Any] | None = None
         self.link: Running | None = running()
+        self.tenant = current_tenant()
         self.at = time.time()
         self._event = event
 
@@ -102,7 +105,14 @@ class Occurrence:
     def _make(self) -> Event:
         if self.link is None:
             return Event(
-                self.name, self.subject, self.payload, self.changes, self.key, database=self.database, _at=self.at
+                self.name,
+                self.subject,
+                self.payload,
+                self.changes,
+                self.key,
+                database=self.database,
+                tenant=self.tenant,
+                _at=self.at,
             )
         cause = self.link.event
         return Event(
@@ -116,6 +126,7 @@ class Occurrence:
             causation_id=cause.id,
             depth=cause.depth + 1,
             database=self.database,
+            tenant=self.tenant,
             _correlation_id=cause.correlation_id,
             _at=self.at,
         )
@@ -143,6 +154,7 @@ class Occurrence:
             event=recast(event, self.name, self.changes, subject),
         )
         again.later = self.later
+        again.tenant = self.tenant
         return again
 
 

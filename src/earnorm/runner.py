@@ -41,6 +41,7 @@ from earnorm.handler import Handler
 from earnorm.portal import wait_for
 from earnorm.registry import ModelInfo
 from earnorm.telemetry import escaped
+from earnorm.tenant import acting_for
 
 __all__ = ["Hydrated", "Runner", "classify", "error_text"]
 
@@ -144,7 +145,8 @@ class Runner:
         """Run one attempt in this thread. Raises UnknownHandler; of a handler's own doing, nothing."""
         run = self._begin(delivery)
         try:
-            outcome = self._prepare(run) or self._perform(run)
+            with acting_for(delivery.entry.tenant):
+                outcome = self._prepare(run) or self._perform(run)
         except _FAILURES as error:
             return self._failed(run, error)
         return self._ended(run, outcome)
@@ -155,7 +157,8 @@ class Runner:
             return await _offloaded(executor, self.run, delivery)
         run = self._begin(delivery)
         try:
-            outcome = await self._aprepare(run, executor) or await self._aperform(run)
+            with acting_for(delivery.entry.tenant):
+                outcome = await self._aprepare(run, executor) or await self._aperform(run)
         except _FAILURES as error:
             return self._failed(run, error)
         return self._ended(run, outcome)

@@ -30,7 +30,7 @@ from earnorm.errors import (
 )
 from earnorm.event import running
 from earnorm.orm.absence import Absence
-from earnorm.orm.engines import Engines
+from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.tables import Tables, look_after
@@ -61,6 +61,7 @@ class Database:
         worker: bool | None = None,
         tables: Tables = "create",
         log: Kept = "all",
+        schemas: Schemas | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -77,6 +78,7 @@ class Database:
         self.opened = OpenTransactions()
         self._engines = Engines.of(target)
         self._embedded = self._engines.in_process if worker is None else worker
+        self._schemas = schemas
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self._log = DatabaseLog(
             name,
@@ -118,6 +120,11 @@ class Database:
             finally:
                 self._preparer = 0
 
+    @property
+    def tenant_engine(self) -> Engine:
+        """The sync engine as sessions use it here: within `with tenant(...)`, on the tenant's own schema."""
+        return self._engines.acting(self._engines.sync, self._schemas)
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
         return f"<Database {self.name!r} at {self._engines.sync.url.render_as_string()}, {state}>"
@@ -148,11 +155,11 @@ class Database:
     def new_session(self) -> Session:
         self.ready()
         engine = self._engine_here()
-        return Session(engine, expire_on_commit=False)
+        return Session(self._engines.acting(engine, self._schemas), expire_on_commit=False)
 
     def new_async_session(self) -> AsyncSession:
         self._require_open("asession()")
-        return AsyncSession(self._engines.twin, expire_on_commit=False)
+        return AsyncSession(self._engines.acting(self._engines.twin, self._schemas), expire_on_commit=False)
 
     def _engine_here(self) -> Engine:
         """Under an async door the async engine's inner half, which awaits in place."""
@@ -167,7 +174,8 @@ class Database:
             return
         self.ready()
         engine = self._engine_here()
-        with Session(engine.execution_options(**READONLY), expire_on_commit=False) as session:
+        engine = self._engines.acting(engine, self._schemas).execution_options(**READONLY)
+        with Session(engine, expire_on_commit=False) as session:
             yield session
             session.expunge_all()
 
@@ -332,6 +340,7 @@ def connect(
     worker: bool | None = None,
     tables: Tables = "create",
     log: Kept = "all",
+    schemas: Schemas | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -340,6 +349,8 @@ def connect(
     process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
+    `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
+    schema, or a `schema_translate_map`.
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
     """
@@ -353,7 +364,7 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in _databases:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log)
+    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
     _databases[name] = database
     database.bus.forget_plans()
     return database

@@ -32,6 +32,7 @@ from earnorm.errors import (
     UnsavedSubject,
     ViewEmitted,
 )
+from earnorm.event import running
 from earnorm.occurrence import Occurrence
 from earnorm.orm.database import connected_database, database_here
 from earnorm.orm.loading import is_snapshot
@@ -188,6 +189,16 @@ def _refuse_gone(record: Any, door: str) -> None:
 # --- events ----------------------------------------------------------------------------------
 
 
+def _bind(session: Session, found: mappings.Mapping | None) -> dict[str, Any]:
+    """Which of a session's databases an event belongs to: its record's, else that of the event it is emitted in."""
+    if found is None and (now := running()) is not None:
+        subject = now.event.subject
+        found = mappings.mapping_of(type(subject))
+        if found is None or object_session(subject) is not session:
+            return {}
+    return {} if found is None else {"mapper": inspect(found.cls)}
+
+
 class SQLAlchemyDoor:
     """Emits that need a transaction: about models, and all of them once a database is connected."""
 
@@ -230,11 +241,10 @@ class SQLAlchemyDoor:
             return handle_of(occurrence.event)
         attach_session(occurrence, session)
         found = mappings.mapping_of(type(subject))
-        bind: dict[str, Any] = {}
         if found is not None:
-            bind = {"mapper": inspect(found.cls)}
             occurrence.bubble = bubble_in(session, found)
-        outbox = outbox_of(session.connection(bind_arguments=bind), self._bus, f"emit of {name}")
+        connection = session.connection(bind_arguments=_bind(session, found))
+        outbox = outbox_of(connection, self._bus, f"emit of {name}")
         outbox.serve(session)
         scope = scope_of(session)
         with within(scope):

@@ -6,16 +6,24 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from earnorm.backends.sqlalchemy.dialects import backend_of
 from earnorm.errors import UnsupportedDatabase
+from earnorm.tenant import current_tenant
 
-__all__ = ["Engines"]
+__all__ = ["Engines", "Schemas"]
+
+Schemas = Callable[[str], str | Mapping[str | None, str | None]]
+"""A tenant's name to the schema of its tables, or to a whole `schema_translate_map`."""
+
+E = TypeVar("E", Engine, AsyncEngine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,15 @@ class Engines:
     def both(self) -> tuple[Engine, Engine]:
         """As sync engines: the async one's inner half works where sync code can await."""
         return self.sync, self.twin.sync_engine
+
+    def acting(self, engine: E, schemas: Schemas | None) -> E:
+        """The engine for who it acts for here: one that finds the tenant's own tables."""
+        name = current_tenant()
+        if schemas is None or name is None:
+            return engine
+        found = schemas(name)
+        options = {"schema_translate_map": {None: found} if isinstance(found, str) else dict(found)}
+        return engine.execution_options(**options)
 
     def remove_private(self) -> None:
         atexit.unregister(self.remove_private)

@@ -30,6 +30,7 @@ from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Occurrence
 from earnorm.registry import ModelInfo
 from earnorm.telemetry import HandlerFailed, tell
+from earnorm.tenant import acting_for
 
 __all__ = ["Log", "connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
 
@@ -102,9 +103,11 @@ class ConnectionOutbox(Outbox):
             self.log.appended(self.kept)
         for occurrence in self.composed or ():
             occurrence.later = self._later(occurrence)
-            fresh = self._loaded(occurrence, occurrence.later) if occurrence.later else None
-            if fresh is not None:
-                self._run(fresh, occurrence.later)
+            if occurrence.later:
+                with acting_for(occurrence.event.tenant):
+                    fresh = self._loaded(occurrence, occurrence.later)
+                    if fresh is not None:
+                        self._run(fresh, occurrence.later)
 
     def _later(self, occurrence: Occurrence) -> Sequence[Handler]:
         """Who hears it after the commit, in this process: with a log, the durable ones read that."""

@@ -18,6 +18,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
+from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
@@ -84,13 +85,31 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
     done: dict[InstanceState[Any], Kind] = {}
+    _run_first(session, context, done)
+    if not is_last(session, _before_flush):
+        after_others(session, lambda: _look_again(session, context, done))
+
+
+def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
+    """What listeners of others have added, changed or deleted is treated as if it had been there before."""
+    context.attributes.pop(_ALONE, None)
+    for change in _pending(session):
+        if change.flow.before and done.get(change.state) != change.kind:
+            _run_before(session, change)
+    for change in _pending(session):
+        _validate(change)
+        if change.is_kept:
+            _outbox(session, context, change)
+
+
+def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
     alone = _alone(session)
     if alone is not None:
+        done[alone.state] = alone.kind
         if _run_before_simply(session, alone):
             _validate(alone)
             context.attributes[_ALONE] = alone
             return
-        done[alone.state] = alone.kind
     pending = _pending(session)
     if any(change.flow.before for change in pending):
         pending = _run_all_before(session, pending, done)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
+    delete,
     exists,
     func,
     literal_column,
@@ -64,6 +65,8 @@ class Statements:
         self.find = Prepared(_find(), dialect)
         self.cursors = Prepared(select(subscription.c.name, subscription.c.position), dialect)
         self.interests = Prepared(select(tables.interest.c.subscription, tables.interest.c.pattern), dialect)
+        forget = delete(tables.interest).where(tables.interest.c.subscription == bindparam("name"))
+        self.forget_interests = Prepared(forget, dialect)
         self.claim = Prepared(_claim(), dialect)
         self.holder = Prepared(select(lease.c.worker, lease.c.fence, lease.c.expires), dialect)
         self.lock_lease = Prepared(select(lease.c.id).with_for_update(), dialect)

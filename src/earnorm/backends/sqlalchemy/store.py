@@ -130,8 +130,8 @@ class SQLAlchemyTransaction:
         """Write down what these subscriptions hear, in place of what they heard before."""
         known = self.interests()
         changed = [name for name, patterns in heard.items() if known.get(name, set()) != set(patterns)]
-        for some in _in_lists(changed):
-            self._connection.execute(delete(tables.interest).where(tables.interest.c.subscription.in_(some)))
+        for name in changed:
+            self._statements.forget_interests(self._connection, name=name)
         rows = [(name, pattern) for name in changed for pattern in sorted(heard[name])]
         if rows:
             self._dialect.insert_missing(self._connection, tables.interest, rows)

@@ -1,0 +1,49 @@
+"""Latecomers: `before_flush` listeners of others that run after ours, and may add, change or delete records.
+
+SQLAlchemy calls listeners in the order they were registered, those of one Session last of all. What others have done
+is looked at once all of them are done: in the flush's own subtransaction, the last point before its SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
+
+__all__ = ["after_others", "is_last"]
+
+# Sessions we listen to, with what is to be done in the flush that is under way.
+_waiting: WeakKeyDictionary[Session, Callable[[], None] | None] = WeakKeyDictionary()
+
+
+def is_last(session: Session, ours: Callable[..., Any]) -> bool:
+    """Whether nobody's `before_flush` runs after `ours`."""
+    last: object = None
+    for last in session.dispatch.before_flush:  # noqa: B007  the end of the loop is what is asked for
+        pass
+    return last is ours
+
+
+def after_others(session: Session, look: Callable[[], None]) -> None:
+    """Call `look` when every listener of this flush has run, before its SQL."""
+    if session not in _waiting:
+        event.listen(session, "after_transaction_create", _begun)
+    _waiting[session] = look
+
+
+def _begun(session: Session, transaction: SessionTransaction) -> None:
+    if not session._flushing or transaction.origin is not SessionTransactionOrigin.SUBTRANSACTION:
+        return
+    look = _waiting.get(session)
+    if look is None:
+        return
+    _waiting[session] = None
+    try:
+        look()
+    except BaseException:
+        # The flush has not got hold of its subtransaction yet, and so would leave it open.
+        session._transaction = transaction.parent
+        raise

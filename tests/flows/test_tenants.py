@@ -1,0 +1,269 @@
+"""Tenants: events carry on whose behalf they happened, and their handlers run, and load, on the same behalf."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.orm import Session, with_loader_criteria
+
+from earnorm import (
+    BaseModel,
+    StringField,
+    connect,
+    current_tenant,
+    emit,
+    event_handler,
+    event_handler_async,
+    post_commit,
+    post_save,
+    tenant,
+)
+from earnorm.errors import InvalidTenant
+from tests.flows.stories import log
+
+
+@pytest.fixture
+def Order():
+    class Order(BaseModel):
+        label = StringField(default="")
+        owner = StringField(default="")
+
+    return Order
+
+
+def tenants(db):
+    return [(event.name, event.tenant) for event in log(db)]
+
+
+# --- carried --------------------------------------------------------------------------------
+
+
+def test_an_event_carries_its_tenant(db, Order):
+    with tenant("acme"):
+        order = Order().save()
+        order.emit("paid")
+        emit("day.closed")
+    order.label = "x"
+    order.save()
+
+    assert [
+        ("order.created", "acme"),
+        ("order.paid", "acme"),
+        ("day.closed", "acme"),
+        ("order.updated", None),
+    ] == tenants(db)
+
+
+def test_two_tenants_in_one_transaction(db, Order):
+    with db.transaction():
+        with tenant("acme"):
+            Order().save()
+        with tenant("bolt"):
+            Order().save()
+
+    assert [("order.created", "acme"), ("order.created", "bolt")] == tenants(db)
+
+
+def test_nested_tenants_and_none(db):
+    with tenant("acme"):
+        with tenant(None):
+            emit("a.b")
+        emit("a.c")
+    emit("a.d")
+
+    assert [("a.b", None), ("a.c", "acme"), ("a.d", None)] == tenants(db)
+
+
+def test_a_tenant_belongs_to_its_task(db):
+    async def one(name, ready):
+        with tenant(name):
+            await ready.wait()
+            return current_tenant()
+
+    async def many():
+        ready = asyncio.Barrier(3)
+        return await asyncio.gather(*(one(name, ready) for name in ("a", "b", "c")))
+
+    assert ["a", "b", "c"] == asyncio.run(many())
+    assert current_tenant() is None
+
+
+@pytest.mark.parametrize("name", ["", 7, b"acme", "a\0b"])
+def test_a_tenant_has_a_name(name):
+    with pytest.raises(InvalidTenant, match="expected a text that is not empty"):
+        with tenant(name):
+            pass
+
+
+# --- restored -------------------------------------------------------------------------------
+
+
+def test_handlers_run_for_the_tenant_of_their_event(db, Order):
+    seen = []
+
+    @event_handler("order.*", name="plain")
+    def plain(order, event):
+        seen.append((event.tenant, current_tenant()))
+
+    @event_handler_async("order.*", name="awaited")
+    async def awaited(order, context):
+        seen.append((context.tenant, current_tenant()))
+
+    for name in ("acme", "bolt", None):
+        with tenant(name):
+            Order().save()
+    with tenant("somebody else's"):
+        db.drain()
+
+    assert [("acme", "acme")] * 2 + [("bolt", "bolt")] * 2 + [(None, None)] * 2 == sorted(
+        seen, key=lambda pair: pair[0] or "~"
+    )
+
+
+def test_what_a_handler_emits_is_on_the_same_behalf(db, Order):
+    event_handler("order.created", name="first")(lambda order: order.emit("checked"))
+    with tenant("acme"):
+        Order().save()
+    db.drain()
+
+    assert [("order.created", "acme"), ("order.checked", "acme")] == tenants(db)
+
+
+def test_a_retried_delivery_is_on_the_same_behalf(db, Order):
+    from earnorm import RetryLater
+
+    seen = []
+
+    @event_handler("order.created", name="again")
+    def again(order, event):
+        seen.append((event.attempt, current_tenant()))
+        if event.attempt == 1:
+            raise RetryLater(0)
+
+    with tenant("acme"):
+        Order().save()
+    db.drain()
+    db.drain()
+
+    assert [(1, "acme"), (2, "acme")] == seen
+
+
+def test_handlers_after_the_commit_in_this_process_too(db):
+    seen = []
+
+    class Order(BaseModel):
+        label = StringField(default="")
+
+        @post_commit
+        def done(self):
+            seen.append(current_tenant())
+
+        @post_save(delivery="after_commit")
+        def after(self):
+            seen.append(current_tenant())
+
+    with db.transaction():
+        with tenant("acme"):
+            Order().save()
+
+    assert ["acme", "acme"] == seen
+
+
+def test_records_are_loaded_on_the_same_behalf(db, Order):
+    """An application that narrows its queries to the tenant narrows those that load records for handlers as well."""
+    seen = []
+
+    @event.listens_for(Session, "do_orm_execute")
+    def narrow(state):
+        if state.is_select and (name := current_tenant()) is not None:
+            state.statement = state.statement.options(
+                with_loader_criteria(Order, lambda cls: cls.owner == name, include_aliases=True)
+            )
+
+    try:
+        event_handler("order.created", name="mail")(lambda order: seen.append((current_tenant(), order.owner)))
+        for name in ("acme", "bolt"):
+            with tenant(name):
+                Order(owner=name).save()
+        db.drain()
+        with tenant("acme"):
+            mine = [order.owner for order in Order.find()]
+    finally:
+        event.remove(Session, "do_orm_execute", narrow)
+
+    assert ([("acme", "acme"), ("bolt", "bolt")], ["acme"]) == (sorted(seen), mine)
+
+
+# --- a schema each --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def schemas(tmp_path, path, Order):
+    """Each tenant's tables in a schema of its own, which SQLite has as a file each."""
+    with connect(f"sqlite:///{path}", worker=False, schemas=lambda name: f"t_{name}") as db:
+        for engine in (db.engine, db.async_engine.sync_engine):
+
+            @event.listens_for(engine, "connect")
+            def attach_files(connection, _record):
+                for name in ("acme", "bolt"):
+                    connection.execute(f"ATTACH DATABASE '{tmp_path}/{name}.db' AS t_{name}")
+
+            engine.dispose()
+        for name in ("acme", "bolt"):
+            with tenant(name):
+                Order.metadata.create_all(db.tenant_engine)
+        yield db
+
+
+def test_each_tenant_has_its_own_tables_and_one_log(schemas, Order):
+    db, seen = schemas, []
+    event_handler("order.*", name="mail")(lambda order, event: seen.append((event.name, event.tenant, order.label)))
+    for name in ("acme", "bolt"):
+        with tenant(name):
+            order = Order(label=f"{name}'s").save()
+            order.label += "!"
+            order.save()
+    db.drain()
+
+    def labels(name):
+        with tenant(name):
+            return [order.label for order in Order.find()]
+
+    assert (["acme's!"], ["bolt's!"], []) == (labels("acme"), labels("bolt"), labels(None))
+    assert [
+        ("order.created", "acme", "acme's!"),
+        ("order.created", "bolt", "bolt's!"),
+        ("order.updated", "acme", "acme's!"),
+        ("order.updated", "bolt", "bolt's!"),
+    ] == sorted(seen)
+
+
+async def test_each_tenant_has_its_own_tables_in_async_code_too(schemas, Order):
+    db, seen = schemas, []
+
+    @event_handler_async("order.created", name="mail")
+    async def mail(order):
+        seen.append((current_tenant(), order.label))
+
+    with tenant("acme"):
+        await Order(label="a").asave()
+        async with db.asession() as session:
+            assert ["a"] == list(await session.scalars(select(Order.label)))
+    with tenant("bolt"):
+        assert [] == await Order.afind()
+    await db.adrain()
+
+    assert [("acme", "a")] == seen
+
+
+def test_a_whole_map_of_schemas_may_be_given(tmp_path, path, Order):
+    given = []
+
+    def schemas(name):
+        given.append(name)
+        return {None: None}
+
+    with connect(f"sqlite:///{path}", worker=False, schemas=schemas):
+        with tenant("acme"):
+            Order(label="x").save()
+    assert "acme" in given
