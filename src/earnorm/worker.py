@@ -348,6 +348,7 @@ class Worker:
         result = self._unsettled
         if result is None:
             return False
+        self.refresh()  # a handler registered by another one hears what that one emitted
         # Who sees in the store that all is done finds it counted.
         with self._counting:
             with self._store.begin() as transaction:
@@ -357,6 +358,7 @@ class Worker:
                     transaction.settle(result.lease, settlement)
             self._unsettled = None
             self._totals += Counts.of(outcome for lane in result.outcomes for outcome in lane)
+        self._runner.tell_appended(settlement.emitted)
         return moves
 
 

@@ -16,6 +16,7 @@ ON_EACH = {
     "test_composition",
     "test_deleted",
     "test_durable_delivery",
+    "test_emitted_by_handlers",
     "test_models",
     "test_ownership",
     "test_phases",

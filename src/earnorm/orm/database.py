@@ -80,7 +80,7 @@ class Database:
         self._embedded = self._engines.in_process if worker is None else worker
         self._schemas = schemas
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
-        self._log = DatabaseLog(
+        self.log = DatabaseLog(
             name,
             bus,
             self.store,
@@ -90,13 +90,13 @@ class Database:
             subscribed=self._is_subscribed,
             wake=self._wake,
         )
-        self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name, hint=hint_of)
+        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
-            boundary.connect_engine(engine, self._log)
+            boundary.connect_engine(engine, self.log)
             event.listen(engine, "engine_connect", self._on_connection)
 
     @property
@@ -231,7 +231,7 @@ class Database:
             self._prepared = tables
         self.bus.registry.check_all()
         with self.store.begin() as transaction:
-            self._log.subscribe(transaction)
+            self.log.subscribe(transaction)
         self._subscribed = version
         if self._embedded:
             self.worker.start()

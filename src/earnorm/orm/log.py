@@ -24,6 +24,7 @@ from earnorm.occurrence import Occurrence
 from earnorm.orm.loading import load, snapshot
 from earnorm.registry import ModelInfo
 from earnorm.runner import Hydrated
+from earnorm.settling import settling_here
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 
 __all__ = ["DatabaseLog", "Kept", "durable_names"]
@@ -114,6 +115,14 @@ class DatabaseLog:
         if kept:
             transaction.append([entry_of(occurrence.event, self._data(occurrence)) for occurrence in kept])
         return kept
+
+    def wait_for_settle(self, occurrence: Occurrence) -> bool:
+        """Let a durable handler's own settle append the event; False where none runs here, or nothing keeps it."""
+        here = settling_here(self.name)
+        if here is None or not self._keeps(occurrence):
+            return False
+        occurrence.database = self.name
+        return here.add(entry_of(occurrence.event, self._data(occurrence)))
 
     def _data(self, occurrence: Occurrence) -> bytes:
         if occurrence.data:
