@@ -132,6 +132,8 @@ class Database:
     def _begin_anew(self) -> None:
         """In a fork: a connection has one process, and the thread behind an async one stayed with the parent."""
         self._lock = threading.Lock()
+        _inherited.append(self.opened)
+        self.opened = OpenTransactions()
         for engine in self._engines.both:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
