@@ -72,8 +72,10 @@ def unclosed(db):
 
 
 def unused(db):
-    """Connected at import and never used before the fork; the parent keeps out of it."""
+    """Connected at import and never used before the fork; the parent does what they have left to others."""
     joined([fork(save_and_close, db, child) for child in range(1, CHILDREN + 1)])
+    with db:
+        db.drain()
 
 
 def lease(db):

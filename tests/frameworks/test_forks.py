@@ -19,9 +19,9 @@ FORKING = Path(__file__).parent / "forking.py"
 ALL = {0, *(100 * child + number for child in range(1, 5) for number in range(5))}
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/app.db"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    return f"sqlite:///{tmp_path}/app.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
 
 
 @pytest.fixture
