@@ -295,6 +295,8 @@ def test_it_may_be_nested_for_data_that_several_tests_share(db, url, Order):
                 assert [1, number] == sorted(order.number for order in Order.find())
                 db.drain()
         assert [1] == [order.number for order in Order.find()]
+        # What was handled in the inner blocks was not, by now.
+        assert 2 == db.drain()["done"]
     assert 0 == rows(url)
 
 

@@ -64,6 +64,8 @@ def _paused(db: Database) -> Iterator[None]:
     """No worker of the database works by itself, and none remembers afterwards what was undone."""
     worker, embedded, prepared, subscribed = db.worker, db._embedded, db._prepared, db._subscribed
     loop, working = worker._lanes._loop, worker._thread is not None
+    # Nobody need be told that no worker is at work.
+    absence, db._absence = db._absence, None
     if working:
         worker.stop()
     worker._begin_anew()
@@ -75,6 +77,7 @@ def _paused(db: Database) -> Iterator[None]:
         worker._begin_anew()
         worker.use_loop(loop)
         db._embedded, db._prepared, db._subscribed = embedded, prepared, subscribed
+        db._absence = absence
         if working:
             worker.start()
 
@@ -86,11 +89,11 @@ def _passes_own_locks(db: Database) -> Iterator[None]:
     if not isinstance(words, PostgreSQL):
         yield
         return
-    words._horizon.passes_own = True
+    before, words._horizon.passes_own = words._horizon.passes_own, True
     try:
         yield
     finally:
-        words._horizon.passes_own = False
+        words._horizon.passes_own = before
 
 
 @contextmanager
