@@ -111,7 +111,8 @@ class Worker:
     def start(self) -> None:
         """Work in a daemon thread from now on. Nothing happens if it does already."""
         with self._lock:
-            if self._thread is not None:
+            # An interpreter that ends begins no thread. What is due is in the log, for the next start.
+            if self._thread is not None or not threading.main_thread().is_alive():
                 return
             _stop_at_exit()
             self._wanted = True

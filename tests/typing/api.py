@@ -37,6 +37,8 @@ from earnorm import (
     pre_save,
     pre_save_async,
 )
+from earnorm.alembic import include_name
+from earnorm.fastapi import lifespan
 from earnorm.telemetry import HandlerFailed, listen
 from earnorm.testing import expect_failures, isolated, rolled_back
 
@@ -224,3 +226,11 @@ def attaching() -> None:
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
     connect("sqlite://", log="subscribed")
+
+
+# --- frameworks ---
+
+
+async def at_the_door() -> None:
+    async with lifespan("sqlite://", tables="check")(object()):
+        assert_type(include_name("orders", "table", {}), bool)

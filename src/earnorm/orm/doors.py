@@ -36,7 +36,7 @@ from earnorm.errors import (
 from earnorm.event import running
 from earnorm.handler import Phase
 from earnorm.occurrence import Occurrence
-from earnorm.orm.database import connected_database, database_here
+from earnorm.orm.connected import connected_database, database_here
 from earnorm.orm.loading import is_snapshot
 from earnorm.plan import Handle, handle_of
 from earnorm.portal import refuse_in_coroutine, spawn

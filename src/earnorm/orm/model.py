@@ -27,7 +27,8 @@ from earnorm.event import Changes, running
 from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
-from earnorm.orm.database import database_here, keep_tables_of
+from earnorm.orm.connected import database_here
+from earnorm.orm.database import keep_tables_of
 from earnorm.orm.filling import fill
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
