@@ -67,7 +67,7 @@ class Database:
     ) -> None:
         self.name = name
         self.bus = bus
-        self._tables = tables
+        self._tables: Tables = tables
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._prepared = -1
