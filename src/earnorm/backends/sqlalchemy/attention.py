@@ -18,14 +18,12 @@ from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy.boundary import log_of, logs_of
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.occurrence import Kind
+from earnorm.lifecycle import HOOK_KINDS
 
 __all__ = ["LOOK_AGAIN", "listening"]
 
 # Seconds for which a model that nobody is subscribed to is passed over without a look at the subscriptions.
 LOOK_AGAIN: Final = 5.0
-
-_KINDS: tuple[Kind, ...] = ("created", "updated", "deleted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def _silence(mapping: Mapping) -> _Silence:
     bus, info = mapping.bus, mapping.info
     if mapping.validate is not None or bus.observed:
         return _LOUD
-    flows = [bus.plans.flow(mapping.cls, kind) for kind in _KINDS]
+    flows = [bus.plans.flow(mapping.cls, kind) for kind in HOOK_KINDS["commit"]]
     if any(flow.heard or flow.before for flow in flows):
         return _LOUD
     logs = logs_of(bus)
