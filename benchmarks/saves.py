@@ -17,6 +17,8 @@ EMITTING = "Emitting about a record"
 # takes longer, so that per cent are fewer.
 ADDED: dict[str, tuple[str, float | None, float | None]] = {
     "plain_beside": ("a plain model, EarnORM imported", None, None),
+    "attached": ("a plain model attached, connected, nobody hears", 0, None),
+    "attached_heard": ("the same, its events in the log", None, None),
     "no_hook_no_log": ("a model with neither hook nor log", 0, None),
     "hooks": ("a model with pre_save and post_save", 6, 2.5),
     "log": ("a model, its events in the log", None, None),

@@ -134,11 +134,14 @@ def _plain_model() -> Any:
 
 
 def _added(model: Any, path: Path) -> Turn:
-    """`Session.add` and `commit` of a new record, a Session each, as in a web request."""
-    from sqlalchemy.orm import Session
-
     engine = _engine(path)
     model.metadata.create_all(engine)
+    return _committed(model, engine)
+
+
+def _committed(model: Any, engine: Any) -> Turn:
+    """`Session.add` and `commit` of a new record, a Session each, as in a web request."""
+    from sqlalchemy.orm import Session
 
     def turn(number: int) -> None:
         with Session(engine, expire_on_commit=False) as session:
@@ -156,6 +159,29 @@ def plain_beside(path: Path) -> Turn:
     import earnorm  # noqa: F401  to have its listeners
 
     return _added(_plain_model(), path)
+
+
+def attached(path: Path) -> Turn:
+    """Connected, but nobody hears of the model: what another process hears is looked up every few seconds."""
+    import earnorm
+
+    model = _plain_model()
+    earnorm.attach(model)
+    database = _connected(path)
+    model.metadata.create_all(database.engine)
+    return _committed(model, database.engine)
+
+
+def attached_heard(path: Path) -> Turn:
+    """The same with a durable handler, so that its events are kept."""
+    import earnorm
+
+    model = _plain_model()
+    earnorm.attach(model)
+    earnorm.event_handler("person.created", name="heard")(_seen)
+    database = _connected(path)
+    model.metadata.create_all(database.engine)
+    return _committed(model, database.engine)
 
 
 def plain_listeners(path: Path) -> Turn:
@@ -425,6 +451,8 @@ CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
     for build in (
         plain,
         plain_beside,
+        attached,
+        attached_heard,
         plain_listeners,
         no_hook_no_log,
         hooks,
