@@ -7,7 +7,8 @@ or its conftest has imported `earnorm`, this does nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -44,6 +45,22 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     result = yield
     _require_none(item)
     return result
+
+
+@pytest.fixture
+def earnorm_rolled_back() -> Iterator[None]:
+    """What the test writes to connected databases is undone at its end; `earnorm.testing.rolled_back` says how."""
+    from earnorm.errors import NotConnected
+    from earnorm.orm.database import databases
+    from earnorm.testing import rolled_back
+
+    connected = databases()
+    if not connected:
+        raise NotConnected("the fixture earnorm_rolled_back")
+    with ExitStack() as stack:
+        for database in connected:
+            stack.enter_context(rolled_back(database))
+        yield
 
 
 def _require_none(item: pytest.Item) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from earnorm.testing import isolated
+from tests import postgresql as postgres
 
 pytest_plugins = ("pytest_earnorm",)
 
@@ -20,3 +21,10 @@ def clean_slate():
     """A test may define `class User(BaseModel)`, register handlers and connect; the next one sees nothing of it."""
     with isolated():
         yield
+
+
+@pytest.fixture
+def postgresql():
+    """A fresh schema on PostgreSQL, by its URL; it is dropped when the test ends."""
+    with postgres.schema() as url:
+        yield url.render_as_string(hide_password=False)

@@ -37,7 +37,8 @@ def test_an_example_prints_what_it_says(path):
     assert promised(path) == ended.stdout.splitlines()
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+# From ten on they are about frameworks, which have doors of their own.
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem < "10"], ids=lambda path: path.stem)
 def test_an_example_shows_both_doors(path):
     source = path.read_text()
 

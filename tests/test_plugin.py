@@ -1,14 +1,18 @@
 """The pytest plugin and its helpers: failures nobody expected fail a test, and what a test defines ends with it."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from earnorm import BaseModel, StringField, connect, default_bus, emit, event_handler, telemetry
 from earnorm.errors import AlreadyConnected, NotConnected
 from earnorm.testing import expect_failures, isolated
+
+SOURCE = Path(__file__).parent.parent / "src"
 
 
 def run(folder, source, *options):
@@ -24,9 +28,13 @@ def run(folder, source, *options):
         "-p",
         "no:randomly",
         "-p",
+        "no:anyio",
+        "-p",
         "no:cacheprovider",
     ]
-    return subprocess.run([*command, *options, "."], cwd=folder, capture_output=True, text=True, check=False)
+    # This tree's plugin, whatever was copied when the package was installed.
+    env = os.environ | {"PYTHONPATH": str(SOURCE)}
+    return subprocess.run([*command, *options, "."], cwd=folder, capture_output=True, text=True, check=False, env=env)
 
 
 HANDLER = """

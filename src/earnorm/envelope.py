@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from earnorm.codec import Refer, Resolve, decode, encode, encode_values
+from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_values
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 
@@ -25,6 +25,10 @@ def encode_change(event: Event, identity: Sequence[Any], refer: Refer, hidden: C
 
     The name of a hidden (sensitive) or omitted field is kept among the changes, its values are not.
     """
+    if not hidden:
+        plain = encode_record(identity, event.payload, event.changes, refer=refer)
+        if plain is not None:
+            return plain
     payload = {name: value for name, value in event.payload.items() if name not in hidden}
     changes = {name: [change.old, change.new] for name, change in event.changes.items() if name not in hidden}
     silent = [name for name in event.changes if name in hidden]

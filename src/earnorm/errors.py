@@ -3,7 +3,7 @@
 EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
-│   ├── MissingTables, SchemaTooNew, MissingExtra
+│   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, MissingExtra
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -22,8 +22,10 @@ EarnORMError
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, DrainInTransaction
+│   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
-    └── LeaseLost
+    ├── LeaseLost, ConnectionLost
+    └── UnsoundLog
 
 Control                   raised by handlers, caught by us
 ├── Abort                 veto the write (the caller sees it)
@@ -47,6 +49,7 @@ __all__ = [
     "AutocommitRefused",
     "BindNotConnected",
     "ConfigurationError",
+    "ConnectionLost",
     "Control",
     "DatabaseClosed",
     "DeletedSubject",
@@ -65,6 +68,7 @@ __all__ = [
     "InvalidTenant",
     "InvalidValue",
     "LeaseLost",
+    "MigrationWithoutConnection",
     "MissingExtra",
     "MissingPayload",
     "MissingTables",
@@ -78,6 +82,7 @@ __all__ = [
     "NotFound",
     "OptionWithoutMeaning",
     "OrderCycle",
+    "OverlappingTransactions",
     "PayloadError",
     "PreHookAfterCommit",
     "ReadOnlySnapshot",
@@ -98,12 +103,15 @@ __all__ = [
     "UnknownField",
     "UnknownHandler",
     "UnknownOption",
+    "UnknownStep",
     "UnmappedAnnotation",
     "UnmappedModel",
     "UnreadableValue",
     "UnsatisfiableArgument",
     "UnsavedSubject",
+    "UnsoundLog",
     "UnsupportedDatabase",
+    "UnsupportedInTest",
     "ValidationFailed",
     "ViewEmitted",
     "WrongColour",
@@ -191,7 +199,9 @@ class UnsupportedDatabase(ConfigurationError):
     """A database URL names a dialect or driver EarnORM cannot keep its promises on."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"cannot connect to {url!r}: {reason}; supported: sqlite:///file.db")
+        super().__init__(
+            f"cannot connect to {url!r}: {reason}; supported: sqlite:///file.db, postgresql+psycopg://user@host/name"
+        )
         self.url = url
         self.reason = reason
 
@@ -201,7 +211,8 @@ class MissingTables(ConfigurationError):
 
     def __init__(self, missing: Sequence[str]) -> None:
         super().__init__(
-            f"the database lacks {', '.join(missing)}; connect once with tables='create' to make what is missing"
+            f"the database lacks {', '.join(missing)}; run `earnorm db upgrade` for steps of the log and your own "
+            f"migrations for tables of models, or connect once with tables='create' to make what is missing"
         )
         self.missing = tuple(missing)
 
@@ -213,6 +224,26 @@ class SchemaTooNew(ConfigurationError):
         super().__init__(f"the log's tables are at step {found}, this EarnORM knows {known}; upgrade the package")
         self.found = found
         self.known = known
+
+
+class UnknownStep(ConfigurationError):
+    """An upgrade was asked to stop behind a step that does not exist."""
+
+    def __init__(self, step: object, known: int) -> None:
+        super().__init__(f"there is no step {step!r}; this EarnORM knows the steps 1 to {known}")
+        self.step = step
+        self.known = known
+
+
+class MigrationWithoutConnection(ConfigurationError):
+    """`earnorm.alembic.upgrade` was given nothing it could work on, as in Alembic's offline mode."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__(
+            f"upgrade({_shown(given)}) needs the connection of the migration: upgrade(op.get_bind()); "
+            f"offline (alembic upgrade --sql) there is none: add the output of `earnorm db sql` to your script"
+        )
+        self.given = given
 
 
 class MissingExtra(ConfigurationError):
@@ -735,6 +766,26 @@ class DrainInTransaction(TransactionError):
         self.door = door
 
 
+class OverlappingTransactions(TransactionError):
+    """Two transactions inside `rolled_back()` have written at once, where all share one connection."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(
+            f"this transaction would write while one of {holder} has written and not ended; inside rolled_back() all "
+            f"share one connection: commit or close the first one before, or run the test on a database of its own"
+        )
+        self.holder = holder
+
+
+class UnsupportedInTest(TransactionError):
+    """Something that cannot be undone was asked for inside `rolled_back()`."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} inside rolled_back(): {why}; run the test on a database of its own")
+        self.what = what
+        self.why = why
+
+
 # --- the log --------------------------------------------------------------------------------
 
 
@@ -749,6 +800,23 @@ class LeaseLost(StoreError):
         super().__init__(f"worker {worker} lost its lease (fence {fence}); another one works on from the last settle")
         self.worker = worker
         self.fence = fence
+
+
+class ConnectionLost(StoreError):
+    """The connection broke, and what was under way on it is not known to have happened; the store is asked anew."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the connection to the database broke: {reason}; what was under way is done again")
+        self.reason = reason
+
+
+class UnsoundLog(StoreError):
+    """The log as it stands would skip events or repeat positions; a restore or a switch of servers can leave it so."""
+
+    def __init__(self, reason: str, repair: str) -> None:
+        super().__init__(f"the log cannot be relied on: {reason}; repair it with:\n{repair}")
+        self.reason = reason
+        self.repair = repair
 
 
 # --- control --------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from earnorm.event import Change, Entry, Event
 from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Kind
 from earnorm.registry import TRASHING, ModelInfo, in_order
-from earnorm.store import Advance, Settlement
+from earnorm.store import Advance, Settlement, Transaction
 
-__all__ = ["Audience", "Counts", "Lane", "Pair", "Subscription", "Window", "fold", "plan"]
+__all__ = ["Audience", "Counts", "Lane", "Pair", "Subscription", "Window", "due_for", "fold", "next_due", "plan"]
 
 Lane = tuple[Delivery, ...]
 Pair = tuple[str, str]
@@ -178,6 +178,24 @@ def plan(
 
 def _pair(delivery: Delivery) -> Pair:
     return delivery.subscription, delivery.entry.key
+
+
+def due_for(transaction: Transaction, names: frozenset[str], limit: int) -> list[Delivery]:
+    """Deliveries due for these subscriptions. Others are left alone, however many of them stand in front."""
+    asked = limit
+    while True:
+        found = transaction.due(asked)
+        ours = [delivery for delivery in found if delivery.subscription in names]
+        if ours or len(found) < asked:
+            return ours[:limit]
+        asked *= 4
+
+
+def next_due(transaction: Transaction) -> float | None:
+    """Seconds to the next delivery set aside, if it is yet to come."""
+    _, due = transaction.open()
+    seconds = (due - transaction.now()).total_seconds() if due is not None else 0.0
+    return seconds if seconds > 0 else None
 
 
 # --- what its outcomes come to ---------------------------------------------------------------

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 
 from earnorm.clock import Clock
+from earnorm.errors import ConnectionLost
 from earnorm.store import Lease, Store
 
 __all__ = ["Tenure"]
@@ -72,6 +73,10 @@ class Tenure:
             return
         try:
             self.take()
+        except ConnectionLost:
+            # Behind the next connection may stand a server that knows less: what runs is not to be settled there.
+            self.lease = None
+            _log.warning("the connection broke while handlers ran; their events are handled again", exc_info=True)
         except Exception:  # noqa: BLE001  a store may raise anything, and handlers are under way
             self._since = self._clock.monotonic()
             _log.warning("the lease could not be renewed; trying again", exc_info=True)

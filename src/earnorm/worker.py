@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
-from earnorm.delivery import Delivery, Outcome
-from earnorm.errors import LeaseLost
+from earnorm.delivery import Outcome
+from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.lanes import Batch, Lanes
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.store import Lease, Store, Transaction
-from earnorm.subscription import Audience, Counts, Window, fold, plan
+from earnorm.subscription import Audience, Counts, Window, due_for, fold, next_due, plan
 from earnorm.tenure import Tenure
 
 __all__ = ["Worker"]
@@ -266,7 +266,11 @@ class Worker:
             self._tenure.forget(lost.fence)
             _log.info("%s", lost)
             return False
-        except Exception:  # noqa: BLE001  a store may raise anything, and the thread must not die of it
+        except Exception as error:  # noqa: BLE001  a store may raise anything, and the thread must not die of it
+            if isinstance(error, ConnectionLost):
+                # A server that took over may have lost the last commits and give their positions out again.
+                self._unsettled = None
+                self._tenure.lease = None
             self._failures += 1
             if self._failures == 1:
                 _log.warning("the log cannot be worked; trying again until it can", exc_info=True)
@@ -292,13 +296,16 @@ class Worker:
         if held is None or held.fence != lease.fence:
             # What was seen without the lease may be somebody else's by now.
             window = self._look()
-        self._unsettled = _Result(lease, window, self._perform(window, until))
+        outcomes = self._perform(window, until)
+        if self._tenure.lease is None:
+            return moved
+        self._unsettled = _Result(lease, window, outcomes)
         return self._settle() or moved
 
     def _look(self) -> Window:
         with self._store.begin(readonly=True) as transaction:
             window = self._window(transaction, self._batch)
-            self._next_due = _next_due(transaction) if window.is_empty else None
+            self._next_due = next_due(transaction) if window.is_empty else None
         return window
 
     def _window(self, transaction: Transaction, limit: int) -> Window:
@@ -313,7 +320,7 @@ class Worker:
         end = entries[-1].position if len(entries) == limit else horizon
         window = plan(entries, end, cursors, self._audience.hearing, transaction.now())
         window = window.hold_back(transaction.blocked(window.pairs))
-        return window.redeliver(_due(transaction, names, limit))
+        return window.redeliver(due_for(transaction, names, limit))
 
     def _perform(self, window: Window, until: float | None) -> list[list[Outcome]]:
         """Run the lanes, keeping the lease, until all have ended or the worker has no more time."""
@@ -351,24 +358,6 @@ class Worker:
             self._unsettled = None
             self._totals += Counts.of(outcome for lane in result.outcomes for outcome in lane)
         return moves
-
-
-def _due(transaction: Transaction, names: frozenset[str], limit: int) -> list[Delivery]:
-    """Deliveries due for these subscriptions. Others are left alone, however many of them stand in front."""
-    asked = limit
-    while True:
-        found = transaction.due(asked)
-        ours = [delivery for delivery in found if delivery.subscription in names]
-        if ours or len(found) < asked:
-            return ours[:limit]
-        asked *= 4
-
-
-def _next_due(transaction: Transaction) -> float | None:
-    """Seconds to the next delivery set aside, if it is yet to come."""
-    _, due = transaction.open()
-    seconds = (due - transaction.now()).total_seconds() if due is not None else 0.0
-    return seconds if seconds > 0 else None
 
 
 # --- exit and fork ---------------------------------------------------------------------------

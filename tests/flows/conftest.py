@@ -1,9 +1,30 @@
-"""Where the flows happen: a database on a file, with no worker of its own, so that nothing runs by itself."""
+"""Where the flows happen: a database with no worker of its own, so that nothing runs by itself.
+
+Those that are about the database run on each; the others on a SQLite file alone.
+"""
+
+from contextlib import ExitStack
 
 import pytest
 
 from earnorm import connect
+from tests import postgresql as postgres
 from tests.flows.stories import Look, Memory
+
+ON_EACH = {
+    "test_boundary",
+    "test_composition",
+    "test_deleted",
+    "test_durable_delivery",
+    "test_models",
+    "test_ownership",
+    "test_phases",
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_EACH:
+        metafunc.parametrize("kind", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
@@ -12,18 +33,53 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def db(path):
-    with connect(f"sqlite:///{path}", worker=False) as db:
+def kind(request):
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def new_url(kind, tmp_path):
+    """Makes databases, by their URLs; on PostgreSQL each is a schema."""
+    with ExitStack() as stack:
+
+        def make(name="flow"):
+            if kind == "sqlite":
+                return f"sqlite:///{tmp_path}/{name}.db"
+            return stack.enter_context(postgres.schema()).render_as_string(hide_password=False)
+
+        yield make
+
+
+@pytest.fixture
+def url(new_url):
+    return new_url()
+
+
+@pytest.fixture
+def second_url(kind, new_url):
+    """Another database of the same kind, on PostgreSQL not only another schema."""
+    if kind == "sqlite":
+        yield new_url("second")
+    else:
+        with postgres.database() as second:
+            yield second.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def db(url):
+    with connect(url, worker=False) as db:
         yield db
 
 
 @pytest.fixture
-def memory(path):
-    memory = Memory(path)
+def memory(url):
+    memory = Memory(url)
     yield memory
     memory.close()
 
 
 @pytest.fixture
-def look(path):
-    return Look(path)
+def look(url):
+    look = Look(url)
+    yield look
+    look.close()

@@ -1,4 +1,4 @@
-"""Another process on the same database file: it ends before its handlers are done, or does as its stdin says."""
+"""Another process on the same database: it ends before its handlers are done, or does as its stdin says."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def end(way, url):
         threading.Event().wait()
 
     earnorm.worker._GRACE_AT_EXIT = 0.0
-    db = connect(url)
+    db = connect(url, worker=True)
     with db.transaction():
         for label in ("one", "two", "three"):
             Order(label=label).save()
@@ -57,7 +57,7 @@ def work(url):
     def mail(order):
         handled.append(order.label)
 
-    with connect(url) as db:
+    with connect(url, worker=True) as db:
         say("ready")
         sys.stdin.readline()
         for number in range(30):

@@ -1,7 +1,6 @@
 """What the flows share: databases to write to, their logs, and what a second connection sees."""
 
 import asyncio
-import sqlite3
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -14,15 +13,15 @@ from earnorm.envelope import event_of
 class Look:
     """A second connection, that sees what is committed and nothing else."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, url):
+        self.engine = create_engine(url)
 
     def rows(self, table):
-        connection = sqlite3.connect(self.path)
-        try:
-            return connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-        finally:
-            connection.close()
+        with self.engine.connect() as connection:
+            return connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+
+    def close(self):
+        self.engine.dispose()
 
 
 def log(db):
@@ -136,12 +135,13 @@ DOORS = {"save": Save, "asave": ASave, "Session": Plain, "AsyncSession": APlain}
 class Memory:
     """Engines nobody connected: a bus without them works in memory."""
 
-    def __init__(self, path):
-        self.engine = create_engine(f"sqlite:///{path}")
-        self.async_engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
-        for engine in (self.engine, self.async_engine.sync_engine):
-            event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    def __init__(self, url):
+        self.engine = create_engine(url)
+        self.async_engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
+        if url.startswith("sqlite"):
+            for engine in (self.engine, self.async_engine.sync_engine):
+                event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+                event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
 
     def ready(self):
         BaseModel.metadata.create_all(self.engine)

@@ -1,9 +1,10 @@
 """The boundary: only the real commit of the database connection releases, whoever makes it and however it is nested."""
 
 import asyncio
+from contextlib import closing
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -295,9 +296,9 @@ def test_a_session_closed_without_commit_gives_up(db, Note):
 # --- two databases ---
 
 
-def test_each_database_keeps_its_own_events(db, tmp_path):
+def test_each_database_keeps_its_own_events(db, look, second_url):
     Note = make_note()
-    with connect(f"sqlite:///{tmp_path}/second.db", name="second", worker=False) as second:
+    with connect(second_url, name="second", worker=False) as second:
         db.ready()
         second.ready()
         Note(text="first").save()
@@ -306,16 +307,17 @@ def test_each_database_keeps_its_own_events(db, tmp_path):
 
         assert ["first"] == texts(db)
         assert ["second"] == texts(second)
-        assert [1, 1] == [Look(path).rows("notes") for path in (db.engine.url.database, second.engine.url.database)]
+        with closing(Look(second_url)) as second_look:
+            assert [1, 1] == [look.rows("notes"), second_look.rows("notes")]
 
 
-def test_one_session_over_two_engines_tells_each_log_its_part(db, tmp_path):
+def test_one_session_over_two_engines_tells_each_log_its_part(db, second_url):
     Note = make_note()
 
     class Invoice(BaseModel):
         number = StringField()
 
-    with connect(f"sqlite:///{tmp_path}/second.db", name="second", worker=False) as second:
+    with connect(second_url, name="second", worker=False) as second:
         db.ready()
         second.ready()
         with Session(binds={Note: db.engine, Invoice: second.engine}) as session:
@@ -370,14 +372,24 @@ def family(db):
             seen.append("rolled back")
 
     db.ready()
+    if db.engine.dialect.name == "postgresql":
+        with db.engine.begin() as connection:
+            key = inspect(connection).get_foreign_keys("childs")[0]["name"]
+            connection.exec_driver_sql(f"ALTER TABLE childs ALTER CONSTRAINT {key} DEFERRABLE")
     return Parent, Child
+
+
+def defer_foreign_keys(session):
+    """The commit is what the database refuses then."""
+    sqlite = session.get_bind().dialect.name == "sqlite"
+    session.execute(text("PRAGMA defer_foreign_keys = ON" if sqlite else "SET CONSTRAINTS ALL DEFERRED"))
 
 
 def test_a_commit_that_the_database_refuses_releases_nothing(db, look):
     _, Child = family(db)
 
     with db.session() as session:
-        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        defer_foreign_keys(session)
         session.add(Child(parent=404))
         with pytest.raises(IntegrityError):
             session.commit()
@@ -390,7 +402,7 @@ def test_a_commit_that_failed_can_be_mended_and_tried_again(db):
     Parent, Child = family(db)
 
     with db.session() as session:
-        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        defer_foreign_keys(session)
         session.add(Child(parent=7))
         with pytest.raises(IntegrityError):
             session.commit()
@@ -482,7 +494,7 @@ def test_in_memory_a_handler_gets_no_expired_record(memory, delivery):
 def test_a_failed_commit_leaves_nothing_behind_for_the_next_user_of_its_connection(db, Note):
     _, Child = family(db)
     with db.session() as session:
-        session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        defer_foreign_keys(session)
         session.add(Child(parent=404))
         with pytest.raises(IntegrityError):
             session.commit()
@@ -495,11 +507,20 @@ def test_a_failed_commit_leaves_nothing_behind_for_the_next_user_of_its_connecti
     assert {} == boundary._committing
 
 
+FULL = {
+    "sqlite": ["CREATE TRIGGER full_ BEFORE INSERT ON earnorm_log BEGIN SELECT RAISE(ABORT, 'disk is full'); END"],
+    "postgresql": [
+        """CREATE FUNCTION full_() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'disk is full' USING ERRCODE = 'integrity_constraint_violation'; END $$""",
+        "CREATE TRIGGER full_ BEFORE INSERT ON earnorm_log EXECUTE FUNCTION full_()",
+    ],
+}
+
+
 def test_an_append_that_fails_takes_the_write_with_it(db, Note, look):
     with db.engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TRIGGER full BEFORE INSERT ON earnorm_log BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
-        )
+        for statement in FULL[db.engine.dialect.name]:
+            connection.exec_driver_sql(statement)
 
     with pytest.raises(IntegrityError, match="disk is full"):
         Note(text="one").save()

@@ -1,17 +1,17 @@
-"""Durable delivery on SQLite files: whatever ends a process, what was committed is handled, and nothing else is."""
+"""Durable delivery: whatever ends a process, what was committed is handled, and nothing else is."""
 
 import asyncio
 import multiprocessing
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy import event as sqlalchemy_event
 
 from earnorm import (
@@ -48,14 +48,9 @@ def nothing_seen():
 
 
 @pytest.fixture
-def url(path):
-    return f"sqlite:///{path}"
-
-
-@pytest.fixture
 def live(url):
-    """A database with its worker in this process, as `connect(url)` gives it."""
-    with connect(url) as db:
+    """A database with its worker in this process."""
+    with connect(url, worker=True) as db:
         yield db
 
 
@@ -76,14 +71,18 @@ def mailed(name="mail", events="order.created"):
     return mail
 
 
-def on_file(path, statement, *values):
+def behind(url, statement):
     """Run a statement behind everybody's back."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        return connection.execute(statement, values).fetchall()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        result = connection.exec_driver_sql(statement)
+        rows = [tuple(row) for row in result] if result.returns_rows else []
+    engine.dispose()
+    return rows
 
 
-def let_retries_be_due(path):
-    on_file(path, "UPDATE earnorm_delivery SET due = 0")
+def let_retries_be_due(url):
+    behind(url, "UPDATE earnorm_delivery SET due = 0")
 
 
 def environment():
@@ -177,13 +176,13 @@ def test_a_committed_event_needs_no_drain(live):
 ENDINGS = {"close": 0, "sys.exit": 3, "an exception": 1, "os._exit": 3, "a signal": -signal.SIGTERM}
 
 
-def test_what_a_process_did_not_handle_is_handled_after_the_next_start(tmp_path):
+def test_what_a_process_did_not_handle_is_handled_after_the_next_start(new_url):
     """All five ways at once, since starting an interpreter is what takes the time."""
-    files = {way: tmp_path / f"{way}.db" for way in ENDINGS}
+    urls = {way: new_url(way) for way in ENDINGS}
     command = [sys.executable, "-m", "tests.flows.durable_child"]
     processes = {
-        way: subprocess.Popen([*command, way, f"sqlite:///{file}"], stderr=subprocess.PIPE, env=environment(), cwd=ROOT)
-        for way, file in files.items()
+        way: subprocess.Popen([*command, way, url], stderr=subprocess.PIPE, env=environment(), cwd=ROOT)
+        for way, url in urls.items()
     }
     endings = {way: (process.communicate(timeout=60), process.returncode) for way, process in processes.items()}
     orders()
@@ -192,9 +191,9 @@ def test_what_a_process_did_not_handle_is_handled_after_the_next_start(tmp_path)
     assert ENDINGS == {way: code for way, (_, code) in endings.items()}
     assert b"nobody catches this" in endings.pop("an exception")[0][1]
     assert {(None, b"")} == {output for output, _ in endings.values()}
-    for way, file in files.items():
+    for way, url in urls.items():
         seen.clear()
-        with connect(f"sqlite:///{file}") as db:
+        with connect(url, worker=True) as db:
             # Within less than a lease, whether it was given back or its holder is known to be dead.
             assert (way, {**NONE, "done": 3}) == (way, db.drain(timeout=8))
         assert [("one", 1), ("three", 1), ("two", 1)] == sorted(seen)
@@ -203,7 +202,7 @@ def test_what_a_process_did_not_handle_is_handled_after_the_next_start(tmp_path)
 def test_closing_finishes_what_is_due(url):
     Order = orders()
     mailed()
-    with connect(url), connect(url, name="other"):
+    with connect(url, worker=True), connect(url, name="other", worker=True):
         Order(label="one").save()
 
     assert [("one", 1)] == seen
@@ -216,7 +215,7 @@ def test_closing_without_a_worker_leaves_it_to_others(url):
         Order(label="one").save()
     assert [] == seen
 
-    with connect(url):
+    with connect(url, worker=True):
         pass
 
     assert [("one", 1)] == seen
@@ -227,7 +226,7 @@ def test_closing_without_a_worker_leaves_it_to_others(url):
 
 @pytest.mark.expect_failures
 @pytest.mark.parametrize("colour", ["plain", "async"])
-def test_a_failed_handler_is_tried_again_when_it_is_due(live, path, colour):
+def test_a_failed_handler_is_tried_again_when_it_is_due(live, url, colour):
     Order = orders()
 
     def attempt(event):
@@ -244,15 +243,15 @@ def test_a_failed_handler_is_tried_again_when_it_is_due(live, path, colour):
 
     assert {**NONE, "retry": 1} == live.drain()
     assert NONE == live.drain()
-    let_retries_be_due(path)
+    let_retries_be_due(url)
     assert {**NONE, "retry": 1} == live.drain()
-    let_retries_be_due(path)
+    let_retries_be_due(url)
     assert {**NONE, "done": 1} == live.drain()
     assert [1, 2, 3] == seen
 
 
 @pytest.mark.expect_failures
-def test_a_failure_holds_up_its_own_record_and_survives_a_restart(url, path):
+def test_a_failure_holds_up_its_own_record_and_survives_a_restart(url):
     Order = orders()
 
     @event_handler("order.saved", name="mail")
@@ -270,7 +269,7 @@ def test_a_failure_holds_up_its_own_record_and_survives_a_restart(url, path):
         assert {**NONE, "done": 1, "retry": 1} == db.drain()
     assert [("created", False, 1), ("created", True, 1)] == sorted(seen)
     seen.clear()
-    let_retries_be_due(path)
+    let_retries_be_due(url)
 
     with connect(url, worker=False) as db:
         assert {**NONE, "done": 2} == db.drain()
@@ -278,7 +277,7 @@ def test_a_failure_holds_up_its_own_record_and_survives_a_restart(url, path):
 
 
 @pytest.mark.expect_failures
-def test_the_last_attempt_leaves_a_dead_letter_with_its_reason(db, path):
+def test_the_last_attempt_leaves_a_dead_letter_with_its_reason(db, url):
     Order = orders()
 
     @event_handler("order.created", name="mail")
@@ -287,7 +286,7 @@ def test_the_last_attempt_leaves_a_dead_letter_with_its_reason(db, path):
 
     Order(label="one").save()
     db.drain()
-    on_file(path, "UPDATE earnorm_delivery SET attempt = 16, due = 0")
+    behind(url, "UPDATE earnorm_delivery SET attempt = 16, due = 0")
 
     assert {**NONE, "dead": 1} == db.drain()
     with db.store.begin(readonly=True) as transaction:
@@ -318,7 +317,7 @@ def test_of_two_processes_one_works_the_file_and_the_other_takes_over_at_once_wh
 def test_two_processes_that_work_together_handle_each_event_once(url):
     Order = orders()
     mailed()
-    with child("work", url) as other, connect(url) as db:
+    with child("work", url) as other, connect(url, worker=True) as db:
         assert "ready" == hear(other)
         tell(other, "go")
         for number in range(30):
@@ -397,13 +396,13 @@ def script(folder, *arguments):
     return sorted(ended.stdout.split("\n")[:-1])
 
 
-def test_handlers_of_a_script_keep_their_name_however_it_is_started(tmp_path, url, path):
+def test_handlers_of_a_script_keep_their_name_however_it_is_started(tmp_path, url):
     (tmp_path / "shop.py").write_text(APP)
 
     script(tmp_path, "shop.py", url, "one")
-    assert [("bill",), ("shop.mail",)] == sorted(on_file(path, "SELECT name FROM earnorm_subscription"))
+    assert [("bill",), ("shop.mail",)] == sorted(behind(url, "SELECT name FROM earnorm_subscription"))
     assert ["bill one", "mail one"] == script(tmp_path, "-c", f"import shop; shop.run({url!r})")
-    assert [("bill",), ("shop.mail",)] == sorted(on_file(path, "SELECT name FROM earnorm_subscription"))
+    assert [("bill",), ("shop.mail",)] == sorted(behind(url, "SELECT name FROM earnorm_subscription"))
 
 
 def test_in_a_script_of_another_name_a_named_handler_goes_on_where_it_was(tmp_path, url):
@@ -493,11 +492,11 @@ def test_of_a_deleted_record_the_deletion_gets_a_snapshot_and_the_rest_is_skippe
     assert [("order.deleted", "one")] == seen
 
 
-def test_a_record_that_was_removed_behind_our_back_is_skipped(db, path):
+def test_a_record_that_was_removed_behind_our_back_is_skipped(db, url):
     Order = orders()
     mailed()
     Order(label="one").save()
-    on_file(path, "DELETE FROM orders")
+    behind(url, "DELETE FROM orders")
 
     assert {**NONE, "skipped": 1} == db.drain()
     assert [] == seen
@@ -634,7 +633,7 @@ def test_a_drain_inside_a_hook_is_refused(live):
 
 
 def test_closing_twice_is_closing_once(url):
-    db = connect(url)
+    db = connect(url, worker=True)
     orders()(label="one").save()
     db.close()
     db.close()
@@ -645,7 +644,7 @@ def test_closing_twice_is_closing_once(url):
 
 def test_a_closed_database_says_so(url):
     Order = orders()
-    db = connect(url)
+    db = connect(url, worker=True)
     order = Order(label="one").save()
     db.close()
 
@@ -663,7 +662,7 @@ def test_after_closing_the_same_name_is_free(url):
     Order = orders()
     mailed()
     for label in ("one", "two"):
-        with connect(url):
+        with connect(url, worker=True):
             Order(label=label).save()
 
     assert [("one", 1), ("two", 1)] == seen
@@ -729,7 +728,7 @@ async def test_entered_by_async_with_async_handlers_run_on_that_loop(url):
     def bill(order):
         seen.append(threading.current_thread() is not threading.main_thread())
 
-    async with connect(url) as db:
+    async with connect(url, worker=True) as db:
         await Order(label="one").asave()
         assert {**NONE, "done": 2} == await db.adrain()
 
@@ -753,7 +752,7 @@ async def test_async_handlers_that_save_do_so_on_that_loop(url):
         seen.append(order.label)
         await aemit("chain.ended")
 
-    async with connect(url) as db:
+    async with connect(url, worker=True) as db:
         async with asyncio.TaskGroup() as group:
             for number in range(20):
                 group.create_task(Order(label=str(number)).asave())
@@ -773,12 +772,12 @@ async def test_what_async_handlers_did_not_finish_is_handled_after_the_next_star
         if len(attempts) == 1:
             await asyncio.Event().wait()
 
-    db = connect(url)
+    db = connect(url, worker=True)
     async with db:
         await Order(label="one").asave()
         await begun.wait()
         await db.aclose(drain=0)
-    async with connect(url) as db:
+    async with connect(url, worker=True) as db:
         assert {**NONE, "done": 1} == await db.adrain()
 
     assert [1, 1] == attempts
@@ -838,7 +837,7 @@ def test_a_thousand_events_of_one_transaction_are_handled_once_and_in_order(live
 CANARIES = ("canary-one", "canary-two", "canary-three")
 
 
-def test_sensitive_values_never_enter_the_file_of_the_log(tmp_path, path, url):
+def test_sensitive_values_never_enter_the_file_of_the_log(tmp_path, path):
     """The model's own rows, where they must stand, are kept in a file beside it."""
 
     class Account(BaseModel):
@@ -856,7 +855,7 @@ def test_sensitive_values_never_enter_the_file_of_the_log(tmp_path, path, url):
         Account(id=account.id, name="eve", password=account.password).save()
 
     vault = tmp_path / "vault.db"
-    db = connect(url, worker=False)
+    db = connect(f"sqlite:///{path}", worker=False)
     for engine in (db.engine, db.async_engine.sync_engine):
         sqlalchemy_event.listen(engine, "connect", attach(vault))
     account = Account(name="ada", password=CANARIES[0]).save()
@@ -898,7 +897,7 @@ def found(file):
 # --- a second database ---
 
 
-def test_a_second_database_has_a_log_and_a_worker_of_its_own(tmp_path):
+def test_a_second_database_has_a_log_and_a_worker_of_its_own(url, second_url):
     Order = orders()
 
     @event_handler("order.created", name="stamp")
@@ -911,8 +910,7 @@ def test_a_second_database_has_a_log_and_a_worker_of_its_own(tmp_path):
     def end(order, event):
         seen.append((event.database, order.label, [other.label for other in Order.find()]))
 
-    first, second = f"sqlite:///{tmp_path / 'one.db'}", f"sqlite:///{tmp_path / 'two.db'}"
-    with connect(first) as one, connect(second, name="two") as two:
+    with connect(url, worker=True) as one, connect(second_url, name="two", worker=True) as two:
         Order(label="first").save()
         with two.transaction():
             Order(label="second").save()

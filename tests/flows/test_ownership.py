@@ -216,8 +216,8 @@ def test_a_savepoint_in_a_pre_hook_is_refused_since_it_would_lose_the_record(db)
         Note(text="one").save()
 
 
-def test_a_transaction_of_another_database_inside_is_its_own(db, Note, tmp_path):
-    with connect(f"sqlite:///{tmp_path}/second.db", name="second", worker=False) as second:
+def test_a_transaction_of_another_database_inside_is_its_own(db, Note, second_url):
+    with connect(second_url, name="second", worker=False) as second:
         with db.transaction():
             Note(text="first").save()
             with second.transaction():

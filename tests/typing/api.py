@@ -44,7 +44,7 @@ from earnorm import (
     tenant,
 )
 from earnorm.telemetry import HandlerFailed, listen
-from earnorm.testing import expect_failures, isolated
+from earnorm.testing import expect_failures, isolated, rolled_back
 
 
 def named(user: "User") -> bool:
@@ -195,8 +195,8 @@ async def an_async_database() -> None:
 
 def in_tests() -> None:
     slate: AbstractContextManager[None] = isolated()
-    with slate:
-        pass
+    with slate, rolled_back(connect("sqlite://")) as undone:
+        assert_type(undone, Database)
     with expect_failures() as failures:
         assert_type(failures, list[HandlerFailed])
     assert_type(listen(lambda record: None, HandlerFailed), Callable[[], None])

@@ -14,7 +14,7 @@ Reading imports nothing by name: of an enum unknown here the value remains, of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -45,6 +45,7 @@ __all__ = [
     "Resolve",
     "decode",
     "encode",
+    "encode_record",
     "encode_values",
     "fields_of",
     "register_enum",
@@ -75,6 +76,27 @@ def encode(payload: Mapping[str, Any], *, refer: Refer = _no_model) -> bytes:
     if len(data) > MAX_BYTES:
         raise PayloadError("", payload, too_large(f"it takes {len(data):,} bytes"))
     return data
+
+
+def encode_record(
+    identity: Iterable[Any], payload: Mapping[str, Any], changes: Mapping[str, Any], *, refer: Refer = _no_model
+) -> bytes | None:
+    """What `encode` makes of a record's identity, values and changes (name to old and new), in half the time.
+
+    None where it takes a closer look to see what does not fit.
+    """
+    writer = Writer(refer)
+    try:
+        data = _to_json(
+            {
+                "identity": [writer.value(part, 2) for part in identity],
+                "payload": writer.members(payload),
+                "changes": {name: [writer.value(old, 3), writer.value(new, 3)] for name, (old, new) in changes.items()},
+            }
+        )
+    except (Refusal, UnicodeEncodeError):
+        return None
+    return None if len(data) > MAX_BYTES or b"\\u0000" in data else data
 
 
 def _written(payload: object, refer: Refer) -> bytes:

@@ -64,6 +64,18 @@ class Writer:
             raise
         return written
 
+    def members(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by the names of a record's attributes, which need no look; their sizes are left to the caller."""
+        return {
+            name: item
+            if (kind := type(item)) is str
+            or item is None
+            or kind is bool
+            or (kind is int and -0x8000_0000_0000_0000 <= item <= 0x7FFF_FFFF_FFFF_FFFF)
+            else self.value(item, 2)
+            for name, item in values.items()
+        }
+
     def sequence(self, value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
         self._enter(value, depth, 2 * len(value))
         written: list[Any] = []

@@ -1,4 +1,4 @@
-"""A database: where models live, their events are kept, and a worker of this process delivers them."""
+"""A database: where models live and their events are kept; here or in another process a worker delivers them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from earnorm.backends.sqlalchemy import boundary, migrations
+from earnorm.backends.sqlalchemy import boundary
 from earnorm.backends.sqlalchemy.dialects import READONLY
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
@@ -28,18 +29,17 @@ from earnorm.errors import (
     NotConnected,
 )
 from earnorm.event import running
+from earnorm.orm.absence import Absence
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
-from earnorm.orm.shape import require_tables
+from earnorm.orm.tables import Tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect", "connected_database", "database_here"]
-
-Tables = Literal["create", "check", "none"]
+__all__ = ["Database", "connect", "connected_database", "database_here", "database_named"]
 
 _databases: dict[str, Database] = {}
 _metadata: list[Any] = []
@@ -69,7 +69,6 @@ class Database:
         self.bus = bus
         self._tables = tables
         self._clock = clock or SystemClock()
-        self._embedded = worker is not False
         self._lock = threading.Lock()
         self._prepared = -1
         self._preparer = 0
@@ -78,6 +77,7 @@ class Database:
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
         self.opened = OpenTransactions()
         self._engines = Engines.of(target)
+        self._embedded = self._engines.in_process if worker is None else worker
         self._schemas = schemas
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self._log = DatabaseLog(
@@ -92,6 +92,8 @@ class Database:
         )
         self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name, hint=hint_of)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
+        alone = not (self._embedded or self._engines.in_process)
+        self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
             boundary.connect_engine(engine, self._log)
@@ -106,6 +108,17 @@ class Database:
     def async_engine(self) -> AsyncEngine:
         """The async engine, for plain SQLAlchemy with the hooks on."""
         return self._engines.twin
+
+    @contextmanager
+    def before_ready(self, **options: Any) -> Iterator[Connection]:
+        """A connection for work on the tables, in a transaction of its own, that makes nothing ready by itself."""
+        with self._lock:
+            self._preparer = threading.get_ident()
+            try:
+                with self._engines.sync.execution_options(**options).begin() as connection:
+                    yield connection
+            finally:
+                self._preparer = 0
 
     @property
     def tenant_engine(self) -> Engine:
@@ -193,6 +206,8 @@ class Database:
 
     def _wake(self) -> None:
         self.worker.wake()
+        if self._absence is not None:
+            self._absence.notice()
 
     def _on_connection(self, _connection: Connection) -> None:
         """A plain Session may be the first to use the engine; it finds its tables."""
@@ -210,8 +225,9 @@ class Database:
     def _prepare_once(self) -> None:
         tables, version = _count_tables(), self.bus.registry.version
         if self._prepared != tables:
-            with self._engines.sync.begin() as connection:
-                self._look_after_tables(connection)
+            with self.store.own_engine.begin() as connection:
+                look_after(connection, self._tables, _metadata)
+            self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
         with self.store.begin() as transaction:
@@ -219,15 +235,6 @@ class Database:
         self._subscribed = version
         if self._embedded:
             self.worker.start()
-
-    def _look_after_tables(self, connection: Connection) -> None:
-        if self._tables == "create":
-            migrations.upgrade(connection)
-            for metadata in _metadata:
-                metadata.create_all(connection)
-        elif self._tables == "check":
-            migrations.check(connection)
-            require_tables(connection, _metadata)
 
     def _require_open(self, what: str) -> None:
         if self._closed:
@@ -315,6 +322,8 @@ class Database:
 
     def _disconnect(self) -> None:
         self._closed = True
+        if self._absence is not None:
+            self._absence.close()
         for engine in self._engines.both:
             boundary.disconnect_engine(engine)
         if _databases.get(self.name) is self:
@@ -336,12 +345,14 @@ def connect(
     """Connect models and handlers to a database; events are durable from here on.
 
     `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
-    private temporary file. Nothing is opened and no thread starts before the first use, or `with`. `worker=False`
-    leaves delivery to another process. `tables="check"` refuses missing tables, "none" trusts that they are there.
+    private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
+    process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
+    refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
     schema, or a `schema_translate_map`.
-    Raises AlreadyConnected, UnsupportedDatabase, MissingTables (on first use), HandlerNameNeeded.
+    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
+    first use.
     """
     if target is None:
         target = os.environ.get("EARNORM_DATABASE_URL")
@@ -375,6 +386,13 @@ def database_here(what: str) -> Database:
     if found is None:
         raise NotConnected(what)
     return found
+
+
+def database_named(what: str, name: str) -> Database:
+    """The database connected under this name. Raises NotConnected."""
+    if name not in _databases:
+        raise NotConnected(what, name)
+    return _databases[name]
 
 
 def databases() -> list[Database]:

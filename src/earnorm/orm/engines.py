@@ -1,4 +1,4 @@
-"""The two engines of a database: a sync one and its async twin on the same file."""
+"""The two engines of a database: a sync one and its async twin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from earnorm.backends.sqlalchemy.dialects.sqlite import prepare, sqlite_async_engine, sqlite_engine
+from earnorm.backends.sqlalchemy.dialects import backend_of
 from earnorm.errors import UnsupportedDatabase
 from earnorm.tenant import current_tenant
 
@@ -49,21 +49,25 @@ class Engines:
 
     @classmethod
     def _made(cls, target: str | URL | Engine | AsyncEngine) -> Engines:
+        url = _url_of(target)
+        backend = backend_of(url)
         if isinstance(target, AsyncEngine):
-            _require_supported(target.url)
-            prepare(target.sync_engine)
-            return cls(sqlite_engine(target.url), target)
+            backend.prepare(target.sync_engine)
+            return cls(backend.sync(url), target)
         if isinstance(target, Engine):
-            _require_supported(target.url)
-            prepare(target)
-            return cls(target, sqlite_async_engine(target.url))
-        url = _require_supported(target)
-        if url.database not in (None, "", ":memory:"):
-            return cls(sqlite_engine(url), sqlite_async_engine(url))
+            backend.prepare(target)
+            return cls(target, backend.twin(url))
+        if url.get_backend_name() != "sqlite" or url.database not in (None, "", ":memory:"):
+            return cls(backend.sync(url), backend.twin(url))
         # A memory database has one connection, and we need several.
         folder = tempfile.mkdtemp(prefix="earnorm-")
         url = url.set(database=str(Path(folder) / "private.db"))
-        return cls(sqlite_engine(url), sqlite_async_engine(url), folder)
+        return cls(backend.sync(url), backend.twin(url), folder)
+
+    @property
+    def in_process(self) -> bool:
+        """Whether a worker in this process is the natural one."""
+        return backend_of(self.sync.url).in_process
 
     @property
     def both(self) -> tuple[Engine, Engine]:
@@ -85,15 +89,12 @@ class Engines:
             shutil.rmtree(self.private, ignore_errors=True)
 
 
-def _require_supported(target: str | URL) -> URL:
+def _url_of(target: str | URL | Engine | AsyncEngine) -> URL:
     """Raises UnsupportedDatabase, without the password."""
+    if isinstance(target, (Engine, AsyncEngine)):
+        return target.url
     shown = target.render_as_string() if isinstance(target, URL) else str(target)
     try:
-        url = make_url(target)
+        return make_url(target)
     except Exception as error:
         raise UnsupportedDatabase(shown, f"this is no database URL ({error})") from error
-    if url.get_backend_name() != "sqlite":
-        raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {url.get_backend_name()} yet")
-    if url.get_driver_name() not in ("pysqlite", "aiosqlite"):
-        raise UnsupportedDatabase(url.render_as_string(), f"the driver {url.get_driver_name()!r} is not supported")
-    return url

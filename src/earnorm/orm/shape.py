@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Integer, MetaData, String, inspect
+from sqlalchemy import Integer, String, inspect
 from sqlalchemy.orm import MappedColumn, Mapper, mapped_column
 from sqlalchemy.orm.instrumentation import opt_manager_of_class, unregister_class
 
 from earnorm._uuid7 import uuid7
-from earnorm.errors import InvalidField, MissingTables
+from earnorm.errors import InvalidField
 from earnorm.names import plural, snake_case, validate_name
 from earnorm.orm.fields import UUIDField
 
-__all__ = ["complete", "require_tables", "stored_names"]
+__all__ = ["complete", "stored_names"]
 
 _KIND = "kind"
 _VERSION = "version"
@@ -40,16 +39,6 @@ def complete(cls: type[Any], *, version: bool) -> None:
 def stored_names(mapper: Mapper[Any]) -> tuple[str, ...]:
     """The attributes that are stored, but for the discriminator, which is the class itself."""
     return tuple(name for name, column in mapper.columns.items() if column is not mapper.polymorphic_on)
-
-
-def require_tables(connection: Connection, metadata: Iterable[MetaData]) -> None:
-    """Raises MissingTables, with the tables of the models that the database lacks, each looked for in its schema."""
-    tables = [table for each in metadata for table in each.tables.values()]
-    names = inspect(connection).get_table_names
-    there = {schema: set(names(schema)) for schema in {table.schema for table in tables}}
-    missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])
-    if missing:
-        raise MissingTables(missing)
 
 
 def _has_primary_key(cls: type[Any]) -> bool:

@@ -2,5 +2,6 @@
 
 from earnorm.testing.failures import Failures, UnexpectedFailures, expect_failures
 from earnorm.testing.isolation import isolated
+from earnorm.testing.rollback import rolled_back
 
-__all__ = ["Failures", "UnexpectedFailures", "expect_failures", "isolated"]
+__all__ = ["Failures", "UnexpectedFailures", "expect_failures", "isolated", "rolled_back"]

@@ -2,7 +2,7 @@
 
 import pytest
 from sqlalchemy import delete, event
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import IntegrityError
 
 from earnorm.backends.sqlalchemy import tables
@@ -61,8 +61,8 @@ def test_it_is_a_store(store):
 
 
 def test_a_database_without_a_log_of_ours_is_named():
-    with pytest.raises(UnsupportedDatabase, match="postgresql"):
-        dialect_named(postgresql.dialect(), "postgresql+psycopg://host/name")
+    with pytest.raises(UnsupportedDatabase, match="mysql"):
+        dialect_named(mysql.dialect(), "mysql+pymysql://host/name")
 
 
 def test_an_append_is_one_statement(store, statements):

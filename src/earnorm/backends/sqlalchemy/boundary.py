@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
@@ -203,7 +203,12 @@ def _same_database(first: Engine, second: Engine) -> bool:
         return False
     if one.get_backend_name() == "sqlite" and one.database == ":memory:":
         return False
-    return (one.host, one.port, one.database) == (two.host, two.port, two.database)
+    return _place(one) == _place(two)
+
+
+def _place(url: URL) -> tuple[object, ...]:
+    # PostgreSQL's `options` may set the search_path, and each schema has a log of its own.
+    return url.host, url.port, url.database, url.query.get("options")
 
 
 # --- which outbox ----------------------------------------------------------------------------

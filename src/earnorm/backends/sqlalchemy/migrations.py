@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, create_mock_engine, exists, insert, inspect, literal, make_url, select
+from sqlalchemy import DDL, Connection, Table, create_mock_engine, exists, insert, inspect, literal, make_url, select
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import dialect_named
-from earnorm.errors import MissingTables, SchemaTooNew
+from earnorm.errors import MissingTables, SchemaTooNew, UnknownStep
 
-__all__ = ["Status", "check", "sql", "status", "upgrade"]
+__all__ = ["Status", "check", "sql", "status", "step_name", "upgrade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class Status:
     applied: tuple[int, ...]
     pending: tuple[int, ...]
 
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """Steps of a newer version than this one."""
+        return tuple(step for step in self.applied if step > len(STEPS))
+
 
 # A released step never changes. When a table in `tables` does, a new step alters it, and the step that made it
 # takes a copy of its old shape.
@@ -35,6 +40,9 @@ class Status:
 
 def _make_log(connection: Connection) -> None:
     _create(connection, tables.log)
+    # In the step that makes the table, so that no log is ever without them.
+    for guard in dialect_named(connection.dialect).guards:
+        connection.execute(DDL(guard))  # type: ignore[no-untyped-call]  # SQLAlchemy left it so
 
 
 def _make_subscriptions(connection: Connection) -> None:
@@ -63,8 +71,10 @@ def upgrade(connection: Connection, to: int | None = None) -> list[int]:
     """Run the steps not run yet, up to step `to`, in the caller's transaction; return their numbers.
 
     Any number of processes may call this at once: one works, the others wait and find nothing to do.
-    Raises SchemaTooNew, before changing anything.
+    Raises UnknownStep and SchemaTooNew, before changing anything.
     """
+    if to is not None and to not in _numbers():
+        raise UnknownStep(to, len(STEPS))
     dialect_named(connection.dialect).lock_schema(connection)
     _refuse_newer(_applied(connection))
     _create(connection, tables.schema)
@@ -85,7 +95,12 @@ def check(connection: Connection) -> None:
     found = status(connection)
     _refuse_newer(found.applied)
     if found.pending:
-        raise MissingTables([f"step {step} ({STEPS[step - 1].__name__.strip('_')})" for step in found.pending])
+        raise MissingTables([f"step {step} ({step_name(step)})" for step in found.pending])
+
+
+def step_name(step: int) -> str:
+    """What a step does, in words of the code; of a newer version's step nothing is known."""
+    return STEPS[step - 1].__name__.strip("_") if step in _numbers() else "unknown to this version"
 
 
 def sql(dialect: str) -> str:

@@ -69,6 +69,7 @@ class Statements:
         self.forget_interests = Prepared(forget, dialect)
         self.claim = Prepared(_claim(), dialect)
         self.holder = Prepared(select(lease.c.worker, lease.c.fence, lease.c.expires), dialect)
+        self.lock_lease = Prepared(select(lease.c.id).with_for_update(), dialect)
         self.release = Prepared(update(lease).where(_is_held()).values(worker=literal_column("''")), dialect)
         # A share lock where rows have locks: a takeover then waits for this transaction, or this one fails.
         self.held = Prepared(select(lease.c.id).where(_is_held()).with_for_update(key_share=True, read=True), dialect)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, delete
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.dialects import READONLY, Dialect, dialect_of
+from earnorm.backends.sqlalchemy.dialects import READONLY, Dialect, dialect_named, dialect_of
 from earnorm.backends.sqlalchemy.rows import (
     delivery_row,
     entry_row,
@@ -25,7 +25,7 @@ from earnorm.backends.sqlalchemy.rows import (
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
-from earnorm.errors import LeaseLost
+from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.event import Entry
 from earnorm.store import Advance, Lease, Settlement
 
@@ -41,20 +41,42 @@ class SQLAlchemyStore:
     """The log in the database of `engine`, whose tables `migrations.upgrade` has made."""
 
     def __init__(self, engine: Engine, *, clock: Clock | None = None) -> None:
-        self._engine = engine
-        self._reader = engine.execution_options(**READONLY)
-        self._clock = clock or SystemClock()
         self._dialect = dialect_of(engine)
         self._statements = Statements(engine.dialect)
+        self._words = {engine.dialect.driver: (self._dialect, self._statements)}
+        self._engine = engine.execution_options(**self._dialect.own_transactions)
+        self._reader = self._engine.execution_options(**READONLY)
+        self._clock = clock or SystemClock()
+
+    @property
+    def own_engine(self) -> Engine:
+        """The engine with the options of the store's own transactions."""
+        return self._engine
 
     @contextmanager
     def begin(self, *, readonly: bool = False) -> Iterator[SQLAlchemyTransaction]:
         engine = self._reader if readonly else self._engine
-        with engine.begin() as connection:
-            yield self.join(connection)
+        try:
+            with engine.begin() as connection:
+                yield self.join(connection)
+        except BaseException as error:
+            if self._dialect.is_lost(error):
+                self._dialect.forget()
+                raise ConnectionLost(str(error)) from error
+            raise
 
     def join(self, connection: Connection) -> SQLAlchemyTransaction:
-        return SQLAlchemyTransaction(connection, self._dialect, self._statements, self._clock)
+        # The caller's engine may have another driver, which writes parameters in another way.
+        words = self._words.get(connection.dialect.driver)
+        if words is None:
+            dialect = connection.dialect
+            words = self._words[dialect.driver] = (dialect_named(dialect), Statements(dialect))
+        return SQLAlchemyTransaction(connection, *words, self._clock)
+
+    def require_sound(self) -> None:
+        """Raises UnsoundLog, with the SQL that repairs it, if the log cannot be relied on as it stands."""
+        with self._reader.begin() as connection:
+            self._dialect.require_sound(connection)
 
     def close(self) -> None:
         """Close the pool's idle connections. The engine can be used again, and opens new ones."""
@@ -75,13 +97,13 @@ class SQLAlchemyTransaction:
     # --- the log ---
 
     def append(self, entries: Sequence[Entry]) -> None:
-        self._dialect.insert(self._connection, tables.log, [entry_row(entry) for entry in entries])
+        self._dialect.append(self._connection, [entry_row(entry) for entry in entries])
 
     def now(self) -> datetime:
         return self._dialect.now(self._connection, self._clock)
 
     def horizon(self) -> int:
-        return self._dialect.horizon(self._connection)
+        return self._dialect.horizon(self._connection, self._clock)
 
     def read(self, after: int, upto: int, limit: int) -> list[Entry]:
         rows = self._statements.read(self._connection, after=after, upto=upto, limit=limit)
@@ -126,10 +148,27 @@ class SQLAlchemyTransaction:
     def claim(self, worker: str, seconds: float) -> Lease | None:
         now = self.now()
         expires = now + timedelta(seconds=seconds)
+        if self._dialect.locks_rows and not self._may_take_over(worker, now):
+            return None
         row = self._statements.claim(
             self._connection, claimant=worker, until=microseconds(expires), now=microseconds(now)
         ).fetchone()
         return Lease(worker, row[0], expires) if row else None
+
+    def _may_take_over(self, worker: str, now: datetime) -> bool:
+        """Wait for the settlement under way, whose share of the lease an UPDATE alone would not respect.
+
+        A renewal changes no fence, so it waits for nobody.
+        """
+        held_by, _, expires = self._statements.holder(self._connection).one()
+        if held_by == worker:
+            return True
+        if held_by and expires > microseconds(now):
+            return False
+        self._statements.lock_lease(self._connection)
+        # Whatever happened to the table meanwhile, a restore or a switch of servers, the next reader is to know.
+        self._dialect.require_sound(self._connection)
+        return True
 
     def holder(self) -> Lease | None:
         worker, fence, expires = self._statements.holder(self._connection).one()
@@ -180,10 +219,11 @@ class SQLAlchemyTransaction:
         try:
             yield
         except BaseException:
-            self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT earnorm_settle")
+            if not self._connection.invalidated:
+                self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT earnorm_settle")
+                self._connection.exec_driver_sql("RELEASE SAVEPOINT earnorm_settle")
             raise
-        finally:
-            self._connection.exec_driver_sql("RELEASE SAVEPOINT earnorm_settle")
+        self._connection.exec_driver_sql("RELEASE SAVEPOINT earnorm_settle")
 
     def _holds(self, lease: Lease) -> bool:
         row = self._statements.held(self._connection, holder=lease.worker, held=lease.fence).fetchone()

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import URL, Connection, Table
 from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 
-__all__ = ["READONLY", "Dialect", "dialect_named", "dialect_of"]
+__all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
 
 READONLY = {"earnorm_readonly": True}
 """Execution options of a connection that only reads, so that its transaction need take no write lock."""
 
 
 class Dialect(Protocol):
-    """One database's way of doing what SQLAlchemy has no common word, or no fast one, for."""
+    """One database's way of doing what SQLAlchemy has no common word, or no fast one, for.
+
+    own_transactions  execution options of the transactions that the store begins itself
+    locks_rows        whether a row can be locked alone; else whoever writes has the whole database
+    guards            DDL that stands beside the table of the log; each does nothing that is done already
+    """
+
+    own_transactions: Mapping[str, Any]
+    locks_rows: bool
+    guards: Sequence[str]
+
+    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add `rows` to the log, in a transaction that is about to commit."""
+        ...
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add `rows` in the order given, in one statement where many would cost.
@@ -37,7 +52,7 @@ class Dialect(Protocol):
         """Those (subscription, key) that a delivery is to be waited for of: one look at the index of lanes a pair."""
         ...
 
-    def horizon(self, connection: Connection) -> int:
+    def horizon(self, connection: Connection, clock: Clock) -> int:
         """The last position that is safe to read (`Transaction.horizon`)."""
         ...
 
@@ -49,6 +64,18 @@ class Dialect(Protocol):
         """Let one process alone change the schema until this transaction ends."""
         ...
 
+    def require_sound(self, connection: Connection) -> None:
+        """Raises UnsoundLog if the log cannot be relied on as it stands here, with the SQL that repairs it."""
+        ...
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether the error says that the connection is gone."""
+        ...
+
+    def forget(self) -> None:
+        """A connection is gone: drop what was remembered of the database behind it."""
+        ...
+
 
 def dialect_of(engine: Engine) -> Dialect:
     """The Dialect for `engine`. Raises UnsupportedDatabase."""
@@ -56,8 +83,61 @@ def dialect_of(engine: Engine) -> Dialect:
 
 
 def dialect_named(dialect: SQLAlchemyDialect, url: str = "") -> Dialect:
-    if dialect.name == "sqlite":
-        from earnorm.backends.sqlalchemy.dialects.sqlite import SQLite
+    match dialect.name:
+        case "sqlite":
+            from earnorm.backends.sqlalchemy.dialects.sqlite import SQLite
 
-        return SQLite(dialect)
-    raise UnsupportedDatabase(url or dialect.name, f"there is no log for {dialect.name} yet")
+            return SQLite(dialect)
+        case "postgresql":
+            from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
+
+            return PostgreSQL(dialect)
+        case _:
+            raise UnsupportedDatabase(url or dialect.name, f"there is no log for {dialect.name} yet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """How engines for one kind of database are made.
+
+    drivers        those that its URLs may name
+    sync, twin     an engine on a URL, and its async twin
+    prepare        make an engine of the user's own fit for us
+    in_process     whether the database belongs to one host, so that a worker in this process is the natural one
+    """
+
+    drivers: frozenset[str]
+    sync: Callable[[URL], Engine]
+    twin: Callable[[URL], AsyncEngine]
+    prepare: Callable[[Engine], None]
+    in_process: bool
+
+
+def backend_of(url: URL) -> Backend:
+    """The Backend for `url`. Raises UnsupportedDatabase."""
+    match url.get_backend_name():
+        case "sqlite":
+            from earnorm.backends.sqlalchemy.dialects import sqlite
+
+            backend = Backend(
+                drivers=frozenset({"pysqlite", "aiosqlite"}),
+                sync=sqlite.sqlite_engine,
+                twin=sqlite.sqlite_async_engine,
+                prepare=sqlite.prepare,
+                in_process=True,
+            )
+        case "postgresql":
+            from earnorm.backends.sqlalchemy.dialects import postgresql_engines
+
+            backend = Backend(
+                drivers=frozenset({"psycopg", "psycopg_async", "asyncpg"}),
+                sync=postgresql_engines.postgresql_engine,
+                twin=postgresql_engines.postgresql_async_engine,
+                prepare=postgresql_engines.prepare,
+                in_process=False,
+            )
+        case other:
+            raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {other} yet")
+    if url.get_driver_name() not in backend.drivers:
+        raise UnsupportedDatabase(url.render_as_string(), f"the driver {url.get_driver_name()!r} is not supported")
+    return backend

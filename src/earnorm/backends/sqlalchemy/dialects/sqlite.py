@@ -156,8 +156,15 @@ _LAST_POSITION = f"SELECT seq FROM sqlite_sequence WHERE name = '{tables.log.nam
 class SQLite:
     """The store's words for SQLite."""
 
+    own_transactions: Mapping[str, Any] = {}
+    locks_rows = False
+    guards: Sequence[str] = ()
+
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._insert_text = lru_cache(maxsize=1024)(partial(_insert_text, dialect))
+
+    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        self.insert(connection, tables.log, rows)
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         # As text past Core: 13 µs for one row where Core's insert takes 25 (SQLAlchemy 2.1, two slow cores).
@@ -179,7 +186,7 @@ class SQLite:
             found.update((subscription, key) for subscription, key in rows)
         return found
 
-    def horizon(self, connection: Connection) -> int:
+    def horizon(self, connection: Connection, clock: Clock) -> int:  # noqa: ARG002  nothing here can stall
         row = connection.exec_driver_sql(_LAST_POSITION).fetchone()
         return row[0] if row else 0
 
@@ -192,6 +199,16 @@ class SQLite:
         # `prepare`d, opens no transaction for it.
         if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]  # both drivers have it
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def require_sound(self, connection: Connection) -> None:
+        """One file and one writer leave nothing to check."""
+
+    def is_lost(self, error: BaseException) -> bool:  # noqa: ARG002  other databases look at it
+        """A file does not go away, and nothing of it is remembered."""
+        return False
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
 
 @lru_cache(maxsize=_ROWS_A_STATEMENT)

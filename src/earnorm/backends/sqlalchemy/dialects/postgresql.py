@@ -1,0 +1,152 @@
+"""PostgreSQL: the store's statements in its words. How engines for it are made: `postgresql_engines`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.engine import Dialect as SQLAlchemyDialect
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon
+from earnorm.clock import Clock, SystemClock
+from earnorm.errors import UnsoundLog
+
+__all__ = ["PostgreSQL"]
+
+_IDLE = "idle_in_transaction_session_timeout"
+# A client that died between append and COMMIT must not hold the horizon for hours. A shorter limit of the user's stays.
+_LIMIT_IDLING = (
+    f"(SELECT set_config('{_IDLE}', CASE WHEN current_setting('{_IDLE}')::interval "
+    f"BETWEEN '1 microsecond' AND '30 seconds' THEN current_setting('{_IDLE}') ELSE '30s' END, true)) IS NOT NULL"
+)
+
+# connection_exception, operator_intervention: the server shuts down, or the backend was ended.
+_CONNECTION_GONE = ("08", "57P")
+
+_NOW = "SELECT clock_timestamp()"
+
+# The two words make a key of two halves, which no lock on one bigint, as the horizon's, ever meets.
+_LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtext('earnorm schema'), hashtext(current_schema()))"
+
+_CHECK = f"""\
+SELECT
+  pg_is_in_recovery(),
+  (SELECT seqcache FROM pg_sequence WHERE seqrelid = '{SEQUENCE}'::regclass),
+  (SELECT tgenabled = 'A' AND ('search_path=pg_catalog, ' || quote_ident(n.nspname) || ', pg_temp') = ANY (p.proconfig)
+     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid
+     JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE t.tgrelid = '{tables.log.name}'::regclass AND t.tgname = '{TRIGGER}'),
+  (SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}),
+  (SELECT coalesce(max(position), 0) FROM {tables.log.name})"""  # noqa: S608  names of ours
+
+
+class PostgreSQL:
+    """The store's words for PostgreSQL."""
+
+    own_transactions: Mapping[str, Any] = {"isolation_level": "READ COMMITTED"}
+    locks_rows = True
+    guards: Sequence[str] = GUARDS
+
+    def __init__(self, dialect: SQLAlchemyDialect) -> None:
+        self._dialect = dialect
+        self._horizon = Horizon()
+        self._insert_text = lru_cache(maxsize=16)(self._compose_insert)
+
+    # --- writing ---
+
+    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows:
+            connection.exec_driver_sql(self._insert_text(tables.log, f" WHERE {_LIMIT_IDLING}"), _columns(rows))
+
+    def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        if rows:
+            connection.exec_driver_sql(self._insert_text(table, ""), _columns(rows))
+
+    def insert_missing(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+        # Sorted, or two processes that add the same rows in opposite orders wait for each other.
+        connection.exec_driver_sql(self._insert_text(table, " ON CONFLICT DO NOTHING"), _columns(sorted(rows)))
+
+    def _compose_insert(self, table: Table, tail: str) -> str:
+        """One statement of a fixed text, however many rows: one lock, one plan."""
+        given = [column for column in table.c if column is not table.autoincrement_column]
+        names = ", ".join(self._dialect.identifier_preparer.quote(column.name) for column in given)
+        arrays = (
+            f"{self._place(number)}::{column.type.compile(dialect=self._dialect)}[]"
+            for number, column in enumerate(given, 1)
+        )
+        return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({', '.join(arrays)}){tail}"  # noqa: S608  names of ours
+
+    def _place(self, number: int) -> str:
+        return f"${number}" if self._dialect.paramstyle == "numeric_dollar" else "%s"
+
+    # --- reading ---
+
+    def blocked(self, connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        text = (
+            f"SELECT subscription, lane FROM unnest({self._place(1)}::text[], {self._place(2)}::text[]) "  # noqa: S608  names of ours
+            f"AS asked (subscription, lane) WHERE EXISTS (SELECT 1 FROM {tables.delivery.name} AS d "
+            "WHERE d.state = 'open' AND d.ordered AND d.subscription = asked.subscription AND d.key = asked.lane)"
+        )
+        rows = connection.exec_driver_sql(text, _columns(pairs))
+        return {(subscription, key) for subscription, key in rows}
+
+    def horizon(self, connection: Connection, clock: Clock) -> int:
+        return self._horizon.read(connection, clock)
+
+    def now(self, connection: Connection, clock: Clock) -> datetime:
+        """The database's clock, since workers are on several hosts; a clock that a test hands in is the time itself."""
+        if not isinstance(clock, SystemClock):
+            return clock.now()
+        found: datetime = connection.exec_driver_sql(_NOW).scalar_one()
+        return found.astimezone(UTC)
+
+    # --- keeping it sound ---
+
+    def lock_schema(self, connection: Connection) -> None:
+        connection.exec_driver_sql(_LOCK_SCHEMA)
+
+    def require_sound(self, connection: Connection) -> None:
+        standby, cache, guarded, last, highest = connection.exec_driver_sql(_CHECK).one()
+        if standby:
+            raise UnsoundLog(
+                "this server is a standby, which knows nothing of the writers' locks",
+                "connect to the primary, for instance with ?target_session_attrs=read-write in the URL",
+            )
+        if cache != 1:
+            raise UnsoundLog(
+                f"sequence {SEQUENCE} has CACHE {cache}, so positions are given out in no order",
+                f"ALTER SEQUENCE {SEQUENCE} CACHE 1;",
+            )
+        if not guarded:
+            raise UnsoundLog(
+                f"trigger {TRIGGER} on {tables.log.name} is missing, made for another schema or not ENABLE ALWAYS, so "
+                "events would be skipped",
+                ";\n".join(GUARDS) + ";",
+            )
+        if last < highest:
+            raise UnsoundLog(
+                f"sequence {SEQUENCE} stands at {last} and the log at {highest}, so positions would be given out twice",
+                f"SELECT setval('{SEQUENCE}', (SELECT max(position) FROM {tables.log.name}));",  # noqa: S608  names of ours
+            )
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether the connection is gone, and so perhaps the server that what we remember is of."""
+        if not isinstance(error, DBAPIError):
+            # asyncpg lets the operating system's own errors through.
+            return isinstance(error, OSError)
+        if error.connection_invalidated or isinstance(error, InterfaceError):
+            return True
+        state = getattr(error.orig, "sqlstate", None)
+        return isinstance(error, OperationalError) and (state is None or state.startswith(_CONNECTION_GONE))
+
+    def forget(self) -> None:
+        self._horizon.forget()
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    return tuple([list(column) for column in zip(*rows, strict=True)])

@@ -1,0 +1,22 @@
+"""The command line: `earnorm`. Each command is one function, a thin view on the rooms behind it."""
+
+from __future__ import annotations
+
+import click
+
+from earnorm.cli.database import db
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="earnorm", prog_name="earnorm")
+def main() -> None:
+    """Look after a database that keeps EarnORM events.
+
+    Exit codes: 0 done, 1 the database holds not what it should, 2 the command cannot be understood, 3 the database
+    cannot be worked with.
+    """
+
+
+main.add_command(db)

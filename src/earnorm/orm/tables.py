@@ -1,0 +1,33 @@
+"""The tables of a database, ours and those of its models, as `connect(tables=...)` looks after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sqlalchemy import Connection, MetaData
+from sqlalchemy import inspect as inspect_database
+
+from earnorm.backends.sqlalchemy import migrations
+from earnorm.errors import MissingTables
+
+__all__ = ["Tables", "look_after"]
+
+Tables = Literal["create", "check", "none"]
+
+
+def look_after(connection: Connection, how: Tables, models: Sequence[MetaData]) -> None:
+    """Make what is missing, refuse it or trust that nothing is. Raises MissingTables."""
+    if how == "create":
+        # The lock that `upgrade` takes lasts until the end of this transaction, so the models' tables have it too.
+        migrations.upgrade(connection)
+        for metadata in models:
+            metadata.create_all(connection)
+    elif how == "check":
+        migrations.check(connection)
+        tables = [table for metadata in models for table in metadata.tables.values()]
+        names = inspect_database(connection).get_table_names
+        there = {schema: set(names(schema)) for schema in {table.schema for table in tables}}
+        missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])
+        if missing:
+            raise MissingTables(missing)

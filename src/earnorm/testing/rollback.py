@@ -1,0 +1,118 @@
+"""A rolled-back test: what it commits is committed for all that looks, handlers run, and at the end nothing was.
+
+The database's engines are given one connection in one real transaction, and each transaction on them is a savepoint of
+it. SQLAlchemy and the boundary see BEGIN, COMMIT and ROLLBACK as ever, so whatever follows a commit follows these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Engine, NullPool, event
+from sqlalchemy.engine import Dialect
+
+from earnorm.backends.sqlalchemy import boundary
+from earnorm.backends.sqlalchemy.scope import current_scope
+from earnorm.errors import TransactionError
+from earnorm.orm.database import Database
+from earnorm.testing._shared_connection import SharedConnection, Stage
+
+__all__ = ["rolled_back"]
+
+
+@contextmanager
+def rolled_back(db: Database) -> Iterator[Database]:
+    """Whatever is written to `db` inside this block is undone at its end; until then it is committed as ever.
+
+        with rolled_back(db):
+            order = Order(total=40).save()
+            db.drain()
+
+    Hooks and handlers after the commit run when the code inside commits. Durable ones run in `drain()` and `adrain()`
+    alone: a worker that was at work pauses. Sync and async doors, sessions of `db` and plain ones on its engines all
+    see the same rows, those not yet committed as well. May be nested. Raises TransactionError inside a transaction.
+    """
+    if current_scope() is not None:
+        raise TransactionError("rolled_back() inside db.transaction(); enter it before the transaction")
+    db.ready()
+    with ExitStack() as stack:
+        stack.enter_context(_paused(db))
+        connection = stack.enter_context(db.engine.connect())
+        transaction = connection.begin()
+        stack.callback(transaction.rollback)
+        stage = Stage(connection.connection.dbapi_connection, guarded=db.engine.dialect.name != "sqlite")
+        stack.callback(stage.end)
+        stack.enter_context(_begins_late(db.engine.dialect))
+        stack.enter_context(_on_stage(db.engine, db.engine.dialect, stage))
+        stack.enter_context(_on_stage(db.async_engine.sync_engine, _awaited(db.engine.dialect), stage))
+        stack.callback(db.worker.stop, 0)
+        yield db
+
+
+@contextmanager
+def _paused(db: Database) -> Iterator[None]:
+    """No worker of the database works by itself, and none remembers afterwards what was undone."""
+    worker, embedded, prepared, subscribed = db.worker, db._embedded, db._prepared, db._subscribed
+    loop, working = worker._lanes._loop, worker._thread is not None
+    if working:
+        worker.stop()
+    worker._begin_anew()
+    worker.use_loop(loop)
+    worker._wanted = db._embedded = False
+    try:
+        yield
+    finally:
+        worker._begin_anew()
+        worker.use_loop(loop)
+        db._embedded, db._prepared, db._subscribed = embedded, prepared, subscribed
+        if working:
+            worker.start()
+
+
+@contextmanager
+def _begins_late(dialect: Dialect) -> Iterator[None]:
+    """The dialect without the BEGIN that `prepare` gave it: a savepoint is made by the first statement that writes."""
+    begin = vars(dialect).pop("do_begin", None)
+    try:
+        yield
+    finally:
+        if begin is not None:
+            vars(dialect)["do_begin"] = begin
+
+
+def _awaited(dialect: Dialect) -> Dialect:
+    """The sync driver's dialect for an AsyncEngine: no two drivers can share a connection."""
+    awaited = copy(dialect)
+    awaited.is_async = True
+    if not awaited.supports_server_side_cursors:
+        # `stream()` asks for them.
+        awaited.supports_server_side_cursors = True
+        base = awaited.execution_ctx_cls
+        awaited.execution_ctx_cls = type(base.__name__, (base,), {"create_server_side_cursor": _plain_cursor})
+    return awaited
+
+
+def _plain_cursor(context: Any) -> Any:
+    return context._dbapi_connection.cursor()
+
+
+@contextmanager
+def _on_stage(engine: Engine, dialect: Dialect, stage: Stage) -> Iterator[None]:
+    """The engine, with connections that share the stage's."""
+
+    def connect() -> Any:
+        return SharedConnection(stage)
+
+    # Nothing to reset: a connection that comes back is not used again.
+    pool = NullPool(connect, dialect=dialect, reset_on_return=None)
+    event.listen(pool, "reset", partial(boundary._reset, dialect))
+    kept = engine.pool, engine.dialect
+    engine.pool, engine.dialect = pool, dialect
+    try:
+        yield
+    finally:
+        engine.pool, engine.dialect = kept

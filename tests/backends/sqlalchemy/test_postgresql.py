@@ -1,0 +1,473 @@
+"""The SQL store on PostgreSQL: the suite, and what only this database has."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import delete, event
+from sqlalchemy.exc import IntegrityError
+
+from earnorm import BaseModel, StringField, connect, event_handler
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import postgresql_engines
+from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
+from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_async_engine, postgresql_engine
+from earnorm.backends.sqlalchemy.migrations import STEPS, check, sql, upgrade
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
+from earnorm.clock import VirtualClock
+from earnorm.errors import LeaseLost, MissingExtra, UnsoundLog, UnsupportedDatabase
+from earnorm.store import Advance, Settlement
+from earnorm.testing._store_verbs import NOON, append_entries, claim, entry, read_all, set_aside, settle, subscribe
+from earnorm.testing.store_suite import StoreSuite
+from tests import postgresql as postgres
+
+
+@pytest.fixture
+def engine(postgresql):
+    engine = postgresql_engine(postgresql)
+    with engine.begin() as connection:
+        upgrade(connection)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine):
+    return SQLAlchemyStore(engine)
+
+
+class TestPostgreSQLStore(StoreSuite):
+    @pytest.fixture
+    def store(self, engine, clock):
+        return SQLAlchemyStore(engine, clock=clock)
+
+    @pytest.fixture
+    def caller(self, engine):
+        return engine.begin
+
+    @pytest.fixture
+    def prune(self, engine):
+        def prune():
+            with engine.begin() as connection:
+                connection.execute(delete(tables.log))
+
+        return prune
+
+
+@pytest.fixture
+def statements(engine):
+    """Every statement sent, as it is sent."""
+    sent = []
+    event.listen(engine, "before_cursor_execute", lambda c, cursor, statement, *rest: sent.append(statement))
+    return sent
+
+
+def in_thread(work):
+    """Start `work`; what it returns or raises is what `join` gives."""
+    ended = []
+
+    def run():
+        try:
+            ended.append(work())
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def join():
+        thread.join()
+        return ended[0]
+
+    return join
+
+
+def wait_for_a_lock(engine):
+    """Until some transaction of this test's schema waits for a row."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND strpos(query, 'earnorm_lease') > 0 AND datname = current_database()"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.exec_driver_sql(query).scalar_one():
+            connection.exec_driver_sql("SELECT pg_sleep(0.005)")
+
+
+# --- appending ---
+
+
+def test_an_append_is_one_statement_however_many_there_are(store, statements):
+    for count in (1, 2_000):
+        statements.clear()
+        append_entries(store, *(entry() for _ in range(count)))
+
+        assert 1 == len(statements)
+        assert statements[0].startswith("INSERT INTO earnorm_log")
+
+
+def test_an_event_is_stored_once(store):
+    sent = entry()
+    append_entries(store, sent)
+
+    with pytest.raises(IntegrityError):
+        append_entries(store, entry(), sent)
+    assert [sent.id] == [e.id for e in read_all(store)]
+
+
+LIMIT = "SELECT current_setting('idle_in_transaction_session_timeout')"
+
+
+@pytest.mark.parametrize(
+    "own, during",
+    [("0", "30s"), ("10min", "30s"), ("1d", "30s"), ("5s", "5s"), ("700ms", "700ms"), ("30s", "30s")],
+)
+def test_a_client_that_dies_before_its_commit_holds_the_log_for_half_a_minute_at_most(engine, store, own, during):
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"SET idle_in_transaction_session_timeout = '{own}'")
+        connection.commit()
+        store.join(connection).append([entry()])
+        found = connection.exec_driver_sql(LIMIT).scalar_one()
+        connection.commit()
+        after = connection.exec_driver_sql(LIMIT).scalar_one()
+        connection.invalidate()
+
+    assert (during, own) == (found, after)
+
+
+# --- the store's own transactions ---
+
+
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ", "AUTOCOMMIT"])
+@pytest.mark.parametrize("readonly", [True, False])
+def test_they_are_read_committed_whatever_the_engine_is(postgresql, engine, level, readonly):
+    own = postgresql_engine(postgresql, isolation_level=level)
+    with SQLAlchemyStore(own).begin(readonly=readonly) as t:
+        found = t._connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+        assert not t._connection._is_autocommit_isolation()
+    with own.connect() as connection:
+        autocommit = connection.connection.driver_connection.autocommit
+        after = connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+    own.dispose()
+
+    assert "read committed" == found
+    # And the next user of the connection finds it as the engine wants it.
+    assert level == ("AUTOCOMMIT" if autocommit else after.upper())
+
+
+def test_they_are_read_committed_whatever_the_server_s_default_is(postgresql, engine):
+    url = postgresql.replace("options=", "options=-cdefault_transaction_isolation%3Dserializable%20")
+    own = postgresql_engine(url)
+    with SQLAlchemyStore(own).begin() as t:
+        found = t._connection.exec_driver_sql("SHOW transaction_isolation").scalar_one()
+    own.dispose()
+
+    assert "read committed" == found
+
+
+def test_the_time_is_the_database_s_own(store):
+    with store.begin() as t:
+        first = t.now()
+        server = t._connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        second = t.now()
+
+    # Not the transaction's, which stands still.
+    assert first < server < second
+    assert timedelta(0) == first.utcoffset()
+
+
+def test_two_that_subscribe_at_once_wait_and_agree(store, engine):
+    with store.begin() as one:
+        one.subscribe(["b", "a"])
+        other = in_thread(lambda: subscribe(store, "a", "b"))
+        query = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, 'subscription') > 0"
+        )
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not connection.exec_driver_sql(query).scalar_one():
+                connection.exec_driver_sql("SELECT pg_sleep(0.005)")
+
+    assert other() is None
+    with store.begin() as t:
+        assert {"a": 0, "b": 0} == t.cursors()
+
+
+# --- the lease ---
+
+
+@pytest.fixture
+def clocked(engine):
+    return SQLAlchemyStore(engine, clock=VirtualClock(NOON))
+
+
+def test_a_takeover_waits_for_the_settlement_under_way(clocked, engine):
+    subscribe(clocked, "mail")
+    held = claim(clocked, "ada", 0)
+    with clocked.begin() as t:
+        t.settle(held, Settlement(advances={"mail": Advance(0, 5)}))
+        takeover = in_thread(lambda: claim(clocked, "bob"))
+        wait_for_a_lock(engine)
+
+    assert held.fence + 1 == takeover().fence
+    with clocked.begin() as t:
+        assert {"mail": 5} == t.cursors()
+
+
+def test_a_settlement_behind_a_takeover_under_way_is_refused(clocked, engine):
+    """A plain look at the fence would let it through, and its effects would stand twice."""
+    subscribe(clocked, "mail")
+    held = claim(clocked, "ada", 0)
+    with clocked.begin() as t:
+        t.claim("bob", 10)
+        late = in_thread(lambda: settle(clocked, held, advances={"mail": Advance(0, 5)}, set_aside=[set_aside()]))
+        wait_for_a_lock(engine)
+
+    assert isinstance(late(), LeaseLost)
+    with clocked.begin() as t:
+        assert ({"mail": 0}, []) == (t.cursors(), t.deliveries())
+
+
+def test_a_wrong_form_of_takeover_without_the_row_s_lock_would_not_wait(clocked, engine):
+    subscribe(clocked, "mail")
+    held = claim(clocked, "ada", 0)
+    with clocked.begin() as t:
+        t.settle(held, Settlement(advances={"mail": Advance(0, 5)}))
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+            connection.exec_driver_sql("UPDATE earnorm_lease SET worker = 'bob', fence = fence + 1")
+
+
+def test_two_that_take_over_at_once_are_told_apart(clocked, engine):
+    claim(clocked, "ada", 0)
+    with clocked.begin() as t:
+        first = t.claim("bob", 10)
+        other = in_thread(lambda: try_claim(clocked, "eve"))
+        wait_for_a_lock(engine)
+
+    assert first is not None
+    assert other() is None
+
+
+def try_claim(store, worker):
+    with store.begin() as t:
+        return t.claim(worker, 10)
+
+
+def test_a_renewal_waits_for_nobody(clocked):
+    held = claim(clocked, "ada", 10)
+    with clocked.begin() as t:
+        t.settle(held, Settlement())
+
+        assert held.fence == claim(clocked, "ada", 10).fence
+
+
+# --- is it sound ---
+
+
+FAULTS = {
+    "DROP TRIGGER earnorm_log_horizon ON earnorm_log": "trigger earnorm_log_horizon",
+    "ALTER TABLE earnorm_log DISABLE TRIGGER earnorm_log_horizon": "not ENABLE ALWAYS",
+    "ALTER TABLE earnorm_log ENABLE TRIGGER earnorm_log_horizon": "not ENABLE ALWAYS",
+    "ALTER FUNCTION earnorm_log_horizon SET search_path = public": "another schema",
+    "ALTER SEQUENCE earnorm_log_position_seq CACHE 50": "CACHE 50",
+    "ALTER SEQUENCE earnorm_log_position_seq RESTART": "stands at 0 and the log at 2",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_log_that_would_lose_events_is_refused_and_the_sql_it_prints_repairs_it(store, engine, fault):
+    append_entries(store, entry(), entry())
+    store.require_sound()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(fault)
+    with pytest.raises(UnsoundLog, match=FAULTS[fault]) as caught:
+        store.require_sound()
+
+    assert caught.value.repair in str(caught.value)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(caught.value.repair)
+    store.require_sound()
+
+
+def test_a_takeover_looks_whether_the_log_is_sound(clocked, engine):
+    claim(clocked, "ada", 10)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER earnorm_log_horizon ON earnorm_log")
+    claim(clocked, "ada", 0)
+
+    with pytest.raises(UnsoundLog):
+        claim(clocked, "bob", 10)
+
+
+def test_a_standby_is_refused(engine):
+    class Standby:
+        def exec_driver_sql(self, statement):
+            return self
+
+        def one(self):
+            return (True, 1, True, 5, 5)
+
+    with pytest.raises(UnsoundLog, match=r"standby(.|\n)*connect to the primary"):
+        PostgreSQL(engine.dialect).require_sound(Standby())
+
+
+def test_connecting_looks_whether_the_log_is_sound(postgresql, engine):
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER earnorm_log_horizon ON earnorm_log")
+
+    db = connect(postgresql, tables="none")
+    with pytest.raises(UnsoundLog, match="CREATE OR REPLACE TRIGGER"):
+        db.ready()
+    db.close()
+
+
+# --- the schema ---
+
+
+def test_an_upgrade_runs_every_step_once(engine):
+    with engine.begin() as connection:
+        assert [] == upgrade(connection)
+        check(connection)
+
+
+def test_upgrades_at_once_all_succeed(postgresql):
+    engine, start = postgresql_engine(postgresql), threading.Barrier(4)
+
+    def work():
+        start.wait()
+        with engine.begin() as connection:
+            return upgrade(connection)
+
+    joins = [in_thread(work) for _ in range(4)]
+    ended = sorted((join() for join in joins), key=len)
+    engine.dispose()
+
+    assert [[], [], [], [*range(1, len(STEPS) + 1)]] == ended
+
+
+def test_databases_that_open_at_once_make_their_tables_once(postgresql):
+    """Also where the engine's transactions would not see what another one made while they waited."""
+
+    class Note(BaseModel):
+        text = StringField()
+
+    engines = [postgresql_engine(postgresql, isolation_level="REPEATABLE READ") for _ in range(3)]
+    databases = [connect(engine, name=f"db{number}") for number, engine in enumerate(engines)]
+    ended = [join() for join in [in_thread(db.ready) for db in databases]]
+    for db in databases:
+        db.close()
+
+    assert [None] * 3 == ended
+
+
+def test_the_steps_as_a_script_make_a_sound_log_any_number_of_times(postgresql):
+    engine = postgresql_engine(postgresql)
+    for _ in range(2):
+        with engine.connect() as connection:
+            connection.connection.driver_connection.execute(sql("postgresql"))
+            connection.connection.driver_connection.commit()
+    store = SQLAlchemyStore(engine)
+    append_entries(store, entry())
+    store.require_sound()
+    with engine.begin() as connection:
+        check(connection)
+        assert [] == upgrade(connection)
+    engine.dispose()
+
+
+# --- engines ---
+
+
+def test_a_url_without_a_driver_means_psycopg_for_both(postgresql):
+    db = connect(postgresql.replace("postgresql+psycopg:", "postgresql:"))
+    drivers = [db.engine.dialect.driver, db.async_engine.dialect.driver]
+    db.close()
+
+    assert ["psycopg", "psycopg"] == drivers
+
+
+def test_asyncpg_is_for_the_async_half():
+    with postgres.database() as url:
+        db = connect(url.set(drivername="postgresql+asyncpg"))
+        drivers = [db.engine.dialect.driver, db.async_engine.dialect.driver]
+        db.close()
+
+    assert ["psycopg", "asyncpg"] == drivers
+
+
+async def test_what_asyncpg_writes_a_worker_by_psycopg_reads():
+    class Note(BaseModel):
+        text = StringField()
+
+    heard = []
+
+    @event_handler("note.created", name="hear")
+    def hear(note, event):
+        heard.append((note.text, event.payload["text"]))
+
+    with postgres.database() as url:
+        async with connect(url.set(drivername="postgresql+asyncpg"), worker=True) as db:
+            note = await Note(text="one").asave()
+            async with db.transaction():
+                await Note(text="two").asave()
+                event_handler("note.later", name="later")(lambda event: heard.append(event.name))
+                await note.aemit("later")
+            assert ["one", "two"] == sorted(found.text for found in await Note.afind())
+            counts = await db.adrain()
+
+    assert 3 == counts["done"]
+    assert {("one", "one"), ("two", "two"), "note.later"} == set(heard)
+
+
+@pytest.mark.parametrize(
+    "driver, absent, extra",
+    [("psycopg", "psycopg", "postgres"), ("asyncpg", "psycopg", "postgres"), ("asyncpg", "asyncpg", "asyncpg")],
+)
+def test_a_driver_that_is_not_installed_is_named_with_its_extra(monkeypatch, driver, absent, extra):
+    monkeypatch.setattr(postgresql_engines, "find_spec", lambda name: None if name == absent else object())
+
+    with pytest.raises(MissingExtra, match=rf"pip install 'earnorm\[{extra}\]'"):
+        connect(f"postgresql+{driver}://u@h/d")
+
+
+def test_another_driver_is_refused_without_the_password():
+    with pytest.raises(UnsupportedDatabase, match="'psycopg2' is not supported") as caught:
+        connect("postgresql+psycopg2://u:secret@h/d")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_word_of_one_driver_is_translated_for_the_other():
+    asyncpg = "postgresql+asyncpg://u@h/d?ssl=require&prepared_statement_cache_size=0"
+    psycopg = "postgresql+psycopg://u@h/d?sslmode=require"
+
+    assert {"sslmode": "require"} == dict(postgresql_engine(asyncpg).url.query)
+    assert {"ssl": "require"} == dict(postgresql_async_engine(psycopg.replace("psycopg", "asyncpg")).url.query)
+
+
+def test_nothing_is_prepared_in_a_session_unless_the_url_says_so(postgresql):
+    """Behind a PgBouncer in transaction mode, the next statement may be in another session."""
+    found = []
+    for more in ("", "&prepare_threshold=0"):
+        engine = postgresql_engine(postgresql + more)
+        with engine.connect() as connection:
+            for _ in range(10):
+                connection.exec_driver_sql("SELECT %s::int", (1,))
+            prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'")
+            found.append(prepared.scalar_one())
+        engine.dispose()
+
+    assert 0 == found[0] < found[1]
+
+
+@pytest.mark.parametrize("word", ["soon", "-1"])
+def test_a_threshold_that_is_no_number_is_refused(word):
+    with pytest.raises(UnsupportedDatabase, match="prepare_threshold"):
+        connect(f"postgresql://u@h/d?prepare_threshold={word}")
+
+
+# --- where the worker is ---
+
+
+@pytest.mark.parametrize("worker, where", [(None, "without a worker"), (True, "with an embedded worker")])
+def test_a_server_s_worker_is_another_process_unless_asked_for(postgresql, worker, where):
+    with connect(postgresql, worker=worker) as db:
+        assert where in repr(db)

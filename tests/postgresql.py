@@ -1,0 +1,74 @@
+"""PostgreSQL for tests: a schema of its own for each, on the server that `make services` starts."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from uuid import uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+
+DEFAULT = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+
+
+def server() -> URL:
+    return make_url(os.environ.get("EARNORM_POSTGRESQL_URL", DEFAULT))
+
+
+def libpq(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@cache
+def _admin(_pid: int) -> psycopg.Connection | str:
+    """A connection of this process that makes and drops, or why there is none."""
+    try:
+        return psycopg.connect(libpq(server()), autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError as error:
+        return f"PostgreSQL does not answer ({str(error).strip()}); start it with: make services SERVICES=postgresql"
+
+
+def missing(reason: str):
+    """Skip; or fail, where servers are required."""
+    if os.environ.get("EARNORM_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def admin() -> psycopg.Connection:
+    found = _admin(os.getpid())
+    if isinstance(found, str):
+        missing(found)
+    return found
+
+
+@contextmanager
+def schema() -> Iterator[URL]:
+    """A fresh schema; the URL's connections see it alone."""
+    name = f"earnorm_t_{uuid4().hex}"
+    admin().execute(f"CREATE SCHEMA {name}")
+    try:
+        yield server().update_query_dict({"options": f"-csearch_path={name}"})
+    finally:
+        admin().execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@contextmanager
+def database() -> Iterator[URL]:
+    """A fresh database, for what a schema does not separate: another driver, roles, locks."""
+    name = f"earnorm_t_{uuid4().hex}"
+    admin().execute(f"CREATE DATABASE {name}")
+    try:
+        yield server().set(database=name)
+    finally:
+        admin().execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def require_prepared_transactions() -> None:
+    if admin().execute("SHOW max_prepared_transactions").fetchone() == ("0",):
+        missing(
+            "this PostgreSQL has max_prepared_transactions = 0; set it to 16 and restart, "
+            "or let `make services SERVICES=postgresql` start it"
+        )
