@@ -161,8 +161,15 @@ def plain_beside(path: Path) -> Turn:
     return _added(_plain_model(), path)
 
 
+def connected(path: Path) -> Turn:
+    """On an engine of ours, a model that we know nothing of."""
+    model, database = _plain_model(), _connected(path)
+    model.metadata.create_all(database.engine)
+    return _committed(model, database.engine)
+
+
 def attached(path: Path) -> Turn:
-    """Connected, but nobody hears of the model: what another process hears is looked up every few seconds."""
+    """The same, attached: nobody hears of it here, and who does elsewhere is looked up every few seconds."""
     import earnorm
 
     model = _plain_model()
@@ -451,6 +458,7 @@ CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
     for build in (
         plain,
         plain_beside,
+        connected,
         attached,
         attached_heard,
         plain_listeners,

@@ -17,7 +17,7 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy.boundary import log_of, logs_of
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, _mappings
 from earnorm.lifecycle import HOOK_KINDS
 
 __all__ = ["LOOK_AGAIN", "listening"]
@@ -39,7 +39,7 @@ _LOUD: Final = _Silence(-inf)
 
 def listening(session: Session, cls: type) -> Mapping | None:
     """The mapping of a class that is known, and that somebody hears of."""
-    found = mapping_of(cls)
+    found = _mappings.get(cls)
     if found is None:
         return None
     silence = found.bus.silences.get(cls)

@@ -103,13 +103,18 @@ def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceSt
 
 
 def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
-    alone = _alone(session)
-    if alone is not None:
-        done[alone.state] = alone.kind
-        if _run_before_simply(session, alone):
-            _validate(alone)
-            context.attributes[_ALONE] = alone
+    only = _only(session)
+    if only is not None:
+        mapping = listening(session, only.class_)
+        if mapping is None:
             return
+        alone = _alone(session, only, mapping)
+        if alone is not None:
+            done[only] = alone.kind
+            if _run_before_simply(session, alone):
+                _validate(alone)
+                context.attributes[_ALONE] = alone
+                return
     pending = _pending(session)
     if any(change.flow.before for change in pending):
         pending = _run_all_before(session, pending, done)
@@ -127,16 +132,19 @@ def _validate(change: _Change) -> None:
         validate(change.record, None if change.kind == "created" else change.changes.keys())
 
 
-def _alone(session: Session) -> _Change | None:
-    """The one record this flush writes, if hooks in the transaction that take only `self` are all that learns of it."""
+def _only(session: Session) -> InstanceState[Any] | None:
+    """The record this flush writes, if it is one alone."""
     new, changed, gone = session._new, session.identity_map._modified, session._deleted
     if len(new) + len(changed) + len(gone) != 1:
         return None
-    kind: Kind = "created" if new else "updated" if changed else "deleted"
-    (state,) = new or changed or gone
-    mapping = listening(session, state.class_)
-    if mapping is None:
-        return None
+    found: InstanceState[Any]
+    (found,) = new or changed or gone
+    return found
+
+
+def _alone(session: Session, state: InstanceState[Any], mapping: Mapping) -> _Change | None:
+    """The one record this flush writes, if hooks in the transaction that take only `self` are all that learns of it."""
+    kind: Kind = "created" if session._new else "deleted" if session._deleted else "updated"
     flow = _flow(mapping, kind)
     if not flow.simple or mapping.bus.attentive or not (flow.silent or is_nobodys()):
         return None
