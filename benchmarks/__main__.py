@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.databases import databases
 from benchmarks.emit import independence, memory, registration
 from benchmarks.imports import imports
 from benchmarks.report import Row
@@ -20,6 +21,7 @@ PARTS: dict[str, Callable[[Pace], Iterator[Row]]] = {
     "registration": registration,
     "models": models,
     "saves": saves,
+    "databases": databases,
     "imports": imports,
 }
 FULL = Pace(rounds=25, seconds=0.02)
@@ -27,6 +29,9 @@ SHORT = Pace(rounds=7, seconds=0.004)
 # Saves are longer and noisier, and their differences small.
 SAVES_FULL = Pace(rounds=160, seconds=0.02)
 SAVES_SHORT = Pace(rounds=24, seconds=0.008)
+# A turn waits for the disk.
+DATABASES_FULL = Pace(rounds=40, seconds=0.15)
+DATABASES_SHORT = Pace(rounds=6, seconds=0.03)
 
 
 def main() -> int:
@@ -46,6 +51,8 @@ def main() -> int:
 def _pace(name: str, *, short: bool) -> Pace:
     if name in ("saves", "models"):
         return SAVES_SHORT if short else SAVES_FULL
+    if name == "databases":
+        return DATABASES_SHORT if short else DATABASES_FULL
     return SHORT if short else FULL
 
 

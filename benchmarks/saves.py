@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from benchmarks.report import Row
 from benchmarks.saving import running
@@ -35,7 +34,7 @@ PEERS = {
 
 def saves(pace: Pace) -> Iterator[Row]:
     names = ["plain", *ADDED, *dict.fromkeys(name for pair in PEERS.values() for name in pair if name != "plain")]
-    with tempfile.TemporaryDirectory() as folder, running(names, Path(folder)) as (ready, missing):
+    with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(names, folder)) as (ready, missing):
         found = measure(ready, pace)
     for name, (what, microseconds, per_cent) in ADDED.items():
         yield from _added(name, what, microseconds, per_cent, found, missing)
@@ -92,7 +91,7 @@ def models(pace: Pace) -> Iterator[Row]:
         "emit_connected": ("record.emit(name), connected, a transaction each", 1),
         "emit_in_transaction": ("record.emit(name), connected, each of 100 in a transaction", 100),
     }
-    with tempfile.TemporaryDirectory() as folder, running(list(rows), Path(folder)) as (ready, _missing):
+    with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(rows, folder)) as (ready, _missing):
         found = measure(ready, pace)
     for name, (what, turns) in rows.items():
         yield Row(EMITTING, what, found[name].typical / turns / 1000, "µs")

@@ -12,14 +12,14 @@ import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Clocked
 
-__all__ = ["CONTESTANTS", "running"]
+__all__ = ["CONTESTANTS", "Turn", "answer", "earnorm_model", "plain_model", "running"]
 
 ROOT = Path(__file__).parent.parent
 # Without waiting for the disk, so that what is added shows; all contestants alike.
@@ -29,13 +29,15 @@ Turn = Callable[[int], object]
 
 
 @contextmanager
-def running(names: list[str], folder: Path) -> Iterator[tuple[dict[str, Clocked], dict[str, str]]]:
-    """The contestants as clocks, and why the others do not run here."""
+def running(
+    targets: Mapping[str, str], module: str = "benchmarks.saving"
+) -> Iterator[tuple[dict[str, Clocked], dict[str, str]]]:
+    """The contestants of a module as clocks, each on its target, and why the others do not run here."""
     ready: dict[str, Clocked] = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:
-        for name in names:
-            process = stack.enter_context(_start(name, folder))
+        for name, target in targets.items():
+            process = stack.enter_context(_start([sys.executable, "-m", module, name, target]))
             assert process.stdout is not None
             word, _, why = process.stdout.readline().strip().partition(" ")
             if word == "ready":
@@ -46,8 +48,7 @@ def running(names: list[str], folder: Path) -> Iterator[tuple[dict[str, Clocked]
 
 
 @contextmanager
-def _start(name: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, "-m", "benchmarks.saving", name, str(folder)]
+def _start(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
         try:
@@ -68,9 +69,10 @@ def _asking(process: "subprocess.Popen[str]") -> Clocked:
     return clocked
 
 
-def serve(name: str, folder: Path) -> None:
+def answer(build: Callable[[], Turn], clock: Callable[[], float]) -> None:
+    """In the contestant's own process: make it, then answer each number on stdin with the seconds of so many turns."""
     try:
-        turn = CONTESTANTS[name](folder / f"{name}.db")
+        turn = build()
     except ImportError as error:
         print(f"missing not installed ({error.name or error})", flush=True)
         return
@@ -78,20 +80,19 @@ def serve(name: str, folder: Path) -> None:
     gc.disable()
     print("ready", flush=True)
     for line in sys.stdin:
-        print(_clocked(turn, list(itertools.islice(numbers, int(line)))), flush=True)
+        print(_clocked(turn, list(itertools.islice(numbers, int(line))), clock), flush=True)
 
 
-def _clocked(turn: Turn, numbers: list[int]) -> float:
+def _clocked(turn: Turn, numbers: list[int], clock: Callable[[], float]) -> float:
     # Who imports more has more to collect, and its caches are colder then: freeze it, and warm up out of the clock.
     gc.collect()
     gc.freeze()
     for number in numbers[::4]:
         turn(-number)
-    # Not the clock on the wall: what a hook adds is small beside what the scheduler takes away.
-    started = time.process_time()
+    started = clock()
     for number in numbers:
         turn(number)
-    return time.process_time() - started
+    return clock() - started
 
 
 # --- SQLAlchemy ------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def _engine(path: Path) -> Any:
     return engine
 
 
-def _plain_model() -> Any:
+def plain_model() -> Any:
     from sqlalchemy import String
     from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -152,13 +153,13 @@ def _committed(model: Any, engine: Any) -> Turn:
 
 
 def plain(path: Path) -> Turn:
-    return _added(_plain_model(), path)
+    return _added(plain_model(), path)
 
 
 def plain_beside(path: Path) -> Turn:
     import earnorm  # noqa: F401  to have its listeners
 
-    return _added(_plain_model(), path)
+    return _added(plain_model(), path)
 
 
 def connected(path: Path) -> Turn:
@@ -195,7 +196,7 @@ def plain_listeners(path: Path) -> Turn:
     from sqlalchemy import event
     from sqlalchemy.orm import Session
 
-    model = _plain_model()
+    model = plain_model()
 
     @event.listens_for(Session, "before_flush")
     def before(session: Session, _context: Any, _instances: Any) -> None:
@@ -219,7 +220,7 @@ def _seen(_record: Any) -> None:
 # --- EarnORM ---------------------------------------------------------------------------------
 
 
-def _model() -> Any:
+def earnorm_model() -> Any:
     from earnorm import BaseModel, IntegerField, StringField
 
     class Person(BaseModel):
@@ -256,7 +257,7 @@ def _connected(path: Path) -> Any:
 
 
 def no_hook_no_log(path: Path) -> Turn:
-    return _added(_model(), path)
+    return _added(earnorm_model(), path)
 
 
 def hooks(path: Path) -> Turn:
@@ -264,7 +265,7 @@ def hooks(path: Path) -> Turn:
 
 
 def log(path: Path) -> Turn:
-    model, database = _model(), _connected(path)
+    model, database = earnorm_model(), _connected(path)
 
     def turn(number: int) -> None:
         with database.session() as session:
@@ -275,7 +276,7 @@ def log(path: Path) -> Turn:
 
 
 def log_save(path: Path) -> Turn:
-    model = _model()
+    model = earnorm_model()
     _connected(path)
     return lambda number: model(name=f"name {number}", email="ada@example.com", visits=number).save()
 
@@ -479,4 +480,6 @@ CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
 }
 
 if __name__ == "__main__":
-    serve(sys.argv[1], Path(sys.argv[2]))
+    chosen, place = sys.argv[1], Path(sys.argv[2])
+    # Not the clock on the wall: what a hook adds is small beside what the scheduler takes away.
+    answer(lambda: CONTESTANTS[chosen](place / f"{chosen}.db"), time.process_time)

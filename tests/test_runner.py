@@ -16,7 +16,7 @@ from earnorm.bus import EventBus
 from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
 from earnorm.dispatch import DEPTH_LIMIT
 from earnorm.errors import Abort, Discard, PayloadError, RetryLater, StopPropagation, UnknownHandler
-from earnorm.event import Entry, Event, current_event, running
+from earnorm.event import Entry, Event, Origin, current_event, running
 from earnorm.runner import Hydrated, Runner, error_text
 
 pytestmark = pytest.mark.expect_failures
@@ -28,7 +28,9 @@ def decode(entry: Entry, attempt: int) -> Event:
     if entry.data == b"broken":
         raise PayloadError("", entry.data, "the log's entry is damaged")
     payload = {"total": 3} if entry.data == b"total" else {}
-    return Event(entry.name, None, payload, key=entry.key, depth=entry.depth, attempt=attempt, _id=entry.id)
+    return Event(
+        entry.name, None, payload, key=entry.key, origin=Origin(depth=entry.depth, attempt=attempt), _id=entry.id
+    )
 
 
 class Rig:

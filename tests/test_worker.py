@@ -23,7 +23,7 @@ from earnorm.bus import EventBus
 from earnorm.clock import SystemClock, VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.errors import Discard, UnknownHandler
-from earnorm.event import Entry, Event
+from earnorm.event import Entry, Event, Origin
 from earnorm.lanes import Threads
 from earnorm.runner import Hydrated, Runner
 from earnorm.worker import Worker
@@ -43,7 +43,9 @@ def until(condition) -> None:
 
 
 def decode(entry: Entry, attempt: int) -> Event:
-    return Event(entry.name, None, {}, key=entry.key, position=entry.position, attempt=attempt, _id=entry.id)
+    return Event(
+        entry.name, None, {}, key=entry.key, origin=Origin(position=entry.position, attempt=attempt), _id=entry.id
+    )
 
 
 class FailingStore:

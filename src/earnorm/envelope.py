@@ -7,9 +7,9 @@ from typing import Any
 
 from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_values
 from earnorm.errors import PayloadError
-from earnorm.event import Change, Entry, Event
+from earnorm.event import Change, Entry, Event, Origin
 
-__all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_of"]
+__all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "origin_of"]
 
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
@@ -89,16 +89,22 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
         {name: Change(*pair) for name, pair in _part(data, "changes").items()}
         | {name: Change(None, None) for name in data.get("hidden", ())},
         entry.key,
+        origin_of(entry, attempt=attempt, database=database),
+        _id=entry.id,
+        _at=entry.at.timestamp(),
+    )
+
+
+def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:
+    return Origin(
         causation_id=entry.causation_id,
+        correlation_id=entry.correlation_id,
         depth=entry.depth,
         database=database,
         tenant=entry.tenant,
         version=entry.version,
         position=entry.position,
         attempt=attempt,
-        _id=entry.id,
-        _correlation_id=entry.correlation_id,
-        _at=entry.at.timestamp(),
     )
 
 

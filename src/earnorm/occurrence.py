@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from msgspec import structs
+
 from earnorm.binding import Moment
-from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Running, running
+from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Origin, Running, running
 from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
@@ -105,32 +107,20 @@ class Occurrence:
         return found
 
     def _make(self) -> Event:
+        return Event(self.name, self.subject, self.payload, self.changes, self.key, self._origin(), _at=self.at)
+
+    def _origin(self) -> Origin:
         if self.link is None:
-            return Event(
-                self.name,
-                self.subject,
-                self.payload,
-                self.changes,
-                self.key,
-                database=self.database,
-                tenant=self.tenant,
-                _at=self.at,
-            )
+            return Origin(database=self.database, tenant=self.tenant)
         cause = self.link.event
-        return Event(
-            self.name,
-            self.subject,
-            self.payload,
-            self.changes,
-            self.key,
-            cause=cause,
-            emitter=self.link.handler,
-            causation_id=cause.id,
-            depth=cause.depth + 1,
-            database=self.database,
-            tenant=self.tenant,
-            _correlation_id=cause.correlation_id,
-            _at=self.at,
+        return Origin(
+            cause,
+            self.link.handler,
+            cause.id,
+            cause.correlation_id,
+            cause.depth + 1,
+            self.database,
+            self.tenant,
         )
 
     @property
@@ -163,20 +153,7 @@ class Occurrence:
 def recast(origin: Event, name: str, changes: Changes, subject: Any, last: Event | None = None) -> Event:
     """The event under the identity and cause of `origin`, with the values and time of `last` (default: its own)."""
     last = last or origin
-    return Event(
-        name,
-        subject,
-        last.payload,
-        changes,
-        last.key,
-        cause=origin.cause,
-        emitter=origin.emitter,
-        causation_id=origin.causation_id,
-        depth=origin.depth,
-        database=last.database,
-        tenant=last.tenant,
-        version=last.version,
-        _id=origin.id,
-        _correlation_id=origin.correlation_id,
-        _at=last._at,
+    kept = structs.replace(
+        origin.origin, database=last.database, tenant=last.tenant, version=last.version, position=None, attempt=1
     )
+    return Event(name, subject, last.payload, changes, last.key, kept, _id=origin.id, _at=last._at)

@@ -23,6 +23,7 @@ from earnorm.binding import Moment
 from earnorm.bus import EventBus
 from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.dispatch import refuse_loop
+from earnorm.envelope import origin_of
 from earnorm.errors import (
     Control,
     Discard,
@@ -175,20 +176,8 @@ class Runner:
     def _words(self, delivery: Delivery) -> Event:
         """The event as far as it can be known without its data."""
         entry = delivery.entry
-        return Event(
-            entry.name,
-            key=entry.key,
-            causation_id=entry.causation_id,
-            depth=entry.depth,
-            database=self._database,
-            tenant=entry.tenant,
-            version=entry.version,
-            position=entry.position,
-            attempt=delivery.attempt,
-            _id=entry.id,
-            _correlation_id=entry.correlation_id,
-            _at=entry.at.timestamp(),
-        )
+        origin = origin_of(entry, attempt=delivery.attempt, database=self._database)
+        return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
 
     def _prepare(self, run: _Run) -> Skipped | None:
         """All that comes before the call; says why there is none, if so."""

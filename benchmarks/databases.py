@@ -1,0 +1,70 @@
+"""Databases: what keeping events costs beside their rows, and reading through models, on SQLite and PostgreSQL."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import create_engine, make_url, text
+
+from benchmarks.report import Row
+from benchmarks.saving import running
+from benchmarks.timing import Pace, measure
+
+__all__ = ["databases"]
+
+SECTION = "Rows with their events, and reading, as users run them (commits wait for the disk)"
+POSTGRESQL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+
+# What is measured beside what, and how many times as long it may take on each.
+COMPARED = {
+    "a row and its event, beside the row alone": ("row_and_event", "row_alone", {"SQLite": 1.25, "PostgreSQL": 1.18}),
+    "100 rows and their events in a transaction, beside the rows alone": (
+        "hundred_rows_and_events",
+        "hundred_rows_alone",
+        {"SQLite": 1.54, "PostgreSQL": 1.54},
+    ),
+    "Model.get(key), beside session.get": ("earnorm_get", "plain_get", {"SQLite": 1.05, "PostgreSQL": 1.05}),
+    "Model.find(...), 20 rows, beside a select": ("earnorm_find", "plain_find", {"SQLite": 1.05, "PostgreSQL": 1.05}),
+}
+
+
+def databases(pace: Pace) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _compared("SQLite", pace, lambda name: f"sqlite:///{Path(folder) / name}.db")
+    with ExitStack() as stack:
+        try:
+            yield from _compared("PostgreSQL", pace, lambda _: stack.enter_context(_schema()))
+        except OSError as error:
+            yield Row(SECTION, "PostgreSQL", 0, remark=f"{error}; start it with: make services SERVICES=postgresql")
+
+
+def _compared(database: str, pace: Pace, url: Callable[[str], str]) -> Iterator[Row]:
+    names = [name for ours, plain, _ in COMPARED.values() for name in (plain, ours)]
+    targets = {name: url(name) for name in names}
+    with running(targets, "benchmarks.keeping") as (ready, _):
+        found = measure(ready, pace)
+    for what, (ours, plain, target) in COMPARED.items():
+        ratio = found[ours].typical / found[plain].typical
+        raw = {"SQLAlchemy": found[plain].typical, "earnorm": found[ours].typical}
+        yield Row(SECTION, f"{database}: {what}", ratio, target=target[database], raw=raw)
+
+
+@contextmanager
+def _schema() -> Iterator[str]:
+    """A fresh schema's URL. Raises ConnectionError."""
+    server = make_url(os.environ.get("EARNORM_POSTGRESQL_URL", POSTGRESQL))
+    engine, name = create_engine(server, isolation_level="AUTOCOMMIT"), f"earnorm_bench_{uuid4().hex}"
+    try:
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE SCHEMA {name}"))
+    except Exception as error:
+        raise ConnectionError(f"PostgreSQL does not answer ({str(error).splitlines()[0]})") from error
+    try:
+        yield server.update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
+        engine.dispose()
