@@ -164,7 +164,7 @@ def plain_beside(path: Path) -> Turn:
 
 def connected(path: Path) -> Turn:
     """On an engine of ours, a model that we know nothing of."""
-    model, database = _plain_model(), _connected(path)
+    model, database = plain_model(), _connected(path)
     model.metadata.create_all(database.engine)
     return _committed(model, database.engine)
 
@@ -173,7 +173,7 @@ def attached(path: Path) -> Turn:
     """The same, attached: nobody hears of it here, and who does elsewhere is looked up every few seconds."""
     import earnorm
 
-    model = _plain_model()
+    model = plain_model()
     earnorm.attach(model)
     database = _connected(path)
     model.metadata.create_all(database.engine)
@@ -184,7 +184,7 @@ def attached_heard(path: Path) -> Turn:
     """The same with a durable handler, so that its events are kept."""
     import earnorm
 
-    model = _plain_model()
+    model = plain_model()
     earnorm.attach(model)
     earnorm.event_handler("person.created", name="heard")(_seen)
     database = _connected(path)
