@@ -135,11 +135,14 @@ def plain_model() -> Any:
 
 
 def _added(model: Any, path: Path) -> Turn:
-    """`Session.add` and `commit` of a new record, a Session each, as in a web request."""
-    from sqlalchemy.orm import Session
-
     engine = _engine(path)
     model.metadata.create_all(engine)
+    return _committed(model, engine)
+
+
+def _committed(model: Any, engine: Any) -> Turn:
+    """`Session.add` and `commit` of a new record, a Session each, as in a web request."""
+    from sqlalchemy.orm import Session
 
     def turn(number: int) -> None:
         with Session(engine, expire_on_commit=False) as session:
@@ -157,6 +160,36 @@ def plain_beside(path: Path) -> Turn:
     import earnorm  # noqa: F401  to have its listeners
 
     return _added(plain_model(), path)
+
+
+def connected(path: Path) -> Turn:
+    """On an engine of ours, a model that we know nothing of."""
+    model, database = plain_model(), _connected(path)
+    model.metadata.create_all(database.engine)
+    return _committed(model, database.engine)
+
+
+def attached(path: Path) -> Turn:
+    """The same, attached: nobody hears of it here, and who does elsewhere is looked up every few seconds."""
+    import earnorm
+
+    model = plain_model()
+    earnorm.attach(model)
+    database = _connected(path)
+    model.metadata.create_all(database.engine)
+    return _committed(model, database.engine)
+
+
+def attached_heard(path: Path) -> Turn:
+    """The same with a durable handler, so that its events are kept."""
+    import earnorm
+
+    model = plain_model()
+    earnorm.attach(model)
+    earnorm.event_handler("person.created", name="heard")(_seen)
+    database = _connected(path)
+    model.metadata.create_all(database.engine)
+    return _committed(model, database.engine)
 
 
 def plain_listeners(path: Path) -> Turn:
@@ -426,6 +459,9 @@ CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
     for build in (
         plain,
         plain_beside,
+        connected,
+        attached,
+        attached_heard,
         plain_listeners,
         no_hook_no_log,
         hooks,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earnorm.event import NO_CHANGES, Change, Changes
-from earnorm.occurrence import Kind, Occurrence, recast
+from earnorm.occurrence import CHANGING, Kind, Occurrence, recast
 
 __all__ = ["compose", "fold"]
 
@@ -15,7 +15,8 @@ def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
     """Lifecycle events of one transaction, one per record; custom events as they are.
 
     create+update = created with final values; update+update = updated, first old, last new; update+delete = deleted;
-    create+delete = nothing; delete+create = updated. A creation or update stands where the record's first flush
+    create+delete = nothing; delete+create = updated. An update that takes the record into the trash or out of it is
+    trashed or restored, by where it was first and is last. A creation or update stands where the record's first flush
     stood, a deletion where its last one did. An update that came back to where it began is nothing.
     """
     if len(occurrences) == 1:
@@ -33,7 +34,7 @@ def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
         earlier = placed[index]
         assert earlier is not None
         folded = fold(earlier, occurrence, before.get(occurrence.key))
-        if earlier.kind == "updated":
+        if earlier.kind in CHANGING:
             # Deleted and made again, the record is compared with what it was before the transaction.
             before.setdefault(occurrence.key, {**earlier.payload, **{f: c.old for f, c in earlier.changes.items()}})
         placed[index] = None
@@ -50,18 +51,22 @@ def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
 def fold(earlier: Occurrence, later: Occurrence, before: Mapping[str, Any] | None = None) -> Occurrence | None:
     """Two lifecycle events of one record as one, or None if nothing is left; `before` is what a deleted one was."""
     match earlier.kind, later.kind:
-        case "created", "updated":
+        case "created", "updated" | "trashed" | "restored":
             return _recast(later, earlier, "created", NO_CHANGES)
         case "created", "deleted":
             return None
-        case "updated", "updated":
-            changes = _joined(earlier.changes, later.changes)
-            return _recast(later, earlier, "updated", changes) if changes else None
+        case "updated" | "trashed" | "restored", "updated" | "trashed" | "restored":
+            return _changed(later, earlier, _joined(earlier.changes, later.changes))
         case "deleted", "created":
-            changes = _difference(earlier.payload if before is None else before, later.payload)
-            return _recast(later, earlier, "updated", changes) if changes else None
+            return _changed(later, earlier, _difference(earlier.payload if before is None else before, later.payload))
         case _:
             return later
+
+
+def _changed(last: Occurrence, first: Occurrence, changes: Changes) -> Occurrence | None:
+    """An UPDATE from the first values to the last, if they differ."""
+    assert last.info is not None
+    return _recast(last, first, last.info.kind_of(changes), changes) if changes else None
 
 
 def _joined(first: Changes, second: Changes) -> Changes:

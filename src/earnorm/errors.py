@@ -11,7 +11,7 @@ EarnORMError
 │   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
 │   ├── UnsatisfiableArgument, SensitiveArgument
 │   ├── HandlerNameTaken, HandlerNameNeeded, WrongColour, PreHookAfterCommit
-│   ├── NoEvent, NotAMethod
+│   ├── NoEvent, NotAMethod, NoTrash
 │   └── UnknownHandler
 ├── EventError            an emit that cannot be right
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
@@ -75,6 +75,7 @@ __all__ = [
     "ModelError",
     "NoEvent",
     "NoPrimaryKey",
+    "NoTrash",
     "NotAMethod",
     "NotAttachable",
     "NotConnected",
@@ -458,6 +459,18 @@ class NotAMethod(HandlerError):
         super().__init__(f"@{decorator} on {function}: it belongs on a method of a model; elsewhere use @event_handler")
         self.decorator = decorator
         self.function = function
+
+
+class NoTrash(HandlerError):
+    """A hook about the trash on a model that has none, where it would never run."""
+
+    def __init__(self, decorator: str, model: str) -> None:
+        super().__init__(
+            f"@{decorator} in {model}, whose records have no trash; derive {model} from earnorm.SoftDelete, "
+            f"or attach it with trash='the field'"
+        )
+        self.decorator = decorator
+        self.model = model
 
 
 class WrongColour(HandlerError):

@@ -8,7 +8,7 @@ from earnorm.binding import Source
 from earnorm.event import NO_CHANGES, Changes
 from earnorm.handler import Handler, Phase
 from earnorm.lifecycle import HOOK_KINDS
-from earnorm.occurrence import Kind
+from earnorm.occurrence import CHANGING, Kind
 from earnorm.registry import ModelInfo, Registry, in_order
 
 __all__ = ["Flow", "Plans"]
@@ -62,7 +62,7 @@ class Plans:
         info = self._info(cls)
         before = self.hooks(cls, kind, Phase.BEFORE)
         # Whatever the fields turn out to be: a handler of any view counts.
-        after = self._hearing(cls, kind, self._viewed(cls) if kind == "updated" else frozenset())
+        after = self._hearing(cls, kind, self._viewed(cls) if kind in CHANGING else frozenset())
         later = [*self.hooks(cls, kind, Phase.AFTER_COMMIT), *self.hooks(cls, kind, Phase.ROLLBACK)]
         heard = bool(after or later or info.bubbles_to)
         simple_after = all(handler.phase is Phase.TRANSACTION for handler in after)
@@ -76,7 +76,7 @@ class Plans:
             silent=not heard and not before,
             simple=simple_after and all(map(self._takes_subject_only, before)),
             simple_after=simple_after,
-            always=() if kind == "updated" else self.now(cls, kind),
+            always=() if kind in CHANGING else self.now(cls, kind),
         )
 
     def _takes_subject_only(self, handler: Handler) -> bool:
@@ -133,14 +133,14 @@ class Plans:
         return found
 
     def _seen_fields(self, cls: type, kind: Kind, changes: Changes) -> frozenset[str]:
-        return self._viewed(cls).intersection(changes) if kind == "updated" else _NO_FIELDS
+        return self._viewed(cls).intersection(changes) if kind in CHANGING else _NO_FIELDS
 
     def _hearing(self, cls: type, kind: Kind, fields: frozenset[str]) -> list[Handler]:
         info = self._info(cls)
         names = {f"post_{action}{colour}" for action in _actions(kind) for colour in ("", "_async")}
         found = self._registry.hooks(cls, names)
         found += self._registry.hearing(f"{info.subject}.{kind}", cls)
-        if kind != "deleted":
+        if kind in ("created", "updated"):
             found += self._registry.viewing(f"{info.subject}.saved", cls)
         for name in sorted(fields):
             found += self._registry.viewing(f"{info.subject}.{name}.changed", cls)
@@ -164,8 +164,11 @@ class Plans:
 _NO_FIELDS: frozenset[str] = frozenset()
 
 
+_ACTIONS = ("save", "create", "update", "trash", "restore", "delete")
+
+
 def _actions(kind: Kind) -> tuple[str, ...]:
-    return tuple(action for action in ("save", "create", "update", "delete") if kind in HOOK_KINDS[action])
+    return tuple(action for action in _ACTIONS if kind in HOOK_KINDS[action])
 
 
 def _hook_names(kind: Kind, phase: Phase) -> set[str]:

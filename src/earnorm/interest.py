@@ -85,5 +85,4 @@ class Interests:
 
     def hears_of(self, subject: str, fields: Sequence[str]) -> bool:
         """Whether anybody hears of a save or a deletion of the model, whatever it changes."""
-        kinds = HOOK_KINDS["commit"]
-        return any(self.hears(f"{subject}.{kind}", subject, fields) for kind in kinds)
+        return any(self.hears(f"{subject}.{kind}", subject, fields) for kind in HOOK_KINDS["commit"])

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
-from earnorm.errors import HandlerError, NoEvent, NotAMethod, WrongColour
+from earnorm.errors import HandlerError, NoEvent, NotAMethod, NoTrash, WrongColour
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler
 from earnorm.names import Pattern
 from earnorm.occurrence import Kind
 
 __all__ = [
+    "HOOK_KINDS",
     "Mark",
     "collect_handlers",
     "on_event",
@@ -24,17 +25,25 @@ __all__ = [
     "post_create_async",
     "post_delete",
     "post_delete_async",
+    "post_restore",
+    "post_restore_async",
     "post_rollback",
     "post_save",
     "post_save_async",
+    "post_trash",
+    "post_trash_async",
     "post_update",
     "post_update_async",
     "pre_create",
     "pre_create_async",
     "pre_delete",
     "pre_delete_async",
+    "pre_restore",
+    "pre_restore_async",
     "pre_save",
     "pre_save_async",
+    "pre_trash",
+    "pre_trash_async",
     "pre_update",
     "pre_update_async",
 ]
@@ -125,6 +134,14 @@ post_save_async = _hook("post_save_async", Phase.DURABLE, "Runs after the commit
 post_create_async = _hook("post_create_async", Phase.DURABLE, "Runs after the commit of a create, durably.")
 post_update_async = _hook("post_update_async", Phase.DURABLE, "Runs after the commit of an update, durably.")
 post_delete_async = _hook("post_delete_async", Phase.DURABLE, "Runs after the commit of a delete, durably.")
+pre_trash = _hook("pre_trash", Phase.BEFORE, "Runs before a record goes into the trash; veto by raising.")
+pre_restore = _hook("pre_restore", Phase.BEFORE, "Runs before a record comes out of the trash; veto by raising.")
+post_trash = _hook("post_trash", Phase.TRANSACTION, "Runs when a record is in the trash, before the commit.")
+post_restore = _hook("post_restore", Phase.TRANSACTION, "Runs when a record is out of the trash, before the commit.")
+pre_trash_async = _hook("pre_trash_async", Phase.BEFORE, "`pre_trash`, awaited: needs `atrash`.")
+pre_restore_async = _hook("pre_restore_async", Phase.BEFORE, "`pre_restore`, awaited: needs `arestore`.")
+post_trash_async = _hook("post_trash_async", Phase.DURABLE, "Runs after the commit of a trashing, durably.")
+post_restore_async = _hook("post_restore_async", Phase.DURABLE, "Runs after the commit of a restoring, durably.")
 post_commit = _hook("post_commit", Phase.AFTER_COMMIT, "Runs in this process after the outermost commit; at most once.")
 post_rollback = _hook(
     "post_rollback", Phase.ROLLBACK, "Runs in this process after the outermost rollback; at most once."
@@ -135,9 +152,11 @@ HOOK_KINDS: dict[str, tuple[Kind, ...]] = {
     "save": ("created", "updated"),
     "create": ("created",),
     "update": ("updated",),
+    "trash": ("trashed",),
+    "restore": ("restored",),
     "delete": ("deleted",),
-    "commit": ("created", "updated", "deleted"),
-    "rollback": ("created", "updated", "deleted"),
+    "commit": ("created", "updated", "trashed", "restored", "deleted"),
+    "rollback": ("created", "updated", "trashed", "restored", "deleted"),
 }
 
 
@@ -187,8 +206,8 @@ def flattened(decorator: str, events: Iterable[Any]) -> list[Any]:
 # --- collecting ------------------------------------------------------------------------------
 
 
-def collect_handlers(cls: type) -> list[Handler]:
-    """The hooks and handlers of a model class, inherited ones included.
+def collect_handlers(cls: type, *, trash: bool = False) -> list[Handler]:
+    """The hooks and handlers of a model class, inherited ones included. Raises NoTrash.
 
     Overriding a method replaces it and keeps its role unless the override is decorated itself; `= None` disables it.
     """
@@ -203,7 +222,13 @@ def collect_handlers(cls: type) -> list[Handler]:
         owner, function = _effective(cls, name)
         if function is not None:
             found += [_handler(function, mark, owner) for mark in wanted]
+    for handler in found:
+        if not trash and handler.decorator.removesuffix("_async") in _OF_TRASH:
+            raise NoTrash(handler.decorator, cls.__name__)
     return found
+
+
+_OF_TRASH = frozenset({"pre_trash", "post_trash", "pre_restore", "post_restore"})
 
 
 def _function(value: Any) -> Any:

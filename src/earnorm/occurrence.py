@@ -17,9 +17,11 @@ from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
 
-__all__ = ["Kind", "Occurrence", "key_of"]
+__all__ = ["CHANGING", "Kind", "Occurrence", "key_of"]
 
-Kind = Literal["created", "updated", "deleted", "event"]
+Kind = Literal["created", "updated", "trashed", "restored", "deleted", "event"]
+CHANGING: frozenset[Kind] = frozenset({"updated", "trashed", "restored"})
+"""The kinds that are an UPDATE, with fields that changed."""
 
 
 def key_of(subject: str, identity: Sequence[Any]) -> str:

@@ -6,16 +6,18 @@ import graphlib
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from earnorm.binding import RESERVED, Binding, Source, bind
 from earnorm.errors import HandlerError, HandlerNameTaken, OrderCycle, SensitiveArgument, UnsatisfiableArgument
+from earnorm.event import Changes
 from earnorm.handler import Handler, Phase, describe
 from earnorm.names import Pattern, Trie, canonical_view, field_view, qualify, validate_name
 
 __all__ = ["ModelInfo", "Registry", "in_order", "spellings"]
 
 LIFECYCLE = frozenset({"created", "updated", "deleted", "saved"})
+TRASHING = frozenset({"trashed", "restored"})
 _GLOBAL_DEPTH = 1 << 20
 
 
@@ -23,7 +25,8 @@ _GLOBAL_DEPTH = 1 << 20
 class ModelInfo:
     """What the bus knows of a model: its subject, its fields, its own hooks and handlers.
 
-    `log` is what of it is kept ("all", or what is "subscribed" to), if the model and not its database says so.
+    `log` is what of it is kept ("all", or what is "subscribed" to), if the model and not its database says so;
+    `trash` is the field that says of a record that it is in the trash.
     """
 
     cls: type
@@ -33,6 +36,7 @@ class ModelInfo:
     handlers: list[Handler] = field(default_factory=list)
     bubbles_to: str | None = None
     log: str | None = None
+    trash: str | None = None
 
     @property
     def name(self) -> str:
@@ -45,7 +49,15 @@ class ModelInfo:
 
     def is_lifecycle(self, name: str) -> bool:
         """Whether only a save or a delete may raise `name`."""
-        return name.removeprefix(f"{self.subject}.") in LIFECYCLE
+        verb = name.removeprefix(f"{self.subject}.")
+        return verb in LIFECYCLE or (self.trash is not None and verb in TRASHING)
+
+    def kind_of(self, changes: Changes) -> Literal["updated", "trashed", "restored"]:
+        """What an UPDATE with these changes is: into the trash, out of it, or neither."""
+        moved = changes.get(self.trash) if self.trash is not None else None
+        if moved is None or bool(moved.old) == bool(moved.new):
+            return "updated"
+        return "trashed" if moved.new else "restored"
 
 
 def spellings(name: str) -> tuple[str, ...]:
@@ -211,6 +223,10 @@ class Registry:
         every = dict.fromkeys([*own, *self._all])
         return sorted(every, key=lambda handler: handler.sequence)
 
+    def listened_classes(self) -> list[type]:
+        """The classes that handlers are registered for."""
+        return list(self._by_class)
+
     def durable(self) -> list[Handler]:
         return [handler for handler in self.all() if handler.phase is Phase.DURABLE]
 
@@ -280,7 +296,7 @@ def only_lifecycle(handler: Handler, info: ModelInfo, events: Sequence[Any]) -> 
 
 def _is_lifecycle(event: str, info: ModelInfo) -> bool:
     verb = qualify(event, info.subject).removeprefix(f"{info.subject}.")
-    return verb in LIFECYCLE or field_view(verb) in info.fields
+    return info.is_lifecycle(verb) or field_view(verb) in info.fields
 
 
 def _heard(handler: Handler, events: Sequence[Any]) -> str:

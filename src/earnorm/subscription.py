@@ -16,7 +16,7 @@ from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Kind
-from earnorm.registry import ModelInfo, in_order
+from earnorm.registry import TRASHING, ModelInfo, in_order
 from earnorm.store import Advance, Settlement, Transaction
 
 __all__ = ["Audience", "Counts", "Lane", "Pair", "Subscription", "Window", "due_for", "fold", "next_due", "plan"]
@@ -27,6 +27,8 @@ Pair = tuple[str, str]
 # Changes that are heard by their name alone, not by the fields they changed.
 _WHOLE: dict[str, Kind] = {"created": "created", "deleted": "deleted"}
 _SOME = Change(None, None)
+# And those heard by the fields they changed as well.
+_SOME_FIELDS: dict[str, Kind] = {"updated": "updated", "trashed": "trashed", "restored": "restored"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Audience:
         self._look()
         info = self._bus.registry.models.get(entry.subject)
         verb = entry.name.removeprefix(f"{entry.subject}.")
-        if entry.subject and verb == "updated":
-            return _subscriptions(self._hearing_update(entry, info))
+        if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
+            return _subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
         # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
         heard, key = self._heard, (entry.subject, entry.name)
         found = heard.get(key)
@@ -84,12 +86,12 @@ class Audience:
         declared = declared_of(entry.name)
         return plans.custom(entry.name, info.cls if info else None, declared.cls if declared else None)
 
-    def _hearing_update(self, entry: Entry, info: ModelInfo | None) -> Sequence[Handler]:
+    def _hearing_update(self, entry: Entry, info: ModelInfo | None, kind: Kind) -> Sequence[Handler]:
         if info is None:
             return self._hearing_unknown(entry, self._changed(entry, ()))
         viewed = self._bus.plans._viewed(info.cls)
         changed = self._changed(entry, viewed) if viewed else ()
-        return self._bus.plans.after(info.cls, "updated", dict.fromkeys(changed, _SOME))
+        return self._bus.plans.after(info.cls, kind, dict.fromkeys(changed, _SOME))
 
     def _hearing_unknown(self, entry: Entry, changed: Iterable[str]) -> Sequence[Handler]:
         """A lifecycle event of a model that this process has not imported, for handlers that name it."""

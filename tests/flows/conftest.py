@@ -6,20 +6,28 @@ Those that are about the database run on each; the others on a SQLite file alone
 from contextlib import ExitStack
 
 import pytest
+from sqlalchemy import event
 
 from earnorm import connect
 from tests import postgresql as postgres
 from tests.flows.stories import Look, Memory
 
 ON_EACH = {
+    "test_attach",
     "test_boundary",
     "test_composition",
     "test_deleted",
     "test_durable_delivery",
     "test_emitted_by_handlers",
+    "test_inherited_tables",
+    "test_kept",
     "test_models",
+    "test_other_listeners",
     "test_ownership",
     "test_phases",
+    "test_several_databases",
+    "test_tenants",
+    "test_trash",
 }
 
 
@@ -64,6 +72,24 @@ def second_url(kind, new_url):
     else:
         with postgres.database() as second:
             yield second.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def add_schema(kind, tmp_path):
+    """Makes a further schema in a database, and gives its name. On SQLite each connection attaches a file as such."""
+    with ExitStack() as stack:
+
+        def add(db, name):
+            if kind == "postgresql":
+                made = stack.enter_context(postgres.schema())
+                return made.query["options"].removeprefix("-csearch_path=")
+            statement = f"ATTACH DATABASE '{tmp_path}/{name}.db' AS {name}"
+            for engine in (db.engine, db.async_engine.sync_engine):
+                event.listen(engine, "connect", lambda connection, _: connection.execute(statement))
+                engine.dispose()
+            return name
+
+        yield add
 
 
 @pytest.fixture

@@ -348,6 +348,23 @@ def test_a_class_not_attached_is_left_alone(db):
     assert [] == log(db)
 
 
+def test_a_handler_of_a_class_that_is_not_attached_draws_a_warning(db):
+    Note = note()
+    event_handler(Note, name="in vain")(lambda note: None)
+    with pytest.warns(UserWarning, match="listens to Note, of which nothing is told.*earnorm.attach"):
+        db.ready()
+
+
+def test_a_handler_of_a_class_may_come_before_it_is_attached(db):
+    Note, heard = note(), []
+    event_handler(Note, name="early")(lambda note: heard.append(note.id))
+    attach(Note.__base__)
+    commit(db, Note())
+    db.drain()
+
+    assert [1] == heard
+
+
 def test_one_class_can_be_attached_alone(db):
     Note = note()
     Other = note(Note.__base__, "Other")

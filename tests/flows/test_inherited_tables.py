@@ -4,7 +4,7 @@ import uuid
 from datetime import date
 
 import pytest
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, String, event, select
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, String, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from earnorm import (
@@ -168,12 +168,12 @@ def abstract_base():
     return Base, Animal, Dog
 
 
-KINDS = [single_table, joined_tables, concrete_tables, abstract_base]
+SHAPES = [single_table, joined_tables, concrete_tables, abstract_base]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_subclass_has_the_hooks_of_its_base_and_events_of_its_own_name(db, seen, kind):
-    Base, Animal, Dog = kind()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_subclass_has_the_hooks_of_its_base_and_events_of_its_own_name(db, seen, shape):
+    Base, Animal, Dog = shape()
     Base.metadata.create_all(db.engine)
     heard = []
     event_handler(Animal, name="animals")(lambda record, event: heard.append((event.name, type(record).__name__)))
@@ -198,10 +198,10 @@ def test_a_subclass_has_the_hooks_of_its_base_and_events_of_its_own_name(db, see
     assert {"name": ("Rex", "Max"), "label": ("Dog Rex", "Dog Max")} == pairs(log(db)[1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_old_values_are_found_for_a_record_that_had_expired(db, seen, kind):
+@pytest.mark.parametrize("shape", SHAPES)
+def test_old_values_are_found_for_a_record_that_had_expired(db, seen, shape):
     """Set without having been loaded: the old values come from whichever table holds them."""
-    Base, _, Dog = kind()
+    Base, _, Dog = shape()
     Base.metadata.create_all(db.engine)
 
     with Session(db.engine) as session:
@@ -213,9 +213,9 @@ def test_old_values_are_found_for_a_record_that_had_expired(db, seen, kind):
     assert {"name": ("Rex", "Max"), "tricks": ("sit", "roll"), "label": ("Dog Rex", "Dog Max")} == pairs(log(db)[-1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_deleted_record_of_a_subclass_comes_as_a_snapshot_with_all_its_values(db, kind):
-    Base, _, Dog = kind()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_deleted_record_of_a_subclass_comes_as_a_snapshot_with_all_its_values(db, shape):
+    Base, _, Dog = shape()
     Base.metadata.create_all(db.engine)
     found = []
     event_handler("dog.deleted", name="gone")(lambda dog: found.append((dog.id, dog.name, dog.label, dog.tricks)))
@@ -329,21 +329,14 @@ def test_a_key_of_several_columns_of_a_plain_model(db):
 
 
 @pytest.fixture
-def warehouse(db, tmp_path):
-    """A second schema, which SQLite has as a second file."""
-    for engine in (db.engine, db.async_engine.sync_engine):
-
-        @event.listens_for(engine, "connect")
-        def attach_file(connection, _record):
-            connection.execute(f"ATTACH DATABASE '{tmp_path}/warehouse.db' AS warehouse")
-
-        engine.dispose()
-    return "warehouse"
+def warehouse(db, add_schema):
+    """A second schema beside the default one."""
+    return add_schema(db, "warehouse")
 
 
 def test_a_model_in_a_schema(db, warehouse):
     class Item(BaseModel):
-        __table_args__ = {"schema": "warehouse"}
+        __table_args__ = {"schema": warehouse}
         name = StringField()
 
     found = []
@@ -358,9 +351,9 @@ def test_a_model_in_a_schema(db, warehouse):
     assert ["screw"] == [item.name for item in Item.find()]
 
 
-def test_a_check_looks_for_tables_in_their_schemas(path, db, warehouse):
+def test_a_check_looks_for_tables_in_their_schemas(db, warehouse):
     class Item(BaseModel):
-        __table_args__ = {"schema": "warehouse"}
+        __table_args__ = {"schema": warehouse}
         name = StringField()
 
     Item(name="nail").save()
@@ -379,7 +372,7 @@ def test_a_translated_schema_is_written_and_told(db, warehouse):
         id: Mapped[int] = mapped_column(primary_key=True)
         name: Mapped[str]
 
-    translated = db.engine.execution_options(schema_translate_map={None: "warehouse"})
+    translated = db.engine.execution_options(schema_translate_map={None: warehouse})
     Base.metadata.create_all(translated)
     with Session(translated, expire_on_commit=False) as session:
         session.add(item := Item(name="nail"))

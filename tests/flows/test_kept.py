@@ -160,9 +160,9 @@ def test_an_exclusion_of_another_process_counts(db, make, change, elsewhere):
     assert ["note.created"] == names(db)
 
 
-def test_a_process_looks_again_after_a_while(path, Note, monkeypatch):
+def test_a_process_looks_again_after_a_while(url, Note, monkeypatch):
     clock = VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
-    db = Database(f"sqlite:///{path}", worker=False, clock=clock)
+    db = Database(url, worker=False, clock=clock)
     connected.BY_NAME["default"] = db
     default_bus.forget_plans()
     Note.metadata.create_all(db.engine)
@@ -183,9 +183,9 @@ def test_a_process_looks_again_after_a_while(path, Note, monkeypatch):
         assert ([], ["note.created"]) == (before, names(db))
 
 
-def test_a_look_costs_one_query_and_passing_over_none(path, Note):
+def test_a_look_costs_one_query_and_passing_over_none(url, Note):
     clock = VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
-    db = Database(f"sqlite:///{path}", worker=False, clock=clock)
+    db = Database(url, worker=False, clock=clock)
     connected.BY_NAME["default"] = db
     default_bus.forget_plans()
     Note.metadata.create_all(db.engine)
@@ -221,18 +221,18 @@ with connect(sys.argv[1], worker=False) as db:
 """
 
 
-def run_worker(path):
+def run_worker(url):
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-W", "error", "-c", WORKER, f"sqlite:///{path}"]
+    command = [sys.executable, "-W", "error", "-c", WORKER, url]
     ended = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
     assert (0, "") == (ended.returncode, ended.stderr)
     return ended.stdout.splitlines()
 
 
-def test_a_worker_in_a_process_of_its_own_gets_what_it_hears(path, Note):
+def test_a_worker_in_a_process_of_its_own_gets_what_it_hears(url, Note):
     """The web process has the model and no handler, the worker the handler and no model."""
-    nothing = run_worker(path)
-    with connect(f"sqlite:///{path}", worker=False) as db:
+    nothing = run_worker(url)
+    with connect(url, worker=False) as db:
         Note.metadata.create_all(db.engine)
         with Session(db.engine) as session:
             session.add(Note(text="hello"))
@@ -240,13 +240,13 @@ def test_a_worker_in_a_process_of_its_own_gets_what_it_hears(path, Note):
 
         assert ["note.created"] == names(db)
     assert ["{'done': 0, 'retry': 0, 'dead': 0, 'skipped': 0}"] == nothing
-    assert ["note:1 hello", "{'done': 1, 'retry': 0, 'dead': 0, 'skipped': 0}"] == run_worker(path)
+    assert ["note:1 hello", "{'done': 1, 'retry': 0, 'dead': 0, 'skipped': 0}"] == run_worker(url)
 
 
 # --- what is said where ---------------------------------------------------------------------
 
 
-def test_a_database_may_keep_what_is_subscribed_to_of_our_own_models(path):
+def test_a_database_may_keep_what_is_subscribed_to_of_our_own_models(url):
     class User(BaseModel):
         name = StringField()
 
@@ -254,7 +254,7 @@ def test_a_database_may_keep_what_is_subscribed_to_of_our_own_models(path):
         where = StringField()
 
     event_handler("user.*", name="users")(lambda user, event: None)
-    with connect(f"sqlite:///{path}", worker=False, log="subscribed") as db:
+    with connect(url, worker=False, log="subscribed") as db:
         user = User(name="Ada").save()
         Visit(where="here").save()
         user.emit("seen")
@@ -263,7 +263,7 @@ def test_a_database_may_keep_what_is_subscribed_to_of_our_own_models(path):
         assert ["user.created", "user.seen"] == names(db)
 
 
-def test_what_a_model_says_goes_before_what_its_database_says(path):
+def test_what_a_model_says_goes_before_what_its_database_says(url):
     class Base(DeclarativeBase):
         pass
 
@@ -272,7 +272,7 @@ def test_what_a_model_says_goes_before_what_its_database_says(path):
         id: Mapped[int] = mapped_column(primary_key=True)
 
     attach(Base, log="all")
-    with connect(f"sqlite:///{path}", worker=False, log="subscribed") as db:
+    with connect(url, worker=False, log="subscribed") as db:
         Base.metadata.create_all(db.engine)
         with Session(db.engine) as session:
             session.add(Note())
@@ -281,7 +281,7 @@ def test_what_a_model_says_goes_before_what_its_database_says(path):
         assert ["note.created"] == names(db)
 
 
-def test_hooks_inside_the_transaction_run_whatever_is_kept(path):
+def test_hooks_inside_the_transaction_run_whatever_is_kept(url):
     seen = []
 
     class User(BaseModel):
@@ -291,15 +291,15 @@ def test_hooks_inside_the_transaction_run_whatever_is_kept(path):
         def note(self, event):
             seen.append(event.name)
 
-    with connect(f"sqlite:///{path}", worker=False, log="subscribed") as db:
+    with connect(url, worker=False, log="subscribed") as db:
         User(name="Ada").save()
 
         assert (["user.created"], []) == (seen, names(db))
 
 
-def test_connect_knows_two_words(path):
+def test_connect_knows_two_words(url):
     with pytest.raises(ConfigurationError, match="expected 'all' or 'subscribed'"):
-        connect(f"sqlite:///{path}", log="none")
+        connect(url, log="none")
 
 
 def test_a_capture_sees_what_is_not_kept(db, make):

@@ -21,7 +21,7 @@ from earnorm import (
     pre_save,
 )
 from earnorm.errors import NotFound, StaleRecord, UnknownField, ValidationFailed
-from tests.flows.stories import log, names
+from tests.flows.stories import log, names, pairs
 
 seen = []
 
@@ -429,3 +429,34 @@ def test_a_field_that_is_said_to_be_no_secret_draws_no_warning():
             password = StringField()
 
     assert (Service, Account2) == (Service, Account2)
+
+
+def test_a_record_that_could_not_be_saved_can_be_read_mended_and_saved(db):
+    """Its rollback left it expired and without a session: reading a field raised DetachedInstanceError."""
+
+    class User(BaseModel):
+        name = StringField(max_length=3)
+        note = StringField(default="")
+
+    user = User(name="Ada").save()
+    user.name = "Augusta"
+    with pytest.raises(ValidationFailed):
+        user.save()
+    assert ("Augusta", "") == (user.name, user.note)
+    user.name = "Eve"
+    user.save()
+
+    assert {"name": ("Ada", "Eve")} == pairs(log(db)[-1])
+
+
+def test_a_record_read_in_a_transaction_that_failed_can_be_read(db):
+    class User(BaseModel):
+        name = StringField()
+
+    key = User(name="Ada").save().id
+    with pytest.raises(ZeroDivisionError):
+        with db.transaction():
+            user = User.get(key)
+            1 / 0
+
+    assert "Ada" == user.name

@@ -42,8 +42,8 @@ def two(db, metrics):
 
 
 @pytest.fixture
-def metrics(tmp_path):
-    with connect(f"sqlite:///{tmp_path}/metrics.db", name="metrics", worker=False) as metrics:
+def metrics(second_url):
+    with connect(second_url, name="metrics", worker=False) as metrics:
         yield metrics
 
 

@@ -198,18 +198,12 @@ def test_records_are_loaded_on_the_same_behalf(db, Order):
 
 
 @pytest.fixture
-def schemas(tmp_path, path, Order):
-    """Each tenant's tables in a schema of its own, which SQLite has as a file each."""
-    with connect(f"sqlite:///{path}", worker=False, schemas=lambda name: f"t_{name}") as db:
-        for engine in (db.engine, db.async_engine.sync_engine):
-
-            @event.listens_for(engine, "connect")
-            def attach_files(connection, _record):
-                for name in ("acme", "bolt"):
-                    connection.execute(f"ATTACH DATABASE '{tmp_path}/{name}.db' AS t_{name}")
-
-            engine.dispose()
+def schemas(url, add_schema, Order):
+    """Each tenant's tables in a schema of its own."""
+    made = {}
+    with connect(url, worker=False, schemas=made.get) as db:
         for name in ("acme", "bolt"):
+            made[name] = add_schema(db, f"t_{name}")
             with tenant(name):
                 Order.metadata.create_all(db.tenant_engine)
         yield db
@@ -256,14 +250,14 @@ async def test_each_tenant_has_its_own_tables_in_async_code_too(schemas, Order):
     assert [("acme", "a")] == seen
 
 
-def test_a_whole_map_of_schemas_may_be_given(tmp_path, path, Order):
+def test_a_whole_map_of_schemas_may_be_given(tmp_path, url, Order):
     given = []
 
     def schemas(name):
         given.append(name)
         return {None: None}
 
-    with connect(f"sqlite:///{path}", worker=False, schemas=schemas):
+    with connect(url, worker=False, schemas=schemas):
         with tenant("acme"):
             Order(label="x").save()
     assert "acme" in given

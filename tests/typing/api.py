@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, assert_type
 from uuid import UUID
 
@@ -21,10 +22,12 @@ from earnorm import (
     Handle,
     Handler,
     IntegerField,
+    SoftDelete,
     StringField,
     attach,
     connect,
     current_event,
+    current_tenant,
     default_bus,
     event_handler,
     event_handler_async,
@@ -32,10 +35,13 @@ from earnorm import (
     on_event,
     on_event_async,
     post_commit,
+    post_restore_async,
     post_save,
     post_save_async,
     pre_save,
     pre_save_async,
+    pre_trash,
+    tenant,
 )
 from earnorm.alembic import include_name
 from earnorm.fastapi import lifespan
@@ -217,6 +223,41 @@ class Invoice(Base):
 
     @on_event("total_changed")
     def note(self, old_total: int, new_total: int) -> None: ...
+
+
+class Ticket(SoftDelete):
+    label = StringField()
+
+    @pre_trash
+    def check(self) -> None: ...
+
+    @post_restore_async
+    async def back(self) -> None: ...
+
+
+def trashing(ticket: Ticket) -> None:
+    assert_type(ticket.trash(), Ticket)
+    assert_type(ticket.restore(), Ticket)
+    assert_type(ticket.trashed, bool)
+    assert_type(ticket.trashed_at, datetime | None)
+    assert_type(Ticket.find(trashed="only"), list[Ticket])
+    assert_type(Ticket.get(1, trashed="with"), Ticket)
+    ticket.delete(force=True)
+    Ticket.find(trashed="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of three words
+
+
+async def trashing_in_async_code(ticket: Ticket) -> None:
+    assert_type(await ticket.atrash(), Ticket)
+    assert_type(await ticket.arestore(), Ticket)
+    await ticket.adelete(force=True)
+    assert_type(await Ticket.afind(trashed="with"), list[Ticket])
+
+
+def tenants() -> None:
+    with tenant("acme"):
+        assert_type(current_tenant(), str | None)
+    connect("sqlite://", schemas=lambda name: f"t_{name}")
+    connect("sqlite://", schemas=lambda name: {None: name, "shared": None})
 
 
 def attaching() -> None:

@@ -42,27 +42,29 @@ Target = type[Any] | registry
 @dataclass(frozen=True, slots=True)
 class _Attachment:
     log: Kept
+    trash: str | None
 
     def __str__(self) -> str:
-        return f"log={self.log!r}"
+        return f"log={self.log!r}" + (f", trash={self.trash!r}" if self.trash is not None else "")
 
 
 _attachments: dict[Target, _Attachment] = {}
 
 
-def attach(target: Target, *, log: Kept = "subscribed") -> None:
+def attach(target: Target, *, log: Kept = "subscribed", trash: str | None = None) -> None:
     """Give hooks and events to models that do not derive from BaseModel: those there are and those to come.
 
     `target` is a declarative base, a mapped class (and its subclasses), or a `registry` with all that it maps. The
     one closest to a class counts. Events begin with the class name in snake_case or the class's own `__event_name__`.
     `log="subscribed"` keeps an event only if a subscription hears it, `"all"` keeps every one. Columns with
-    `info={"earnorm_sensitive": True}` stay out of the log. The models' tables are left to you.
+    `info={"earnorm_sensitive": True}` stay out of the log. A change of the field `trash`, in models that have it, is
+    `trashed` where it becomes true or a time, `restored` where it no longer is. The models' tables are left to you.
     Raises NotAttachable, UnmappedModel, SubjectTaken, AttachedOtherwise, and what is wrong with a hook.
     """
     if log not in ("all", "subscribed"):
         raise ConfigurationError(f"attach(log={log!r}): expected 'all' or 'subscribed'")
     found = list(_mappers_of(target))
-    attachment = _Attachment(log)
+    attachment = _Attachment(log, trash)
     known = _attachments.get(target)
     if known == attachment:
         return
@@ -147,8 +149,10 @@ def _info(mapper: Mapper[Any]) -> ModelInfo:
     cls, attachment = mapper.class_, _attachment_of(mapper)
     assert attachment is not None
     subject = validate_name(vars(cls).get("__event_name__") or snake_case(cls.__name__))
-    info = ModelInfo(cls, subject, stored_names(mapper), _sensitive(mapper), log=attachment.log)
-    info.handlers = collect_handlers(cls)
+    fields = stored_names(mapper)
+    trash = attachment.trash if attachment.trash in fields else None
+    info = ModelInfo(cls, subject, fields, _sensitive(mapper), log=attachment.log, trash=trash)
+    info.handlers = collect_handlers(cls, trash=trash is not None)
     return info
 
 

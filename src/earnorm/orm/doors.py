@@ -6,6 +6,7 @@ A door's work is plain sync code over a Session, written once; the async doors r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import inspect
@@ -42,7 +43,19 @@ from earnorm.plan import Handle, handle_of
 from earnorm.portal import refuse_in_coroutine, spawn
 from earnorm.settling import settling_here
 
-__all__ = ["SQLAlchemyDoor", "adelete", "arefresh", "asave", "delete", "refresh", "save"]
+__all__ = [
+    "SQLAlchemyDoor",
+    "adelete",
+    "arefresh",
+    "arestore",
+    "asave",
+    "atrash",
+    "delete",
+    "refresh",
+    "restore",
+    "save",
+    "trash",
+]
 
 T = TypeVar("T")
 Work = Callable[[Session], T]
@@ -116,6 +129,22 @@ async def adelete(record: Any) -> None:
     await arun("adelete", record, lambda session: _delete(session, record))
 
 
+def trash(record: Any) -> None:
+    run("trash", record, lambda session: _move(session, record, "trash", datetime.now(UTC)))
+
+
+async def atrash(record: Any) -> None:
+    await arun("atrash", record, lambda session: _move(session, record, "trash", datetime.now(UTC)))
+
+
+def restore(record: Any) -> None:
+    run("restore", record, lambda session: _move(session, record, "restore", None))
+
+
+async def arestore(record: Any) -> None:
+    await arun("arestore", record, lambda session: _move(session, record, "restore", None))
+
+
 def refresh(record: Any) -> None:
     run("refresh", record, lambda session: _refresh(session, record))
 
@@ -152,6 +181,25 @@ def _delete(session: Session, record: Any) -> None:
     adopt(session, record)
     session.delete(record)
     _flush(session, record)
+
+
+def _move(session: Session, record: Any, door: str, at: datetime | None) -> None:
+    """Into the trash, or out of it."""
+    refuse_save_in_pre_hook(record)
+    _refuse_gone(record, door)
+    state = inspect(record)
+    if state.transient or state.pending:
+        raise UnsavedSubject(door, repr(record))
+    adopt(session, record)
+    before = record.trashed_at
+    if (before is None) == (at is None):
+        return
+    record.trashed_at = at
+    try:
+        _flush(session, record)
+    except BaseException:
+        record.trashed_at = before
+        raise
 
 
 def _refresh(session: Session, record: Any) -> None:

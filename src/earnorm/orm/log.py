@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
+from weakref import WeakSet
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
@@ -39,6 +41,24 @@ def durable_names(bus: EventBus) -> list[str]:
     for handler in durable:
         require_durable_name(handler)
     return [handler.name for handler in durable]
+
+
+# Models that a handler listens to in vain, of which that was said.
+_said: WeakSet[type[Any]] = WeakSet()
+
+
+def _warn_of_unattached(bus: EventBus) -> None:
+    """A handler of a model that nobody attached would wait for ever, without a word."""
+    for cls in bus.registry.listened_classes():
+        known = any(issubclass(info.cls, cls) for info in bus.registry.models.values())
+        if known or cls in _said or inspect(cls, raiseerr=False) is None:
+            continue
+        _said.add(cls)
+        warnings.warn(
+            f"a handler listens to {cls.__name__}, of which nothing is told, since it is not attached; "
+            f"call earnorm.attach with it, or with its base",
+            stacklevel=2,
+        )
 
 
 class DatabaseLog:
@@ -75,6 +95,7 @@ class DatabaseLog:
 
     def subscribe(self, transaction: SQLAlchemyTransaction) -> None:
         """Record the handlers of this process, and learn of those of all others."""
+        _warn_of_unattached(self.bus)
         transaction.subscribe(durable_names(self.bus))
         transaction.hear(interests_of(self.bus.registry))
         self._learn(transaction)

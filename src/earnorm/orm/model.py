@@ -267,8 +267,9 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     if bubbles_to is not None and not hasattr(cls, bubbles_to):
         why = "name a relationship or a foreign key field of the model"
         raise InvalidField(cls.__name__, "bubbles_to", bubbles_to, why)
-    info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to)
-    info.handlers = collect_handlers(cls)
+    trash = getattr(cls, "__earnorm_trash__", None)
+    info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to, trash=trash)
+    info.handlers = collect_handlers(cls, trash=trash is not None)
     mappings.register(cls, info, default_bus, fields, Validator.for_mapper(mapper).check)
 
 

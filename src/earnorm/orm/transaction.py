@@ -136,6 +136,7 @@ class Transaction:
             # The scope ends before the transaction: what runs after that opens transactions of its own.
             if failed:
                 leave_scope(scope, self._previous)
+                _let_go_of_unwritten(session)
                 session.rollback()
             else:
                 session.flush()
@@ -145,3 +146,15 @@ class Transaction:
             leave_scope(scope, self._previous)
             session.close()
             self._database.opened.discard(self)
+
+
+def _let_go_of_unwritten(session: Session) -> None:
+    """Records that this transaction has not written keep their values and unsaved changes through its rollback.
+
+    SQLAlchemy expires them, and without a session they could not be read, mended and saved again.
+    """
+    transaction = session.get_transaction()
+    if transaction is None or not session.is_active:
+        return
+    written = {*transaction._new, *transaction._dirty, *transaction._deleted, *session._deleted}
+    session._expunge_states([state for state in session.identity_map.all_states() if state not in written])

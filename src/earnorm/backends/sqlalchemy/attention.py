@@ -17,15 +17,13 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy.boundary import log_of, logs_of
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.occurrence import Kind
+from earnorm.backends.sqlalchemy.mapping import Mapping, _mappings
+from earnorm.lifecycle import HOOK_KINDS
 
 __all__ = ["LOOK_AGAIN", "listening"]
 
 # Seconds for which a model that nobody is subscribed to is passed over without a look at the subscriptions.
 LOOK_AGAIN: Final = 5.0
-
-_KINDS: tuple[Kind, ...] = ("created", "updated", "deleted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ _LOUD: Final = _Silence(-inf)
 
 def listening(session: Session, cls: type) -> Mapping | None:
     """The mapping of a class that is known, and that somebody hears of."""
-    found = mapping_of(cls)
+    found = _mappings.get(cls)
     if found is None:
         return None
     silence = found.bus.silences.get(cls)
@@ -59,7 +57,7 @@ def _silence(mapping: Mapping) -> _Silence:
     bus, info = mapping.bus, mapping.info
     if mapping.validate is not None or bus.observed:
         return _LOUD
-    flows = [bus.plans.flow(mapping.cls, kind) for kind in _KINDS]
+    flows = [bus.plans.flow(mapping.cls, kind) for kind in HOOK_KINDS["commit"]]
     if any(flow.heard or flow.before for flow in flows):
         return _LOUD
     logs = logs_of(bus)

@@ -24,7 +24,7 @@ from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, with
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
-from earnorm.occurrence import Kind, Occurrence
+from earnorm.occurrence import CHANGING, Kind, Occurrence
 
 __all__ = ["attach_session", "refuse_save_in_pre_hook"]
 
@@ -103,13 +103,18 @@ def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceSt
 
 
 def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
-    alone = _alone(session)
-    if alone is not None:
-        done[alone.state] = alone.kind
-        if _run_before_simply(session, alone):
-            _validate(alone)
-            context.attributes[_ALONE] = alone
+    only = _only(session)
+    if only is not None:
+        mapping = listening(session, only.class_)
+        if mapping is None:
             return
+        alone = _alone(session, only, mapping)
+        if alone is not None:
+            done[only] = alone.kind
+            if _run_before_simply(session, alone):
+                _validate(alone)
+                context.attributes[_ALONE] = alone
+                return
     pending = _pending(session)
     if any(change.flow.before for change in pending):
         pending = _run_all_before(session, pending, done)
@@ -127,21 +132,26 @@ def _validate(change: _Change) -> None:
         validate(change.record, None if change.kind == "created" else change.changes.keys())
 
 
-def _alone(session: Session) -> _Change | None:
-    """The one record this flush writes, if hooks in the transaction that take only `self` are all that learns of it."""
+def _only(session: Session) -> InstanceState[Any] | None:
+    """The record this flush writes, if it is one alone."""
     new, changed, gone = session._new, session.identity_map._modified, session._deleted
     if len(new) + len(changed) + len(gone) != 1:
         return None
-    kind: Kind = "created" if new else "updated" if changed else "deleted"
-    (state,) = new or changed or gone
-    mapping = listening(session, state.class_)
-    if mapping is None:
-        return None
+    found: InstanceState[Any]
+    (found,) = new or changed or gone
+    return found
+
+
+def _alone(session: Session, state: InstanceState[Any], mapping: Mapping) -> _Change | None:
+    """The one record this flush writes, if hooks in the transaction that take only `self` are all that learns of it."""
+    kind: Kind = "created" if session._new else "deleted" if session._deleted else "updated"
     flow = _flow(mapping, kind)
     if not flow.simple or mapping.bus.attentive or not (flow.silent or is_nobodys()):
         return None
     if kind != "updated":
         return _Change(mapping, state, kind, flow)
+    if mapping.info.trash is not None:
+        return None  # what kind of change it is depends on what it changes
     if not flow.silent:
         mapping.recall(session, state)
     return _Change(mapping, state, kind, flow, mapping.changes(state))
@@ -170,7 +180,7 @@ def _run_all_before(session: Session, pending: list[_Change], done: dict[Instanc
         for change in fresh:
             done[change.state] = change.kind
             _run_before(session, change)
-        if _size(session) != size or any(change.kind == "updated" for change in pending):
+        if _size(session) != size or any(change.changes for change in pending):
             pending = _pending(session)
         else:
             break
@@ -188,7 +198,8 @@ def _pending(session: Session) -> list[_Change]:
         if (mapping := listening(session, state.class_)) is not None and state not in session._deleted:
             mapping.recall(session, state)
             if changes := mapping.changes(state):
-                found.append(_Change(mapping, state, "updated", _flow(mapping, "updated"), changes))
+                kind = mapping.info.kind_of(changes)
+                found.append(_Change(mapping, state, kind, _flow(mapping, kind), changes))
     found += [c for state in session._deleted if (c := _changed(session, state, "deleted")) is not None]
     return sorted(found, key=_place) if len(found) > 1 else found
 
@@ -202,11 +213,15 @@ def _flow(mapping: Mapping, kind: Kind) -> Flow:
     return mapping.bus.plans.flow(mapping.cls, kind)
 
 
+# By which door a change of this kind comes, if not by `save`.
+_DOORS: dict[Kind, str] = {"deleted": "delete", "trashed": "trash", "restored": "restore"}
+
+
 def _run_before(session: Session, change: _Change) -> None:
     mapping, state, scope = change.mapping, change.state, scope_of(session)
     occurrence = _occurrence(change, mapping.values(state))
     attach_session(occurrence, session)
-    door = "delete" if change.kind == "deleted" else "save"
+    door = _DOORS.get(change.kind, "save")
     with within(scope):
         for hook in change.flow.before:
             try:
@@ -246,10 +261,13 @@ def _is_as_announced(change: _Change, context: UOWTransaction) -> bool:
 def _written(change: _Change) -> _Change | None:
     """The change with its values, if it is one and anybody hears of it."""
     mapping = change.mapping
+    if mapping.info.trash is not None and change.kind in CHANGING:
+        change.kind = mapping.info.kind_of(mapping.changes(change.state))
+        change.flow = _flow(mapping, change.kind)
     kept = change.is_kept
     if not change.flow.heard and not kept:
         return None
-    if change.kind == "updated":
+    if change.kind in CHANGING:
         change.changes = mapping.changes(change.state)
         if not change.changes:
             return None
@@ -258,7 +276,7 @@ def _written(change: _Change) -> _Change | None:
     return change
 
 
-_RANK: dict[Kind, int] = {"created": 0, "updated": 1, "deleted": 2, "event": 3}
+_RANK: dict[Kind, int] = {"created": 0, "updated": 1, "trashed": 1, "restored": 1, "deleted": 2, "event": 3}
 
 
 def _place(change: _Change) -> tuple[int, int, str, str]:
