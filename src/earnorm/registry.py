@@ -6,7 +6,7 @@ import graphlib
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from earnorm.binding import RESERVED, Binding, Source, bind
 from earnorm.errors import HandlerError, HandlerNameTaken, OrderCycle, SensitiveArgument, UnsatisfiableArgument
@@ -17,6 +17,10 @@ __all__ = ["ModelInfo", "Registry", "in_order", "spellings"]
 
 LIFECYCLE = frozenset({"created", "updated", "deleted", "saved"})
 _GLOBAL_DEPTH = 1 << 20
+
+
+BulkPolicy = Literal["rows", "batch", "refuse"]
+"""How a model takes bulk writes: an event for each row, one for each statement, or not at all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +37,7 @@ class ModelInfo:
     handlers: list[Handler] = field(default_factory=list)
     bubbles_to: str | None = None
     log: str | None = None
+    bulk: BulkPolicy = "rows"
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm.backends.sqlalchemy import bulk as _bulk  # noqa: F401  # hears every Session's bulk writes from here on
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
