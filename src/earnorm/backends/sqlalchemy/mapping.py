@@ -17,7 +17,7 @@ from earnorm.errors import InvalidBulkPolicy
 from earnorm.event import Change
 from earnorm.registry import BulkPolicy, ModelInfo
 
-__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "refer", "register"]
+__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "mappings", "refer", "register"]
 
 Validate = Callable[[Any, Collection[str] | None], None]
 
@@ -116,6 +116,11 @@ def _bulk_policy(cls: type) -> BulkPolicy:
 
 def mapping_of(cls: type) -> Mapping | None:
     return _mappings.get(cls)
+
+
+def mappings() -> list[Mapping]:
+    """Every mapped class that is known here."""
+    return list(_mappings.values())
 
 
 def mapping_of_subject(subject: str) -> Mapping | None:

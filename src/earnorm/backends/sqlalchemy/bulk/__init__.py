@@ -16,10 +16,12 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
+from earnorm.backends.sqlalchemy.bulk import expressions as _expressions  # noqa: F401  # listens from here on
 from earnorm.backends.sqlalchemy.bulk import methods
+from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
-from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, deleted, inserted, updated
+from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, deleted, inserted, matching, narrow, updated
 from earnorm.backends.sqlalchemy.bulk.telling import Fact, hears, tell, tell_batch, vetoable
 from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values, upserted
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
@@ -129,8 +131,17 @@ def _update_by_key(execution: Execution, statement: Update) -> Any:
 
 
 def _delete(execution: Execution, statement: Delete) -> Any:
-    _refuse_if_asked(execution.shape, execution.model, execution.what)
-    return _written(execution, statement, ("deleted",), deleted, given=())
+    session, shape = execution.session, execution.shape
+    _refuse_if_asked(shape, execution.model, execution.what)
+    cascades: list[Cascade] = []
+    if concerned(shape.table):
+        rows = matching(execution, statement)
+        cascades = cascades_of_rows(session, execution.connection, shape, rows.values())
+        statement = narrow(execution, statement, rows)
+    result = _written(execution, statement, ("deleted",), deleted, given=())
+    with vetoable(session):
+        tell_cascades(session, cascades)
+    return result
 
 
 def _written(

@@ -13,11 +13,10 @@ from sqlalchemy import Column, Connection, Delete, Insert, Update, select
 from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.cursor import null_dml_result
 from sqlalchemy.orm import Session
-from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy.bulk.given import Params
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among
-from earnorm.backends.sqlalchemy.bulk.telling import Fact, differences, fetch, loads, run_before
+from earnorm.backends.sqlalchemy.bulk.telling import Fact, differences, fetch, forget, loads, run_before
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
@@ -199,7 +198,7 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
             for key, row in rows.items():
                 run_before(session, row, "deleted", records.get(key))
         result = _kept(execution.run(narrow(execution, statement, rows)))
-        _forget(session, records)
+        forget(session, records.values())
         return Outcome(result, _all("deleted", rows.values()), records)
     result = execution.run(_with_defaults(statement, shape.key_columns, shape.columns))
     return Outcome(result, _all("deleted", shape.rows(_beside(result, shape.columns))), {})
@@ -207,11 +206,3 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
 
 def _all(kind: Kind, rows: Iterable[Row]) -> list[Fact]:
     return [Fact(kind, row) for row in rows]
-
-
-def _forget(session: Session, records: Mapping[Key, Any]) -> None:
-    """The Session lets go of records whose rows are gone, as after a flush; a rollback brings them back."""
-    known = set(session.identity_map.all_states()) if records else set[Any]()
-    states = [state for record in records.values() if (state := instance_state(record)) in known]
-    if states:
-        session._remove_newly_deleted(states)

@@ -22,7 +22,7 @@ from earnorm.event import NO_CHANGES, Change, Changes
 from earnorm.handler import Phase
 from earnorm.occurrence import Kind, Occurrence
 
-__all__ = ["Fact", "Records", "differences", "fetch", "hears", "loads", "run_before", "tell", "tell_batch", "vetoable"]
+__all__ = ["Fact", "Records", "differences", "fetch", "forget", "hears", "loads", "run_before", "tell", "tell_batch", "vetoable"]
 
 Records = Mapping[Key, Any]
 _LATER = frozenset({Phase.DURABLE})
@@ -85,6 +85,14 @@ def _bring_up(record: Any, row: Row) -> None:
     for name, value in row.values.items():
         if name in current and name not in unsaved:
             current[name] = value
+
+
+def forget(session: Session, records: Iterable[Any]) -> None:
+    """The Session lets go of records whose rows are gone, as after a flush; a rollback brings them back."""
+    states = [instance_state(record) for record in records]
+    known = set(session.identity_map.all_states()) if states else set[Any]()
+    if states := [state for state in states if state in known]:
+        session._remove_newly_deleted(states)
 
 
 # --- before the SQL --------------------------------------------------------------------------
