@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
+from earnorm.backends.sqlalchemy.bulk import associations as _associations  # noqa: F401  # listens from here on
 from earnorm.backends.sqlalchemy.bulk import expressions as _expressions  # noqa: F401  # listens from here on
 from earnorm.backends.sqlalchemy.bulk import methods
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
