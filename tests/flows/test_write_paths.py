@@ -1,0 +1,143 @@
+"""Write paths: each cell of the table of `tools/write_paths.py`, on every database that there is."""
+
+import os
+import uuid
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from earnorm import BaseModel, default_bus
+from earnorm.errors import BulkRefused
+from tests.flows.stories import log, pairs
+from tools.write_paths import PATHS, make_world
+
+POSTGRESQL = os.environ.get("EARNORM_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432")
+
+
+@pytest.fixture(scope="session")
+def postgresql_url():
+    """A database of this run's own."""
+    try:
+        pytest.importorskip("psycopg")
+        admin = create_engine(f"{POSTGRESQL}/postgres", isolation_level="AUTOCOMMIT")
+        name = f"earnorm_paths_{uuid.uuid4().hex[:12]}"
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    except (OperationalError, pytest.skip.Exception) as error:
+        if os.environ.get("EARNORM_REQUIRE_SERVICES") == "1":
+            raise
+        pytest.skip(f"no PostgreSQL here (make services SERVICES=postgresql starts one): {error}")
+    yield f"{POSTGRESQL}/{name}"
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stage(request):
+    """Opens a world: a Session on the database, its rows seeded."""
+    with_log = request.param == "sqlite"
+    engine = request.getfixturevalue("db").engine if with_log else create_engine(request.getfixturevalue("postgresql_url"))
+    worlds = []
+
+    def open_world(**options):
+        world = make_world(**options)
+        BaseModel.metadata.create_all(engine)
+        session = Session(engine, expire_on_commit=False)
+        worlds.append(session)
+        world.seed(session)
+        world.open(session)
+        return world
+
+    yield open_world
+    for session in worlds:
+        session.close()
+    if not with_log:
+        BaseModel.metadata.drop_all(engine)
+        engine.dispose()
+
+
+def write(way, world):
+    """Walk the path and commit; the events that were told, in order."""
+    if way.title == "new record, save":
+        # save() finds its Session by the record's own.
+        world.session.add(record := world.Account(id=2, name="Bob"))
+        with default_bus.capture() as events:
+            record.save()
+    else:
+        with default_bus.capture() as events:
+            way.write(world)
+    world.session.commit()
+    return events
+
+
+def told(events):
+    return [(event.name, event.key, pairs(event)) for event in events]
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
+def test_what_is_told_row_by_row(way, stage):
+    events = write(way, stage())
+
+    assert [(e.name, e.key, e.changes) for e in way.events] == told(events)
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
+def test_what_is_told_is_in_the_log(way, stage, db, request):
+    if "postgresql" in request.node.callspec.id:
+        pytest.skip("the log is asked for on SQLite; what fills it is the same")
+    write(way, stage())
+
+    assert sorted((e.name, e.key, str(e.changes)) for e in way.events) == sorted(
+        (name, key, str(changes)) for name, key, changes in told(log(db))
+    )
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
+def test_pre_hooks(way, stage):
+    world = stage(hooks="pre")
+
+    if way.pre == "refused":
+        with pytest.raises(BulkRefused, match="the hook"):
+            write(way, world)
+        world.session.rollback()
+        assert "Ada" == world.account.name
+    else:
+        write(way, world)
+        assert (way.pre == "runs") == bool(world.seen)
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
+def test_post_hooks(way, stage):
+    world = stage(hooks="post")
+    write(way, world)
+
+    assert (way.post == "runs") == bool(world.seen)
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
+def test_one_event_for_each_statement(way, stage):
+    events = write(way, stage(policy="batch"))
+
+    if way.batch:
+        assert [f"account.{way.batch}"] == [event.name for event in events]
+        assert "" == events[0].key
+    elif "database's cascade" in way.title:
+        assert ["account.deleted", "note.bulk_updated", "trace.bulk_deleted"] == [event.name for event in events]
+    else:
+        assert [(e.name, e.key, e.changes) for e in way.events] == told(events)
+
+
+@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
+def test_refused_bulk_writes(way, stage):
+    world = stage(policy="refuse")
+
+    if way.refuse:
+        with pytest.raises(BulkRefused, match="'refuse'"):
+            write(way, world)
+        world.session.rollback()
+        assert ("Ada", 1) == (world.account.name, world.account.visits)
+    else:
+        write(way, world)
