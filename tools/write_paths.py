@@ -117,7 +117,13 @@ def make_world(hooks: Literal["", "pre", "post"] = "", policy: str = "rows") -> 
     seen: list[str] = []
 
     def body(**fields: Any) -> dict[str, Any]:
-        return {"__module__": __name__, "__bulk__": policy, "id": IntegerField(primary_key=True), **fields, **_hooks(hooks, seen)}
+        return {
+            "__module__": __name__,
+            "__bulk__": policy,
+            "id": IntegerField(primary_key=True),
+            **fields,
+            **_hooks(hooks, seen),
+        }
 
     account = {
         "name": StringField(max_length=20),
@@ -250,7 +256,9 @@ def _save_changed_objects(world: World) -> None:
 
 
 def _from_select(world: World) -> None:
-    world.run(insert(world.Account).from_select(["id", "name", "visits"], select(literal(2), literal("Bob"), literal(0))))
+    world.run(
+        insert(world.Account).from_select(["id", "name", "visits"], select(literal(2), literal("Bob"), literal(0)))
+    )
 
 
 BULK_CREATED: dict[str, Any] = {"batch": "bulk_created", "refuse": True}

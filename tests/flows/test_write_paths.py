@@ -39,7 +39,9 @@ def postgresql_url():
 def stage(request):
     """Opens a world: a Session on the database, its rows seeded."""
     with_log = request.param == "sqlite"
-    engine = request.getfixturevalue("db").engine if with_log else create_engine(request.getfixturevalue("postgresql_url"))
+    engine = (
+        request.getfixturevalue("db").engine if with_log else create_engine(request.getfixturevalue("postgresql_url"))
+    )
     worlds = []
 
     def open_world(**options):

@@ -28,7 +28,6 @@ class ValidateValues(Protocol):
     def __call__(self, values: Values[str, Any], *, complete: bool) -> None: ...
 
 
-
 _mappings: dict[type, Mapping] = {}
 _UNKNOWN = (NO_VALUE, PASSIVE_NO_RESULT)
 

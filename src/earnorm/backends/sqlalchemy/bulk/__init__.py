@@ -8,17 +8,16 @@ SELECT nothing (docs/decisions/0009).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Update
+from sqlalchemy import Delete, Insert, Update
 from sqlalchemy.engine import Result
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
-from earnorm.backends.sqlalchemy.bulk import associations as _associations  # noqa: F401  # listens from here on
-from earnorm.backends.sqlalchemy.bulk import expressions as _expressions  # noqa: F401  # listens from here on
-from earnorm.backends.sqlalchemy.bulk import methods
+from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, methods
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
@@ -30,9 +29,18 @@ from earnorm.backends.sqlalchemy.mapping import mapping_of
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
 
-__all__: list[str] = []
+__all__ = ["listen"]
 
-Execute = Callable[..., Result[Any]]
+
+def listen() -> None:
+    """Hear of every Session's bulk writes from now on, and of what the database does by itself amid its flushes."""
+    _wrap(_BulkORMInsert, "an INSERT statement", _insert)
+    _wrap(_BulkORMUpdate, "an UPDATE statement", _update)
+    _wrap(_BulkORMDelete, "a DELETE statement", _delete)
+    method: Any = _save_mappings
+    Session._bulk_save_mappings = method  # type: ignore[method-assign]  # there is no event for it
+    for part in (expressions, cascades, associations):
+        part.listen()
 
 
 # --- statements ------------------------------------------------------------------------------
@@ -41,27 +49,20 @@ Execute = Callable[..., Result[Any]]
 def _wrap(compile_state: Any, verb: str, write: Callable[[Execution, Any], Any]) -> None:
     execute = compile_state.orm_execute_statement
 
-    def orm_execute_statement(
-        _cls: Any,
-        session: Session,
-        statement: Any,
-        params: Any,
-        execution_options: Any,
-        bind_arguments: Mapping[str, Any],
-        conn: Connection,
-    ) -> Any:
+    def orm_execute_statement(_cls: Any, session: Session, statement: Any, params: Any, *rest: Any) -> Any:
+        options, bind_arguments, connection = rest
+
         def run(statement: Any, params: Any = params) -> Result[Any]:
-            return execute(session, statement, params, execution_options, bind_arguments, conn)  # type: ignore[no-any-return]  # as SQLAlchemy's own
+            found: Result[Any] = execute(session, statement, params, options, bind_arguments, connection)
+            return found
 
         mapper = bind_arguments.get("mapper")
         if mapper is None or "parententity" not in statement.table._annotations or not shape_of(mapper).known:
             return run(statement)
-        strategy = statement._annotations.get("dml_strategy")
         shape = shape_of(mapper)
         model = mapping_of(mapper.class_) or shape.known[0]
-        return write(
-            Execution(session, conn, shape, model, params, execution_options, run, strategy == "bulk", verb), statement
-        )
+        many = statement._annotations.get("dml_strategy") == "bulk"
+        return write(Execution(session, connection, shape, model, params, run, many, verb), statement)
 
     compile_state.orm_execute_statement = classmethod(orm_execute_statement)
 
@@ -71,7 +72,7 @@ def _insert(execution: Execution, statement: Insert) -> Any:
     _refuse_if_asked(shape, model, execution.what)
     values = inserted_values(statement, execution.params, shape.mapper)
     upsert = is_upsert(statement)
-    execution, values = _with_hooks(execution, statement, values, upsert=upsert)
+    execution, values = _with_hooks(execution, values, upsert=upsert)
     _validate(model, values or (), complete=True)
     if upsert:
         named = {_name(column, shape.mapper): value for column, value in set_values(statement).items()}
@@ -81,7 +82,7 @@ def _insert(execution: Execution, statement: Insert) -> Any:
 
 
 def _with_hooks(
-    execution: Execution, statement: Insert, values: list[dict[str, Any]] | None, *, upsert: bool
+    execution: Execution, values: list[dict[str, Any]] | None, *, upsert: bool
 ) -> tuple[Execution, list[dict[str, Any]] | None]:
     """Pre hooks see a record made of each dictionary; what they cannot see is refused."""
     model, hooks = execution.model, _pre_hooks(execution.shape, "created")
@@ -96,11 +97,7 @@ def _with_hooks(
             f"__bulk__ = 'batch'"
         )
     made = [methods.prepared(execution.session, model, given) for given in values]
-    prepared = Execution(
-        execution.session, execution.connection, execution.shape, model, made, execution.options,
-        lambda statement: execution.run(statement, made), execution.many, execution.what,
-    )  # fmt: skip
-    return prepared, made
+    return replace(execution, params=made, run=lambda statement: execution.run(statement, made)), made
 
 
 def _update(execution: Execution, statement: Update) -> Any:
@@ -196,10 +193,13 @@ def _pre_hooks(shape: Shape, kind: Kind) -> list[str]:
 
 def _refuse_hooks(execution: Execution, kind: Kind) -> None:
     if hooks := _pre_hooks(execution.shape, kind):
-        raise execution.refuse(
-            f"the hook {hooks[0]} may change each record before its SQL, which a statement for many cannot do; save "
-            f"the records, make it a post_ hook, or say __bulk__ = 'batch'"
-        )
+        raise execution.refuse(_CANNOT_RUN.format(hooks[0]))
+
+
+_CANNOT_RUN = (
+    "the hook {} may change each record before its SQL, which one statement for many cannot do; save the records, make "
+    "it a post_ hook, or say __bulk__ = 'batch'"
+)
 
 
 def _validate(model: Model, values: Iterable[Mapping[str, Any]], *, complete: bool) -> None:
@@ -229,9 +229,12 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         _bulk_save_mappings(session, mapper, values, **options)
         return
     kind: Kind = "updated" if options["isupdate"] else "created"
-    what = f"session.bulk_{'save_objects' if options['isstates'] else 'update_mappings' if options['isupdate'] else 'insert_mappings'}()"
+    what = _named(options)
     _refuse_if_asked(shape, model, what)
-    values = _before_mappings(session, shape, model, values, kind, what, isstates=options["isstates"])
+    if options["isstates"]:
+        methods.before_objects(session, model, values, kind)
+    else:
+        _before_mappings(session, shape, model, values, kind)
     if model.info.bulk == "rows" and hears(shape.known, kind):
         facts = _write_mappings(session, shape, model, values, options)
     else:
@@ -246,32 +249,28 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         tell(session, connection, shape, facts, {})
 
 
+def _named(options: Mapping[str, Any]) -> str:
+    kind = "update_mappings" if options["isupdate"] else "insert_mappings"
+    return f"session.bulk_{'save_objects' if options['isstates'] else kind}()"
+
+
 def _before_mappings(
-    session: Session, shape: Shape, model: Model, values: list[Any], kind: Kind, what: str, *, isstates: bool
-) -> list[Any]:
-    if isstates:
-        if model.info.bulk == "rows":
-            methods.before_objects(session, model, values, kind)
-        elif model.validate is not None:
-            for state in values:
-                model.validate(state.obj(), None if kind == "created" else model.changes(state).keys())
-        return values
-    if model.info.bulk == "rows" and (hooks := _pre_hooks(shape, kind)):
-        if kind == "updated":
-            raise BulkRefused(
-                model.info.name,
-                what,
-                f"the hook {hooks[0]} may change each record before its SQL, and of these there is none; save the "
-                f"records, make it a post_ hook, or say __bulk__ = 'batch'",
-            )
-        for given in values:
-            given.update(methods.prepared(session, model, given))
-        return values
-    _validate(model, values, complete=kind == "created")
-    return values
+    session: Session, shape: Shape, model: Model, values: Sequence[dict[str, Any]], kind: Kind
+) -> None:
+    """Pre hooks of a record made of each dictionary, which gets what they set; and validation."""
+    hooks = _pre_hooks(shape, kind) if model.info.bulk == "rows" else []
+    if hooks and kind == "updated":
+        raise BulkRefused(model.info.name, "session.bulk_update_mappings()", _CANNOT_RUN.format(hooks[0]))
+    if not hooks:
+        _validate(model, values, complete=kind == "created")
+        return
+    for given in values:
+        given.update(methods.prepared(session, model, given))
 
 
-def _write_mappings(session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]) -> list[Fact]:
+def _write_mappings(
+    session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]
+) -> list[Fact]:
     isstates = options["isstates"]
     if options["isupdate"]:
         keys = methods.keys_of(model, [_given(model, value, isstates=isstates) for value in values])
@@ -292,9 +291,3 @@ def _write_mappings(session: Session, shape: Shape, model: Model, values: list[A
 
 def _given(model: Model, value: Any, *, isstates: bool) -> Mapping[str, Any]:
     return model.values(value) if isstates else value
-
-
-_wrap(_BulkORMInsert, "an INSERT statement", _insert)
-_wrap(_BulkORMUpdate, "an UPDATE statement", _update)
-_wrap(_BulkORMDelete, "a DELETE statement", _delete)
-Session._bulk_save_mappings = _save_mappings  # type: ignore[method-assign]  # there is no event for it

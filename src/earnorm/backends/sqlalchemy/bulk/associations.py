@@ -24,7 +24,7 @@ from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, refer
 from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.occurrence import Occurrence
 
-__all__: list[str] = []
+__all__ = ["listen"]
 
 _FOUND = "earnorm_associations"
 _RELATIONS = "earnorm_many_to_many"
@@ -51,7 +51,12 @@ def _relations(mapper: Mapper[Any]) -> tuple[RelationshipProperty[Any], ...]:
     return found
 
 
-@event.listens_for(Session, "after_flush")
+def listen() -> None:
+    """From now on, on every Session."""
+    event.listen(Session, "after_flush", _after_flush)
+    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
+
+
 def _after_flush(_session: Session, context: UOWTransaction) -> None:
     """Take the differences down while SQLAlchemy still knows them."""
     found: list[_Found] = []
@@ -76,7 +81,6 @@ def _changed(
             yield relation.key, {"added": list(history.added or ()), "removed": list(history.deleted or ())}
 
 
-@event.listens_for(Session, "after_flush_postexec")
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     found = context.attributes.get(_FOUND, ())
     if not found:

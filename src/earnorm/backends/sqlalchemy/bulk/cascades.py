@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, ForeignKeyConstraint, Table, event, inspect, select
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.sql import FromClause
 
-from earnorm.backends.sqlalchemy import hooks as _hooks  # noqa: F401  # what its pre hooks delete is to be seen here
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import (
@@ -35,7 +35,7 @@ from earnorm.backends.sqlalchemy.mapping import mappings
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
 
-__all__ = ["Cascade", "cascades_of_rows", "concerned", "tell_cascades"]
+__all__ = ["Cascade", "cascades_of_rows", "concerned", "listen", "tell_cascades"]
 
 _CASCADES = "earnorm_cascades"
 _REFERRING = "earnorm_referring"
@@ -70,12 +70,13 @@ def _referring(table: Table) -> list[_Reference]:
     known = vars(table).get(_REFERRING)
     if known is None or known[0] != state:
         known = vars(table)[_REFERRING] = state, list(_look_for_references(table))
-    return known[1]  # type: ignore[no-any-return]  # what was just put there
+    found: list[_Reference] = known[1]
+    return found
 
 
 def _look_for_references(table: Table) -> Iterator[_Reference]:
     for other in table.metadata.tables.values():
-        for constraint in sorted(other.foreign_key_constraints, key=lambda found: found.column_keys):
+        for constraint in sorted(other.foreign_key_constraints, key=lambda found: list(found.column_keys)):
             action = (constraint.ondelete or "").upper()
             if action in ("CASCADE", *_EMPTYING) and _refers_to(constraint, table):
                 yield _Reference(other, constraint, action != "CASCADE")
@@ -98,7 +99,9 @@ def concerned(table: Table, seen: frozenset[Table] = frozenset()) -> bool:
 
 def _listened_to(shape: Shape, *, emptied: bool) -> bool:
     kind: Kind = "updated" if emptied else "deleted"
-    return hears(shape.known, kind) or _has_pre(shape, emptied=emptied) or any(m.info.bulk != "rows" for m in shape.known)
+    return (
+        hears(shape.known, kind) or _has_pre(shape, emptied=emptied) or any(m.info.bulk != "rows" for m in shape.known)
+    )
 
 
 def _has_pre(shape: Shape, *, emptied: bool) -> bool:
@@ -107,7 +110,8 @@ def _has_pre(shape: Shape, *, emptied: bool) -> bool:
 
 def _shapes_of(table: Table) -> set[Shape]:
     """The models whose rows the table holds: the topmost mapper of them."""
-    return {shape_of(_topmost(m, table)) for model in mappings() if (m := inspect(model.cls)).local_table is table}
+    mappers: Iterator[Mapper[Any]] = (inspect(model.cls) for model in mappings())
+    return {shape_of(_topmost(mapper, table)) for mapper in mappers if mapper.local_table is table}
 
 
 def _topmost(mapper: Mapper[Any], table: Table) -> Mapper[Any]:
@@ -119,7 +123,9 @@ def _topmost(mapper: Mapper[Any], table: Table) -> Mapper[Any]:
 # --- before the SQL --------------------------------------------------------------------------
 
 
-def cascade_of(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], deleted: set[tuple[Table, Key]]) -> list[Cascade]:
+def cascade_of(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], deleted: set[tuple[FromClause, Key]]
+) -> list[Cascade]:
     """What the deletion of these rows (values by column name) takes along; rows in `deleted` are told already."""
     found: list[Cascade] = []
     for other, constraint, emptied in _referring(table):
@@ -142,7 +148,9 @@ def _referred(constraint: ForeignKeyConstraint, rows: Iterable[Mapping[str, Any]
     return (key for key in dict.fromkeys(keys) if None not in key)
 
 
-def _rows_of(connection: Connection, table: Table, constraint: ForeignKeyConstraint, keys: Sequence[Key]) -> list[Mapping[str, Any]]:
+def _rows_of(
+    connection: Connection, table: Table, constraint: ForeignKeyConstraint, keys: Sequence[Key]
+) -> list[Mapping[str, Any]]:
     columns = [element.parent for element in constraint.elements]
     looked = select(*table.c).where(among(columns, keys)).with_for_update()
     return [{c.name: value for c, value in zip(table.c, row, strict=True)} for row in connection.execute(looked).all()]
@@ -163,7 +171,9 @@ def _as_models(
         for model in {row.mapping.info.subject: row.mapping for row in found.rows.values()}.values():
             if model.info.bulk == "refuse":
                 what = "a foreign key set to NULL by the database" if emptied else "a deletion cascaded by the database"
-                why = "its __bulk__ is 'refuse'; delete its records first, or let the ORM cascade (cascade='all, delete')"
+                why = (
+                    "its __bulk__ is 'refuse'; delete its records first, or let the ORM cascade (cascade='all, delete')"
+                )
                 raise BulkRefused(model.info.name, what, why)
         yield found
 
@@ -218,12 +228,19 @@ def _emptied(cascade: Cascade, there: Mapping[Key, Row]) -> Iterator[Fact]:
 # --- amid a flush ----------------------------------------------------------------------------
 
 
-@event.listens_for(Session, "before_flush")
+def listen() -> None:
+    """From now on, on every Session: behind the pre hooks, which may delete more."""
+    event.listen(Session, "before_flush", _before_flush)
+    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
+
+
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
     if not session._deleted:
         return
     states = [state for state in session._deleted if state.key is not None]
-    told = {(table, tuple(state.key[1])) for state in states for table in state.mapper.tables}
+    told: set[tuple[FromClause, Key]] = {
+        (t, tuple(state.identity or ())) for state in states for t in state.mapper.tables
+    }
     cascades: list[Cascade] = []
     for (mapper, table), some in _by_table(states).items():
         if concerned(table):
@@ -251,13 +268,14 @@ def _columns(mapper: Mapper[Any], table: Table, state: InstanceState[Any]) -> di
     return {**values, **dict(zip((column.name for column in table.primary_key), state.key[1], strict=False))}
 
 
-@event.listens_for(Session, "after_flush_postexec")
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     cascades: Sequence[Cascade] = context.attributes.get(_CASCADES, ())
     if not cascades:
         return
     # What the ORM had loaded it has written itself, and our hooks have told of it.
-    written = {(s.mapper.base_mapper, tuple(s.key[1])) for s, (_, listed) in context.states.items() if not listed and s.key}
+    written = {
+        (s.mapper.base_mapper, tuple(s.key[1])) for s, (_, listed) in context.states.items() if not listed and s.key
+    }
     for cascade in cascades:
         base = cascade.shape.mapper.base_mapper
         cascade.rows = {key: row for key, row in cascade.rows.items() if (base, key) not in written}
@@ -274,10 +292,11 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
 
 def cascades_of_rows(session: Session, connection: Connection, shape: Shape, rows: Iterable[Row]) -> list[Cascade]:
     """What a DELETE statement of these rows takes along, once pre hooks have not vetoed it."""
-    told: set[tuple[Table, Key]] = set()
+    told: set[tuple[FromClause, Key]] = set()
     by_column: list[dict[str, Any]] = []
     for row in rows:
-        told |= {(table, row.key) for table in inspect(row.mapping.cls).tables if isinstance(table, Table)}
+        mapper: Mapper[Any] = inspect(row.mapping.cls)
+        told |= {(table, row.key) for table in mapper.tables}
         names = ((column.name, attribute_of(column, shape.mapper)) for column in shape.columns)
         values = {column: row.values[name] for column, name in names if name in row.values}
         by_column.append({**values, **dict(zip((c.name for c in shape.table.primary_key), row.key, strict=True))})

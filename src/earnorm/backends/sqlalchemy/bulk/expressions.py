@@ -13,13 +13,12 @@ from sqlalchemy import event
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy import hooks as _hooks  # noqa: F401  # pre hooks are to run before this looks
 from earnorm.backends.sqlalchemy.bulk.given import is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import hears
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 
-__all__: list[str] = []
+__all__ = ["listen"]
 
 _OLD = "earnorm_old_values"
 _GENERATED = "earnorm_generated"
@@ -27,7 +26,12 @@ _Old = dict[InstanceState[Any], dict[str, Any]]
 _PLAIN = (str, int, float, bool, type(None))
 
 
-@event.listens_for(Session, "before_flush")
+def listen() -> None:
+    """From now on, on every Session: behind the pre hooks, and before the hooks look at what was written."""
+    event.listen(Session, "before_flush", _before_flush)
+    event.listen(Session, "after_flush", _after_flush, insert=True)
+
+
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
     """Keep the old values of what this flush will have the database work out."""
     for state in session.identity_map._modified:
@@ -65,7 +69,6 @@ def _is_generated(column: Any) -> bool:
     return getattr(column, "onupdate", None) is not None or getattr(column, "server_onupdate", None) is not None
 
 
-@event.listens_for(Session, "after_flush", insert=True)
 def _after_flush(session: Session, context: UOWTransaction) -> None:
     old: _Old = context.attributes.get(_OLD, {})
     unread: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)

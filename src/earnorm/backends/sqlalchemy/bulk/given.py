@@ -16,7 +16,7 @@ Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
 def inserted_values(statement: Insert, params: Params, mapper: Mapper[Any]) -> list[dict[str, Any]] | None:
-    """The rows of an INSERT; None if the database makes them (INSERT … SELECT). SQL expressions stand for themselves."""
+    """The rows of an INSERT, SQL expressions as they are; None if the database makes them (INSERT … SELECT)."""
     if statement.select is not None:
         return None
     if statement._multi_values:

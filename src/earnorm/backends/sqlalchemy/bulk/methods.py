@@ -23,7 +23,9 @@ def keys_of(model: Model, values: Iterable[Mapping[str, Any]]) -> list[Key]:
     return [key for key in dict.fromkeys(keys) if None not in key]
 
 
-def updated_by_key(session: Session, shape: Shape, keys: Sequence[Key], write: Callable[[], Any]) -> tuple[Any, list[Fact]]:
+def updated_by_key(
+    session: Session, shape: Shape, keys: Sequence[Key], write: Callable[[], Any]
+) -> tuple[Any, list[Fact]]:
     """Old and new values by SELECTs around the write: what it sets need not be what the database makes of it."""
     connection = session.connection(bind_arguments={"mapper": shape.mapper})
     before = shape.read(connection, keys, lock=True)
@@ -42,7 +44,8 @@ def before_objects(session: Session, model: Model, states: Sequence[InstanceStat
     for state in states:
         record = state.obj()
         changes = model.changes(state) if kind == "updated" else {}
-        if model.bus.plans.flow(model.cls, kind).before and (changes or kind == "created"):
+        hooks = model.info.bulk == "rows" and model.bus.plans.flow(model.cls, kind).before
+        if hooks and (changes or kind == "created"):
             run_before(session, Row(model, model.identity(state), model.values(state)), kind, record, changes)
             changes = model.changes(state) if kind == "updated" else {}
         if model.validate is not None:

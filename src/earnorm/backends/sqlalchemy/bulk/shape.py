@@ -55,8 +55,8 @@ class Shape:
         mapped = {column for each in mapper.self_and_descendants for column in each.columns}
         self.columns: tuple[Column[Any], ...] = tuple(column for column in self.table.c if column in mapped)
         self.key_columns = tuple(mapper.primary_key)
-        self._place = {column: number for number, column in enumerate(self.columns)}
-        self._kind = self._place.get(mapper.polymorphic_on) if mapper.polymorphic_on is not None else None  # type: ignore[call-overload]  # a discriminator that is no column stands nowhere
+        self._place: dict[Any, int] = {column: number for number, column in enumerate(self.columns)}
+        self._kind = self._place.get(mapper.polymorphic_on) if mapper.polymorphic_on is not None else None
         self._readers: dict[Any, _Reader | None] = {}
 
     # --- rows of this shape --------------------------------------------------------------------
@@ -81,7 +81,9 @@ class Shape:
         mapping = mapping_of(mapper.class_)
         if mapping is None:
             return None
-        places = {name: self._place[column] for name in mapping.columns if (column := mapper.columns[name]) in self._place}  # type: ignore[index]  # a stored attribute has a Column
+        places = {
+            name: self._place[column] for name in mapping.columns if (column := mapper.columns[name]) in self._place
+        }
         keys = tuple(self._place[column] for column in self.key_columns)
         return _Reader(mapping, tuple(places), _taking(tuple(places.values())), _taking(keys))
 
@@ -107,7 +109,9 @@ class Shape:
         # A Session of its own: what is only looked at stays out of the caller's.
         with Session(connection, autoflush=False) as session:
             entity = with_polymorphic(self.mapper.base_mapper.class_, "*")
-            key = [getattr(entity, self.mapper.get_property_by_column(c).key) for c in self.mapper.base_mapper.primary_key]
+            key = [
+                getattr(entity, self.mapper.get_property_by_column(c).key) for c in self.mapper.base_mapper.primary_key
+            ]
             for record in session.scalars(select(entity).where(among(key, keys))).unique():
                 state = instance_state(record)
                 mapping = mapping_of(type(record))

@@ -23,7 +23,7 @@ from earnorm.occurrence import Kind
 
 __all__ = ["Execution", "Outcome", "deleted", "inserted", "updated"]
 
-Run = Callable[[Any], Result[Any]]
+Run = Callable[..., Result[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,6 @@ class Execution:
     shape: Shape
     model: Model
     params: Params
-    options: Mapping[str, Any]
     run: Run
     many: bool
     what: str
@@ -45,7 +44,7 @@ class Execution:
 
 
 class Outcome(NamedTuple):
-    """What the caller is given, and what happened. `gone` are the records of deleted rows, if somebody is handed them."""
+    """What the caller is given, and what happened; of deleted rows the records (`gone`), if somebody is handed them."""
 
     result: Any
     facts: Sequence[Fact]
@@ -115,7 +114,7 @@ class _Written(IteratorResult[Any]):
     rowcount: int
 
 
-def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[Sequence[Any]]]:
+def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[tuple[Any, ...]]]:
     """A result with our columns at its end as the caller wants it, and our part of its rows."""
     frozen = result.freeze()
     tuples = [tuple(row)[-ours:] for row in frozen.data]

@@ -22,7 +22,19 @@ from earnorm.event import NO_CHANGES, Change, Changes
 from earnorm.handler import Phase
 from earnorm.occurrence import Kind, Occurrence
 
-__all__ = ["Fact", "Records", "differences", "fetch", "forget", "hears", "loads", "run_before", "tell", "tell_batch", "vetoable"]
+__all__ = [
+    "Fact",
+    "Records",
+    "differences",
+    "fetch",
+    "forget",
+    "hears",
+    "loads",
+    "run_before",
+    "tell",
+    "tell_batch",
+    "vetoable",
+]
 
 Records = Mapping[Key, Any]
 _LATER = frozenset({Phase.DURABLE})
@@ -105,7 +117,9 @@ def run_before(session: Session, row: Row, kind: Kind, record: Any, changes: Cha
     with within(scope):
         for hook in model.bus.plans.flow(model.cls, kind).before:
             try:
-                model.bus.caller.call(hook, occurrence, scope.dispatcher.wait, "delete" if kind == "deleted" else "save")
+                model.bus.caller.call(
+                    hook, occurrence, scope.dispatcher.wait, "delete" if kind == "deleted" else "save"
+                )
             except StopPropagation:
                 return
             if occurrence.stopped:
@@ -185,9 +199,7 @@ def _dispatch(session: Session, bus: EventBus, outbox: ConnectionOutbox, happene
         scope.dispatcher.run()
 
 
-def tell_batch(
-    session: Session, connection: Connection, model: Model, kind: Kind, payload: Mapping[str, Any]
-) -> None:
+def tell_batch(session: Session, connection: Connection, model: Model, kind: Kind, payload: Mapping[str, Any]) -> None:
     """One event for a whole statement: `order.bulk_updated`, about no record."""
     bus, name = model.bus, f"{model.info.subject}.bulk_{kind}"
     handlers = bus.plans.custom(name, model.cls)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Insert, Table, UniqueConstraint, and_, literal_column, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import Insert, Table, UniqueConstraint, select, tuple_
 
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, in_chunks
@@ -68,7 +67,9 @@ def _there(execution: Execution, statement: Insert) -> dict[Key, Row]:
 def _value(execution: Execution, given: Mapping[str, Any], name: str | None) -> Any:
     value = given.get(name) if name is not None else None
     if is_sql(value):
-        raise execution.refuse(f"the database works {name} out, by which it looks for a row that is there; give a value")
+        raise execution.refuse(
+            f"the database works {name} out, by which it looks for a row that is there; give a value"
+        )
     return value
 
 
@@ -89,6 +90,5 @@ def _target(execution: Execution, clause: Any) -> list[Any]:
 def _of_constraint(table: Table, name: str) -> list[Any] | None:
     if name == table.primary_key.name:
         return list(table.primary_key.columns)
-    named = [c for c in table.constraints if isinstance(c, UniqueConstraint) and c.name == name]
-    indexes = [index for index in table.indexes if index.name == name]
-    return list((*named, *indexes)[0].columns) if named or indexes else None
+    every: list[Any] = [*(c for c in table.constraints if isinstance(c, UniqueConstraint)), *table.indexes]
+    return next((list(each.columns) for each in every if each.name == name), None)
