@@ -132,7 +132,7 @@ def _delete(execution: Execution, statement: Delete) -> Any:
     session, shape = execution.session, execution.shape
     _refuse_if_asked(shape, execution.model, execution.what)
     cascades: list[Cascade] = []
-    if concerned(shape.table):
+    if concerned(session, shape.table):
         rows = matching(execution, statement)
         cascades = cascades_of_rows(session, execution.connection, shape, rows.values())
         statement = narrow(execution, statement, rows)
@@ -157,7 +157,7 @@ def _written(
         with vetoable(session):
             tell_batch(session, execution.connection, model, kinds[0], payload)
         return result
-    if not any(hears(shape.known, kind) for kind in kinds) and not _pre_hooks(shape, kinds[0]):
+    if not any(hears(session, shape.known, kind) for kind in kinds) and not _pre_hooks(shape, kinds[0]):
         return execution.run(statement)
     outcome = write(execution, statement)
     with vetoable(session):
@@ -235,7 +235,7 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         methods.before_objects(session, model, values, kind)
     else:
         _before_mappings(session, shape, model, values, kind)
-    if model.info.bulk == "rows" and hears(shape.known, kind):
+    if model.info.bulk == "rows" and hears(session, shape.known, kind):
         facts = _write_mappings(session, shape, model, values, options)
     else:
         _bulk_save_mappings(session, mapper, values, **options)

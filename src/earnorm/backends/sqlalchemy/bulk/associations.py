@@ -103,7 +103,7 @@ def _tell(session: Session, found: _Found) -> None:
         return
     connection = session.connection(bind_arguments={"mapper": found.state.mapper})
     outbox = outbox_of(connection, bus, f"a change of {model.info.name}.{found.name}")
-    outbox.sessions.add(session)
+    outbox.serve(session)
     scope = scope_of(session)
     with within(scope):
         outbox.emit(bus.in_transaction(occurrence), bus.caller, scope.dispatcher)

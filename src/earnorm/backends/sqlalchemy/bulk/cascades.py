@@ -87,20 +87,22 @@ def _refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
     return all(element.target_fullname.rpartition(".")[0] == table.fullname for element in constraint.elements)
 
 
-def concerned(table: Table, seen: frozenset[Table] = frozenset()) -> bool:
+def concerned(session: Session, table: Table, seen: frozenset[Table] = frozenset()) -> bool:
     """Whether the database changes rows of models that somebody listens to when rows of this table are deleted."""
     for other, _, emptied in _referring(table):
-        if any(_listened_to(shape, emptied=emptied) for shape in _shapes_of(other)):
+        if any(_listened_to(session, shape, emptied=emptied) for shape in _shapes_of(other)):
             return True
-        if not emptied and other not in seen and concerned(other, seen | {table, other}):
+        if not emptied and other not in seen and concerned(session, other, seen | {table, other}):
             return True
     return False
 
 
-def _listened_to(shape: Shape, *, emptied: bool) -> bool:
+def _listened_to(session: Session, shape: Shape, *, emptied: bool) -> bool:
     kind: Kind = "updated" if emptied else "deleted"
     return (
-        hears(shape.known, kind) or _has_pre(shape, emptied=emptied) or any(m.info.bulk != "rows" for m in shape.known)
+        hears(session, shape.known, kind)
+        or _has_pre(shape, emptied=emptied)
+        or any(m.info.bulk != "rows" for m in shape.known)
     )
 
 
@@ -124,7 +126,11 @@ def _topmost(mapper: Mapper[Any], table: Table) -> Mapper[Any]:
 
 
 def cascade_of(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], deleted: set[tuple[FromClause, Key]]
+    session: Session,
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    deleted: set[tuple[FromClause, Key]],
 ) -> list[Cascade]:
     """What the deletion of these rows (values by column name) takes along; rows in `deleted` are told already."""
     found: list[Cascade] = []
@@ -136,9 +142,9 @@ def cascade_of(
                 continue
             if not emptied:
                 deleted |= {(other, _key(other, row)) for row in fresh}
-            found += _as_models(connection, other, fresh, emptied=emptied)
+            found += _as_models(session, connection, other, fresh, emptied=emptied)
             if not emptied:
-                found += cascade_of(connection, other, fresh, deleted)
+                found += cascade_of(session, connection, other, fresh, deleted)
     return found
 
 
@@ -161,10 +167,10 @@ def _key(table: Table, row: Mapping[str, Any]) -> Key:
 
 
 def _as_models(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, emptied: bool
+    session: Session, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, emptied: bool
 ) -> Iterator[Cascade]:
     for shape in _shapes_of(table):
-        if not _listened_to(shape, emptied=emptied):
+        if not _listened_to(session, shape, emptied=emptied):
             continue
         keys = [tuple(row[column.name] for column in table.primary_key) for row in rows]
         found = Cascade(shape, shape.read(connection, keys), emptied)
@@ -243,9 +249,9 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
     }
     cascades: list[Cascade] = []
     for (mapper, table), some in _by_table(states).items():
-        if concerned(table):
+        if concerned(session, table):
             connection = session.connection(bind_arguments={"mapper": mapper})
-            cascades += cascade_of(connection, table, [_columns(mapper, table, state) for state in some], told)
+            cascades += cascade_of(session, connection, table, [_columns(mapper, table, state) for state in some], told)
     if cascades:
         run_pre_hooks(session, cascades)
         context.attributes[_CASCADES] = cascades
@@ -300,6 +306,6 @@ def cascades_of_rows(session: Session, connection: Connection, shape: Shape, row
         names = ((column.name, attribute_of(column, shape.mapper)) for column in shape.columns)
         values = {column: row.values[name] for column, name in names if name in row.values}
         by_column.append({**values, **dict(zip((c.name for c in shape.table.primary_key), row.key, strict=True))})
-    found = cascade_of(connection, shape.table, by_column, told)
+    found = cascade_of(session, connection, shape.table, by_column, told)
     run_pre_hooks(session, found)
     return found

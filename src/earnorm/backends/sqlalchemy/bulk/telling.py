@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
+from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks
@@ -48,9 +49,13 @@ class Fact(NamedTuple):
     changes: Changes = NO_CHANGES
 
 
-def hears(models: Iterable[Model], kind: Kind) -> bool:
+def hears(session: Session, models: Iterable[Model], kind: Kind) -> bool:
     """Whether anybody would learn of such a change to a record of these models."""
-    return any(model.bus.attentive or model.bus.plans.flow(model.cls, kind).heard for model in models)
+    return any(
+        (model.bus.attentive or model.bus.plans.flow(model.cls, kind).heard)
+        and listening(session, model.cls) is not None
+        for model in models
+    )
 
 
 def loads(models: Iterable[Model], kind: Kind) -> bool:
@@ -146,12 +151,12 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
 
     `gone` are the records of deleted rows, loaded before; the others are loaded here if somebody is handed them.
     """
-    heard = [fact for fact in facts if hears([fact.row.mapping], fact.kind)]
+    heard = [fact for fact in facts if hears(session, [fact.row.mapping], fact.kind)]
     if not heard:
         return
     bus = heard[0].row.mapping.bus
     outbox = outbox_of(connection, bus, f"a bulk write of {heard[0].row.mapping.info.name}")
-    outbox.sessions.add(session)
+    outbox.serve(session)
     loaded = [fact for fact in heard if fact.kind != "deleted" and _loads(fact.row.mapping, fact.kind)]
     records: dict[Key, Any] = {**gone, **fetch(session, shape, [fact.row.key for fact in loaded])}
     for fact in loaded:
@@ -211,5 +216,5 @@ def tell_batch(session: Session, connection: Connection, model: Model, kind: Kin
         return
     bus.in_transaction(occurrence)
     outbox = outbox_of(connection, bus, f"a bulk write of {model.info.name}")
-    outbox.sessions.add(session)
+    outbox.serve(session)
     _dispatch(session, bus, outbox, [occurrence])
