@@ -13,12 +13,14 @@ from tests.flows.stories import Look, Memory
 
 ON_EACH = {
     "test_boundary",
+    "test_bulk",
     "test_composition",
     "test_deleted",
     "test_durable_delivery",
     "test_models",
     "test_ownership",
     "test_phases",
+    "test_write_paths",
 }
 
 

@@ -1,64 +1,30 @@
 """Write paths: each cell of the table of `tools/write_paths.py`, on every database that there is."""
 
-import os
-import uuid
+from contextlib import ExitStack
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from earnorm import BaseModel, default_bus
+from earnorm import default_bus
 from earnorm.errors import BulkRefused
 from tests.flows.stories import log, pairs
 from tools.write_paths import PATHS, make_world
 
-POSTGRESQL = os.environ.get("EARNORM_POSTGRESQL", "postgresql+psycopg://postgres@127.0.0.1:5432")
 
-
-@pytest.fixture(scope="session")
-def postgresql_url():
-    """A database of this run's own."""
-    try:
-        pytest.importorskip("psycopg")
-        admin = create_engine(f"{POSTGRESQL}/postgres", isolation_level="AUTOCOMMIT")
-        name = f"earnorm_paths_{uuid.uuid4().hex[:12]}"
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-    except (OperationalError, pytest.skip.Exception) as error:
-        if os.environ.get("EARNORM_REQUIRE_SERVICES") == "1":
-            raise
-        pytest.skip(f"no PostgreSQL here (make services SERVICES=postgresql starts one): {error}")
-    yield f"{POSTGRESQL}/{name}"
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def stage(request):
+@pytest.fixture
+def stage(db):
     """Opens a world: a Session on the database, its rows seeded."""
-    with_log = request.param == "sqlite"
-    engine = (
-        request.getfixturevalue("db").engine if with_log else create_engine(request.getfixturevalue("postgresql_url"))
-    )
-    worlds = []
+    with ExitStack() as stack:
 
-    def open_world(**options):
-        world = make_world(**options)
-        BaseModel.metadata.create_all(engine)
-        session = Session(engine, expire_on_commit=False)
-        worlds.append(session)
-        world.seed(session)
-        world.open(session)
-        return world
+        def open_world(**options):
+            world = make_world(**options)
+            db.ready()
+            session = stack.enter_context(Session(db.engine, expire_on_commit=False))
+            world.seed(session)
+            world.open(session)
+            return world
 
-    yield open_world
-    for session in worlds:
-        session.close()
-    if not with_log:
-        BaseModel.metadata.drop_all(engine)
-        engine.dispose()
+        yield open_world
 
 
 def write(way, world):
@@ -87,9 +53,7 @@ def test_what_is_told_row_by_row(way, stage):
 
 
 @pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
-def test_what_is_told_is_in_the_log(way, stage, db, request):
-    if "postgresql" in request.node.callspec.id:
-        pytest.skip("the log is asked for on SQLite; what fills it is the same")
+def test_what_is_told_is_in_the_log(way, stage, db):
     write(way, stage())
 
     assert sorted((e.name, e.key, str(e.changes)) for e in way.events) == sorted(

@@ -142,7 +142,7 @@ def _learn(found: list[Mapper[Any]]) -> None:
         validator = Validator.for_mapper(mapper) if any(map(spec_of, mapper.columns)) else None
         check = validator.check if validator is not None else None
         check_values = ValuesValidator(mapper).check if validator is not None else None
-        mappings.register(mapper.class_, info, default_bus, info.fields, check, check_values)
+        mappings.register(mapper.class_, info, default_bus, info.fields, check, validate_values=check_values)
 
 
 def _info(mapper: Mapper[Any]) -> ModelInfo:

@@ -270,7 +270,8 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
         raise InvalidField(cls.__name__, "bubbles_to", bubbles_to, why)
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to)
     info.handlers = collect_handlers(cls)
-    mappings.register(cls, info, default_bus, fields, Validator.for_mapper(mapper).check, ValuesValidator(mapper).check)
+    check = Validator.for_mapper(mapper).check
+    mappings.register(cls, info, default_bus, fields, check, validate_values=ValuesValidator(mapper).check)
 
 
 def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:

@@ -94,6 +94,7 @@ def register(
     bus: EventBus,
     columns: tuple[str, ...],
     validate: Validate | None = None,
+    *,
     validate_values: ValidateValues | None = None,
 ) -> Mapping:
     """Make a mapped class known; its own handlers are checked and listed on the bus. Raises InvalidBulkPolicy."""
