@@ -46,19 +46,13 @@ def told(events):
 
 
 @pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
-def test_what_is_told_row_by_row(way, stage):
+def test_what_is_told_row_by_row(way, stage, db):
+    expected = [(e.name, e.key, e.changes) for e in way.events]
     events = write(way, stage())
 
-    assert [(e.name, e.key, e.changes) for e in way.events] == told(events)
-
-
-@pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)
-def test_what_is_told_is_in_the_log(way, stage, db):
-    write(way, stage())
-
-    assert sorted((e.name, e.key, str(e.changes)) for e in way.events) == sorted(
-        (name, key, str(changes)) for name, key, changes in told(log(db))
-    )
+    assert expected == told(events)
+    # In the log a deletion stands where the transaction ended.
+    assert sorted(map(str, expected)) == sorted(map(str, told(log(db))))
 
 
 @pytest.mark.parametrize("way", PATHS, ids=lambda way: way.id)

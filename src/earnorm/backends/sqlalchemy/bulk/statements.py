@@ -21,7 +21,18 @@ from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
 
-__all__ = ["Execution", "Outcome", "deleted", "inserted", "updated"]
+__all__ = [
+    "Execution",
+    "Outcome",
+    "changed",
+    "deleted",
+    "inserted",
+    "locks",
+    "matching",
+    "narrow",
+    "returning",
+    "updated",
+]
 
 Run = Callable[..., Result[Any]]
 
@@ -55,24 +66,27 @@ class Outcome(NamedTuple):
 
 
 def inserted(execution: Execution, statement: Insert) -> Outcome:
-    result, found = returning(execution, statement)
-    return Outcome(result, [Fact("created", row) for row in found], {})
-
-
-def returning(execution: Execution, statement: Insert) -> tuple[Any, list[Row]]:
-    """Execute an INSERT for its caller, and have the rows that it has made or changed as well."""
     shape = execution.shape
-    require_returning(execution, execution.connection.dialect.insert_returning)
-    if execution.many and not execution.connection.dialect.insert_executemany_returning:
-        raise execution.refuse("this database gives no rows back for many at once; save the records")
-    if shape.joined and not execution.many:
+    if not shape.joined:
+        result, tuples = returning(execution, statement)
+        return Outcome(result, _all("created", shape.rows(tuples)), {})
+    if not execution.many:
         raise execution.refuse("its table is one of several; pass dictionaries: session.execute(insert(Model), [...])")
-    if not statement._returning and not execution.many and statement.select is None:
-        result = execution.run(_with_defaults(statement, shape.key_columns, shape.columns))
-        return result, list(shape.rows(_beside(result, shape.columns)))
-    ours = _attributes(execution.model, shape) if shape.joined else shape.columns
+    require_returning(execution, execution.connection.dialect.insert_executemany_returning)
+    ours = _attributes(execution.model, shape)
     result, tuples = _cut(execution.run(statement.returning(*ours)), len(ours), asked=bool(statement._returning))
-    return result, list(_joined_rows(execution.model, shape, tuples) if shape.joined else shape.rows(tuples))
+    return Outcome(result, _all("created", _joined_rows(execution.model, shape, tuples)), {})
+
+
+def returning(execution: Execution, statement: Insert, *more: Any) -> tuple[Any, list[Sequence[Any]]]:
+    """Execute an INSERT into one table for its caller, and have the rows it has made or changed, and `more` of each."""
+    shape, dialect = execution.shape, execution.connection.dialect
+    require_returning(execution, dialect.insert_executemany_returning if execution.many else dialect.insert_returning)
+    ours = (*shape.columns, *more)
+    if statement._returning or execution.many or statement.select is not None:
+        return _cut(execution.run(statement.returning(*ours)), len(ours), asked=bool(statement._returning))
+    result = execution.run(_with_defaults(statement, shape.key_columns, ours))
+    return result, _beside(result, ours)
 
 
 def require_returning(execution: Execution, able: bool) -> None:  # noqa: FBT001  # what a dialect says of itself
@@ -85,7 +99,7 @@ def _with_defaults(statement: Any, keys: Iterable[Any], columns: Iterable[Any]) 
     return statement.return_defaults(*keys, supplemental_cols=list(columns))
 
 
-def _beside(result: Any, columns: Sequence[Column[Any]]) -> list[Sequence[Any]]:
+def _beside(result: Any, columns: Sequence[Any]) -> list[Sequence[Any]]:
     """What was returned beside a result, of which SQLAlchemy promises no order; the caller has not asked for rows."""
     take = result._tuple_getter(columns)
     rows = [take(row) for row in result.returned_defaults_rows or ()]
@@ -114,10 +128,10 @@ class _Written(IteratorResult[Any]):
     rowcount: int
 
 
-def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[tuple[Any, ...]]]:
+def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[Sequence[Any]]]:
     """A result with our columns at its end as the caller wants it, and our part of its rows."""
     frozen = result.freeze()
-    tuples = [tuple(row)[-ours:] for row in frozen.data]
+    tuples: list[Sequence[Any]] = [tuple(row)[-ours:] for row in frozen.data]
     if asked:
         return frozen().columns(*range(len(frozen.metadata.keys) - ours)), tuples
     empty = _Written(null_dml_result()._metadata, iter([]))
@@ -163,21 +177,21 @@ def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]
     wanted = shape.mapper.primary_key if shape.joined else shape.columns
     looked: Any = select(*wanted).select_from(shape.mapper).options(*statement._with_options)
     looked._where_criteria = statement._where_criteria
-    looked = looked.with_for_update(of=shape.table) if _locks(execution) else looked
+    looked = looked.with_for_update(of=shape.table) if locks(execution) else looked
     found = session.execute(looked, execution.params, execution_options={"autoflush": False}).all()
     if shape.joined:
         return shape.read(execution.connection, dict.fromkeys(tuple(row) for row in found))
     return {row.key: row for row in shape.rows(found)}
 
 
-def _locks(execution: Execution) -> bool:
+def locks(execution: Execution) -> bool:
     # SQLite's one writer has the whole file.
     return execution.connection.dialect.name != "sqlite"
 
 
 def narrow(execution: Execution, statement: Any, rows: Mapping[Key, Row]) -> Any:
     """The statement for these rows alone, so that none committed since they were locked is written unseen."""
-    if not _locks(execution):
+    if not locks(execution):
         return statement
     return statement.where(among(execution.shape.key_columns, list(rows)))
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Insert, Table, UniqueConstraint, select, tuple_
+from sqlalchemy import Boolean, Insert, Table, UniqueConstraint, literal_column, select, tuple_
 
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, in_chunks
-from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, changed, returning
+from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, changed, locks, returning
 from earnorm.backends.sqlalchemy.bulk.telling import Fact
 
 __all__ = ["conflicts", "is_upsert", "set_values", "upserted"]
+
+
+_LOOKS = 5
 
 
 def conflicts(statement: Insert) -> list[Any]:
@@ -37,9 +40,29 @@ def set_values(statement: Insert) -> dict[Any, Any]:
 
 
 def upserted(execution: Execution, statement: Insert) -> Outcome:
-    before = _there(execution, statement)
-    result, rows = returning(execution, statement)
-    after = {row.key: row for row in rows}
+    if not locks(execution):
+        outcome = _upserted(execution, statement)
+        assert outcome is not None
+        return outcome
+    # A row that another transaction has made between our look and our INSERT is met all the same: look again.
+    for _ in range(_LOOKS):
+        with execution.connection.begin_nested() as savepoint:
+            outcome = _upserted(execution, statement)
+            if outcome is not None:
+                return outcome
+            savepoint.rollback()
+    raise execution.refuse(f"others made and deleted the rows it meets, {_LOOKS} times in a row; do it again")
+
+
+def _upserted(execution: Execution, statement: Insert) -> Outcome | None:
+    """What was done; None if a row was updated that was not there when we looked."""
+    shape, before = execution.shape, _there(execution, statement)
+    # Of PostgreSQL, and of what speaks like it: a row that was updated rather than inserted has an xmax.
+    met = [literal_column(f"({shape.table.name}.xmax <> 0)", Boolean).label("earnorm_met")] if locks(execution) else []
+    result, tuples = returning(execution, statement, *met)
+    after = {row.key: row for row in shape.rows(tuples)}
+    if met and sum(values[-1] for values in tuples) != len(before.keys() & after.keys()):
+        return None
     created = [Fact("created", row) for key, row in after.items() if key not in before]
     return Outcome(result, [*created, *changed(before, after)], {})
 
