@@ -271,7 +271,11 @@ def _path(path: Any) -> list[str]:
     return [text(path.title), f"`{path.code}`", events or "none", words[path.pre], words[path.post], batch, refuse]
 
 
-PAGES: dict[str, Callable[[], str]] = {"errors.md": errors_page, "options.md": options_page, "write-paths.md": write_paths_page}
+PAGES: dict[str, Callable[[], str]] = {
+    "errors.md": errors_page,
+    "options.md": options_page,
+    "write-paths.md": write_paths_page,
+}
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,7 @@ from earnorm import (
     pre_save,
 )
 
-__all__ = ["PATHS", "Expected", "WritePath", "World", "make_world"]
+__all__ = ["PATHS", "Expected", "World", "WritePath", "make_world"]
 
 Hooks = Literal["runs", "refused", "none"]
 Batch = Literal["", "bulk_created", "bulk_updated", "bulk_deleted"]

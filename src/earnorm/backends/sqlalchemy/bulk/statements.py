@@ -193,7 +193,9 @@ def narrow(execution: Execution, statement: Any, rows: Mapping[Key, Row]) -> Any
     """The statement for these rows alone, so that none committed since they were locked is written unseen."""
     if not locks(execution):
         return statement
-    return statement.where(among(execution.shape.key_columns, list(rows)))
+    shape = execution.shape
+    columns = tuple(shape.table.primary_key) if shape.joined else shape.key_columns
+    return statement.where(among(columns, list(rows)))
 
 
 # --- DELETE ----------------------------------------------------------------------------------
