@@ -250,15 +250,19 @@ def write_paths_page() -> str:
 Every way a row can change, and what its model's hooks and events make of it. Each cell is a test on SQLite and on
 PostgreSQL. How to choose the policy: [Write many rows at once](../how-to/bulk-writes.md).
 
-{table(["the write", "as written", "events, with `__bulk__ = 'rows'`", "`pre_` hooks", "`post_` hooks", "`'batch'`", "`'refuse'`"], map(_path, PATHS))}
+{table(PATH_COLUMNS, map(_path, PATHS))}
 
 * *refused* is `BulkRefused`, before anything is written.
 * `pre_` hooks of an INSERT of dictionaries run on a record made of each; what they set is written.
 * An upsert tells what happened to each row: `created` of a new one, `updated` with old and new values of one that was
   there, nothing of one that stays as it is.
-* A database's cascade onto a model with `__bulk__ = "refuse"` is refused; with `"batch"` it tells one event for each model.
+* A database's cascade onto a model with `__bulk__ = "refuse"` is refused; with `"batch"` it tells one event a model.
 * Statements on a table (Core) and text tell nothing: they know no model. Write through the model.
 """
+
+
+PATH_COLUMNS = ["the write", "as written", "events, with `__bulk__ = 'rows'`", "`pre_` hooks", "`post_` hooks"]
+PATH_COLUMNS += ["`'batch'`", "`'refuse'`"]
 
 
 def _path(path: Any) -> list[str]:

@@ -119,14 +119,14 @@ def test_d7_rows_of_a_bulk_insert_have_the_keys_and_defaults_the_database_gave(d
         shout: Mapped[str] = mapped_column(String, Computed("name || '!'", persisted=True))
 
     execute(db, insert(User), NAMES)
-    events = log(db)
+    told = log(db)
     stored = {user.id: user for user in User.find()}
 
     assert 3 == len(stored)
-    for event in events:
-        user = stored[event.payload["id"]]
-        assert f"user:{user.id}" == event.key
-        assert {"id": user.id, "name": user.name, "state": "new", "shout": f"{user.name}!"} == event.payload
+    for one in told:
+        user = stored[one.payload["id"]]
+        assert f"user:{user.id}" == one.key
+        assert {"id": user.id, "name": user.name, "state": "new", "shout": f"{user.name}!"} == one.payload
 
 
 def test_d7_keys_made_by_the_client_are_no_sign_of_an_update(db):
@@ -222,9 +222,7 @@ def test_d8_an_upsert_that_loses_a_race_says_updated(url):
         first.execute(insert(User), [{"name": "Ada", "email": "a@example.com"}])
         other = threading.Thread(target=execute, args=(db, statement, [{"name": "Eve", "email": "a@example.com"}]))
         other.start()
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO u%%'"
-        )
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT IN%%'"
         with db.engine.connect() as look:
             while other.is_alive() and not look.exec_driver_sql(waiting, {}).scalar_one():
                 look.rollback()

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from earnorm import default_bus
 from earnorm.errors import BulkRefused
 from tests.flows.stories import log, pairs
-from tools.write_paths import PATHS, make_world
+from tools.stage import make_world
+from tools.write_paths import PATHS
 
 
 @pytest.fixture
