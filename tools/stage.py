@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(slots=True)
 class World:
-    """Models on a Session. There is Account 1 with a Part, of the ORM's cascade, and a Trace and a Note of the database's."""
+    """Models on a Session. There are Account 1, a Part of the ORM's cascade, a Trace and a Note of the database's."""
 
     models: dict[str, Any]
     seen: list[str]
