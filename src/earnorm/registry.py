@@ -21,6 +21,10 @@ TRASHING = frozenset({"trashed", "restored"})
 _GLOBAL_DEPTH = 1 << 20
 
 
+BulkPolicy = Literal["rows", "batch", "refuse"]
+"""How a model takes bulk writes: an event for each row, one for each statement, or not at all."""
+
+
 @dataclass(slots=True, eq=False)
 class ModelInfo:
     """What the bus knows of a model: its subject, its fields, its own hooks and handlers.
@@ -37,6 +41,7 @@ class ModelInfo:
     bubbles_to: str | None = None
     log: str | None = None
     trash: str | None = None
+    bulk: BulkPolicy = "rows"
 
     @property
     def name(self) -> str:

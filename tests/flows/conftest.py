@@ -15,6 +15,7 @@ from tests.flows.stories import Look, Memory
 ON_EACH = {
     "test_attach",
     "test_boundary",
+    "test_bulk",
     "test_composition",
     "test_deleted",
     "test_durable_delivery",
@@ -28,6 +29,7 @@ ON_EACH = {
     "test_several_databases",
     "test_tenants",
     "test_trash",
+    "test_write_paths",
 }
 
 

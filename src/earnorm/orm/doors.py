@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
@@ -364,3 +365,6 @@ class SQLAlchemyDoor:
             raise DeletedSubject(name, repr(subject))
         if state.transient or state.pending:
             raise UnsavedSubject(name, repr(subject))
+
+
+bulk.listen()

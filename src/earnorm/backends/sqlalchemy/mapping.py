@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from collections.abc import Mapping as Values
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, get_args
 
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Mapper, Session
@@ -12,12 +13,20 @@ from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.bus import EventBus
+from earnorm.errors import InvalidBulkPolicy
 from earnorm.event import Change
-from earnorm.registry import ModelInfo
+from earnorm.registry import BulkPolicy, ModelInfo
 
-__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "refer", "register"]
+__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "mappings", "refer", "register"]
 
 Validate = Callable[[Any, Collection[str] | None], None]
+
+
+class ValidateValues(Protocol):
+    """Checks values that are no record, by attribute; with `complete` they are all that a new row is given."""
+
+    def __call__(self, values: Values[str, Any], *, complete: bool) -> None: ...
+
 
 _mappings: dict[type, Mapping] = {}
 _UNKNOWN = (NO_VALUE, PASSIVE_NO_RESULT)
@@ -34,6 +43,7 @@ class Mapping:
     stored: frozenset[str]
     primary_key: tuple[str, ...]
     validate: Validate | None
+    validate_values: ValidateValues | None = None
 
     def values(self, state: InstanceState[Any]) -> dict[str, Any]:
         """The record as it is loaded here; columns nobody loaded are left out."""
@@ -79,19 +89,38 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def register(
-    cls: type, info: ModelInfo, bus: EventBus, columns: tuple[str, ...], validate: Validate | None = None
+    cls: type,
+    info: ModelInfo,
+    bus: EventBus,
+    columns: tuple[str, ...],
+    validate: Validate | None = None,
+    *,
+    validate_values: ValidateValues | None = None,
 ) -> Mapping:
-    """Make a mapped class known; its own handlers are checked and listed on the bus."""
+    """Make a mapped class known; its own handlers are checked and listed on the bus. Raises InvalidBulkPolicy."""
+    info.bulk = _bulk_policy(cls)
     mapper: Mapper[Any] = inspect(cls)
     keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
-    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate)
+    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate, validate_values)
     _mappings[cls] = found
     bus.registry.add_model(info)
     return found
 
 
+def _bulk_policy(cls: type) -> BulkPolicy:
+    policy: Any = getattr(cls, "__bulk__", "rows")
+    if policy not in get_args(BulkPolicy):
+        raise InvalidBulkPolicy(cls.__name__, policy)
+    return policy  # type: ignore[no-any-return]  # one of the three, as was just asked
+
+
 def mapping_of(cls: type) -> Mapping | None:
     return _mappings.get(cls)
+
+
+def mappings() -> list[Mapping]:
+    """Every mapped class that is known here."""
+    return list(_mappings.values())
 
 
 def mapping_of_subject(subject: str) -> Mapping | None:
