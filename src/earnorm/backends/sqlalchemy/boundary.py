@@ -145,7 +145,26 @@ class ConnectionOutbox(Outbox):
         self.bus.run_after(occurrence)
 
 
-_outboxes: WeakKeyDictionary[Connection, ConnectionOutbox] = WeakKeyDictionary()
+class _Outboxes:
+    """Each is kept on its own Connection: an event holds its Session, which holds the Connection.
+
+    In a table of ours, weak keys or not, that circle would keep a Session that nobody closed for ever.
+    """
+
+    _NAME = "_earnorm_outbox"
+
+    def get(self, connection: Connection) -> ConnectionOutbox | None:
+        found: ConnectionOutbox | None = vars(connection).get(self._NAME)
+        return found
+
+    def __setitem__(self, connection: Connection, outbox: ConnectionOutbox) -> None:
+        vars(connection)[self._NAME] = outbox
+
+    def pop(self, connection: Connection, default: None) -> ConnectionOutbox | None:
+        return vars(connection).pop(self._NAME, default)
+
+
+_outboxes = _Outboxes()
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()

@@ -20,6 +20,7 @@ from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
 from earnorm.backends.sqlalchemy.mapping import Mapping
+from earnorm.backends.sqlalchemy.orphans import is_orphan, may_orphan, orphaned_by
 from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
@@ -106,9 +107,9 @@ def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceSta
     only = _only(session)
     if only is not None:
         mapping = listening(session, only.class_)
-        if mapping is None:
+        if mapping is None and not may_orphan(only):
             return
-        alone = _alone(session, only, mapping)
+        alone = None if mapping is None else _alone(session, only, mapping)
         if alone is not None:
             done[only] = alone.kind
             if _run_before_simply(session, alone):
@@ -147,6 +148,8 @@ def _alone(session: Session, state: InstanceState[Any], mapping: Mapping) -> _Ch
     kind: Kind = "created" if session._new else "deleted" if session._deleted else "updated"
     flow = _flow(mapping, kind)
     if not flow.simple or mapping.bus.attentive or not (flow.silent or is_nobodys()):
+        return None
+    if may_orphan(state):
         return None
     if kind != "updated":
         return _Change(mapping, state, kind, flow)
@@ -193,14 +196,24 @@ def _size(session: Session) -> tuple[int, int, int]:
 
 def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    found = [c for state in session._new if (c := _changed(session, state, "created")) is not None]
-    for state in session.identity_map._modified:
-        if (mapping := listening(session, state.class_)) is not None and state not in session._deleted:
-            mapping.recall(session, state)
-            if changes := mapping.changes(state):
-                kind = mapping.info.kind_of(changes)
-                found.append(_Change(mapping, state, kind, _flow(mapping, kind), changes))
-    found += [c for state in session._deleted if (c := _changed(session, state, "deleted")) is not None]
+    new = [state for state in session._new if not is_orphan(state)]
+    gone = dict.fromkeys(session._deleted)
+    found = [c for state in new if (c := _changed(session, state, "created")) is not None]
+    modified = list(session.identity_map._modified)
+    gone.update(dict.fromkeys(orphaned_by([s for s in modified if s not in gone], deep=True)))
+    # What a deleted record has let go of, SQLAlchemy deletes alone.
+    gone.update(dict.fromkeys(orphaned_by(session._deleted, deep=False)))
+    for state in modified:
+        if (mapping := listening(session, state.class_)) is None or state in gone:
+            continue
+        if is_orphan(state):
+            gone[state] = None
+            continue
+        mapping.recall(session, state)
+        if changes := mapping.changes(state):
+            kind = mapping.info.kind_of(changes)
+            found.append(_Change(mapping, state, kind, _flow(mapping, kind), changes))
+    found += [c for state in gone if (c := _changed(session, state, "deleted")) is not None]
     return sorted(found, key=_place) if len(found) > 1 else found
 
 

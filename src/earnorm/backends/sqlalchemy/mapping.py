@@ -11,6 +11,7 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.sql import ClauseElement
 
 from earnorm.bus import EventBus
 from earnorm.errors import InvalidBulkPolicy
@@ -29,7 +30,6 @@ class ValidateValues(Protocol):
 
 
 _mappings: dict[type, Mapping] = {}
-_UNKNOWN = (NO_VALUE, PASSIVE_NO_RESULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Mapping:
     def identity(self, state: InstanceState[Any]) -> tuple[Any, ...]:
         if state.key is not None:
             return tuple(state.key[1])
-        return tuple(state.dict.get(name) for name in self.primary_key)
+        return tuple(_plain(state.dict.get(name)) for name in self.primary_key)
 
     def changes(self, state: InstanceState[Any]) -> dict[str, Change]:
         """Columns set to another value since they were loaded or saved."""
@@ -63,14 +63,14 @@ class Mapping:
             if name not in self.stored:
                 continue
             new = current.get(name)
-            old = None if loaded in _UNKNOWN else loaded
+            old = None if _is_unknown(loaded) else loaded
             if old is not new and not _same(old, new):
                 found[name] = Change(old, new)
         return found
 
     def recall(self, session: Session, state: InstanceState[Any]) -> None:
         """Fetch old values of columns that were set without having been loaded (expired, deferred)."""
-        names = [n for n, old in state.committed_state.items() if n in self.stored and old in _UNKNOWN]
+        names = [n for n, old in state.committed_state.items() if n in self.stored and _is_unknown(old)]
         if not names or state.key is None:
             return
         table: Mapper[Any] = inspect(self.cls)
@@ -82,10 +82,18 @@ class Mapping:
             state.committed_state.update(zip(names, row, strict=True))
 
 
+def _is_unknown(loaded: Any) -> bool:
+    return loaded is NO_VALUE or loaded is PASSIVE_NO_RESULT
+
+
+def _plain(value: Any) -> Any:
+    """A key that the database is to work out is none yet."""
+    return None if isinstance(value, ClauseElement) or hasattr(value, "__clause_element__") else value
+
+
 def _same(old: Any, new: Any) -> bool:
-    if type(old) is not type(new):
-        return False
-    return bool(old == new)
+    # As SQLAlchemy asks it: there are values (arrays) whose comparison is neither true nor false.
+    return type(old) is type(new) and (old == new) is True
 
 
 def register(
