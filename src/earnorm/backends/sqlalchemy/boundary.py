@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -146,22 +146,18 @@ class ConnectionOutbox(Outbox):
 
 
 class _Outboxes:
-    """Each is kept on its own Connection: an event holds its Session, which holds the Connection.
-
-    In a table of ours, weak keys or not, that circle would keep a Session that nobody closed for ever.
-    """
+    """Each on its own Connection: its events hold a Session, which holds that; in a table they would stay for ever."""
 
     _NAME = "_earnorm_outbox"
 
     def get(self, connection: Connection) -> ConnectionOutbox | None:
-        found: ConnectionOutbox | None = vars(connection).get(self._NAME)
-        return found
+        return cast("ConnectionOutbox | None", vars(connection).get(self._NAME))
 
     def __setitem__(self, connection: Connection, outbox: ConnectionOutbox) -> None:
         vars(connection)[self._NAME] = outbox
 
     def pop(self, connection: Connection, default: None) -> ConnectionOutbox | None:
-        return vars(connection).pop(self._NAME, default)
+        return cast("ConnectionOutbox | None", vars(connection).pop(self._NAME, default))
 
 
 _outboxes = _Outboxes()

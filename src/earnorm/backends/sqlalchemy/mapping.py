@@ -7,7 +7,7 @@ from collections.abc import Mapping as Values
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
-from sqlalchemy import inspect, select
+from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
@@ -18,7 +18,7 @@ from earnorm.errors import InvalidBulkPolicy
 from earnorm.event import Change
 from earnorm.registry import BulkPolicy, ModelInfo
 
-__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "mappings", "refer", "register"]
+__all__ = ["Mapping", "bind_of", "connection_of", "mapping_of", "mapping_of_subject", "mappings", "refer", "register"]
 
 Validate = Callable[[Any, Collection[str] | None], None]
 
@@ -76,10 +76,23 @@ class Mapping:
         table: Mapper[Any] = inspect(self.cls)
         columns = [table.columns[name] for name in names]
         where = [c == part for c, part in zip(table.primary_key, state.key[1], strict=True)]
-        connection = session.connection(bind_arguments={"mapper": table})
+        connection = connection_of(session, state)
         row = connection.execute(select(*columns).select_from(table.persist_selectable).where(*where)).one_or_none()
         if row is not None:
             state.committed_state.update(zip(names, row, strict=True))
+
+
+def connection_of(session: Session, state: InstanceState[Any]) -> Connection:
+    """The connection that a flush writes the record on: that of its hierarchy; a sharded Session chooses by record."""
+    mapper: Mapper[Any] = state.mapper.base_mapper
+    if session.connection_callable is not None:
+        return session.connection_callable(mapper, state.obj())
+    return session.connection(bind_arguments={"mapper": mapper})
+
+
+def bind_of(session: Session, state: InstanceState[Any]) -> Engine | Connection | None:
+    """What that connection is opened on; None if a sharded Session has yet to choose."""
+    return None if session.connection_callable is not None else session.get_bind(state.mapper.base_mapper)
 
 
 def _is_unknown(loaded: Any) -> bool:
