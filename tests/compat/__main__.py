@@ -12,7 +12,7 @@ import time
 from tests.compat import suite
 from tests.compat.verdict import EXEMPT, Verdict
 
-FORMS = {"short": (suite.SHORT, ("events",)), "full": (suite.FULL, ("hooks", "events", "log"))}
+FORMS = {"short": (suite.SHORT, ("quiet", "events")), "full": (suite.FULL, ("quiet", "hooks", "events", "log"))}
 
 
 def main():
@@ -50,7 +50,7 @@ def report(way, verdict, calls):
     for module, without, with_us, broken, exempt in [*rows, total]:
         print(f"{module:52} {without:10} {with_us:8} {broken:7} {exempt:7}")
     for name, why in EXEMPT.items() if total[4] else ():
-        print(f"exempt: {name} {why}")
+        print(f"exempt: {name}: {why}")
     for test, outcome in verdict.broken.items():
         print(f"\nbroken: {test}\n{outcome}")
     if way != "quiet" and not calls.get("hooks"):

@@ -1,12 +1,26 @@
 """A verdict: how each test of a suite ended without us and with us, and which of them we broke."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 
-# Tests that no listener on every Session can pass, whoever's it is.
+_READ_BACK = (
+    "somebody hears of the event, so a value that the database made is read back at once, not when it is asked for"
+)
+_REFUSED = "the model has a pre hook, which no bulk write can run, so that it is refused"
+
+# Differences that are promised, or that no listener on every Session could avoid: by name of the test, and why.
 EXEMPT = {
     "SessionEventsTest::test_sessionmaker_gen_after_session_listen": "calls every listener of before_flush without "
     "its arguments",
+    "NewStyleExecutionTest::test_dml_execute[orm-insert]": _REFUSED,
+    "NewStyleExecutionTest::test_dml_execute[orm-update]": _REFUSED,
+    "SessionStateTest::test_bulk_save_mappings_resets_flushing_on_pending_rollback": _REFUSED,
+    "ClauseAttributesTest::test_clauseelement_accessor": _READ_BACK,
+    "ClauseAttributesTest::test_update": _READ_BACK,
+    "ClauseAttributesTest::test_multi_update": _READ_BACK,
+    "ClauseAttributesTest::test_update_special_comparator": _READ_BACK,
+    "DefaultTest::test_insert[not_eager_defaults]": _READ_BACK,
 }
 
 
@@ -36,7 +50,9 @@ class Verdict:
 
 
 def exemption(test):
-    return next((why for name, why in EXEMPT.items() if f"::{name}" in test), None)
+    """Why this test is exempt, or None. The database's name in that of its class does not count."""
+    _, _, name = re.sub(r"_\w+\+[\w.]+(?=::)", "", test).partition("::")
+    return EXEMPT.get(name) or EXEMPT.get(name.partition("[")[0])
 
 
 def module_of(test):
