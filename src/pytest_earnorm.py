@@ -51,7 +51,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 def earnorm_rolled_back() -> Iterator[None]:
     """What the test writes to connected databases is undone at its end; `earnorm.testing.rolled_back` says how."""
     from earnorm.errors import NotConnected
-    from earnorm.orm.database import databases
+    from earnorm.orm.connected import databases
     from earnorm.testing import rolled_back
 
     connected = databases()

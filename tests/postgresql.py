@@ -69,6 +69,6 @@ def database() -> Iterator[URL]:
 def require_prepared_transactions() -> None:
     if admin().execute("SHOW max_prepared_transactions").fetchone() == ("0",):
         missing(
-            "this PostgreSQL has max_prepared_transactions = 0; set it to 16 and restart, "
-            "or let `make services SERVICES=postgresql` start it"
+            "this PostgreSQL has max_prepared_transactions = 0; stop it, and start it with: "
+            "make services SERVICES=postgresql"
         )

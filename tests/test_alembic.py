@@ -7,7 +7,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect
 
 from earnorm import connect
 from earnorm.alembic import include_name, upgrade
@@ -28,11 +28,13 @@ ENV = """
             context.run_migrations()
     else:
         engine = create_engine(url)
-        with engine.connect() as connection:
-            context.configure(connection=connection, target_metadata=MetaData(), include_name=include_name)
-            with context.begin_transaction():
-                context.run_migrations()
-        engine.dispose()
+        try:
+            with engine.connect() as connection:
+                context.configure(connection=connection, target_metadata=MetaData(), include_name=include_name)
+                with context.begin_transaction():
+                    context.run_migrations()
+        finally:
+            engine.dispose()
 """
 MIGRATION = """
     import sqlalchemy as sa
@@ -49,9 +51,9 @@ MIGRATION = """
 """
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/app.db"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    return f"sqlite:///{tmp_path}/app.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def alembic(tmp_path, url):
     config = Config()
     config.set_main_option("script_location", str(folder))
     config.set_main_option("path_separator", "os")
-    config.set_main_option("sqlalchemy.url", url)
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
 
     def write(*works):
         for number, work in enumerate(works, start=1):
@@ -172,7 +174,7 @@ def test_running_it_where_the_tables_are_there_does_nothing(alembic, url):
 
 
 def test_a_migration_that_fails_leaves_a_state_that_the_next_run_finishes(alembic, url):
-    """SQLite's migrations are not one transaction under Alembic: what was run stays, and running again goes on."""
+    """Under Alembic a migration on SQLite is no transaction: what was run may stay, and running again goes on."""
     config = alembic("upgrade_log(op.get_bind(), to=2); op.execute('SELECT * FROM nowhere')")
     with pytest.raises(Exception, match="nowhere"):
         command.upgrade(config, "head")
@@ -199,5 +201,5 @@ def test_a_step_that_is_not_there_is_refused(url):
     with engine.begin() as connection, pytest.raises(UnknownStep, match="the steps 1 to"):
         upgrade(connection, to=LAST + 1)
     with engine.begin() as connection:
-        assert [] == connection.execute(text("SELECT name FROM sqlite_schema")).fetchall()
+        assert [] == inspect(connection).get_table_names()
     engine.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -236,7 +237,49 @@ def _kept(words: str) -> str:
     )
 
 
-PAGES: dict[str, Callable[[], str]] = {"errors.md": errors_page, "options.md": options_page}
+# --- write paths -----------------------------------------------------------------------------
+
+
+def write_paths_page() -> str:
+    sys.path.insert(0, str(ROOT))
+    from tools.write_paths import PATHS
+
+    return f"""# Write paths
+
+{MADE}
+Every way a row can change, and what its model's hooks and events make of it. Each cell is a test on SQLite and on
+PostgreSQL. How to choose the policy: [Write many rows at once](../how-to/bulk-writes.md).
+
+{table(PATH_COLUMNS, map(_path, PATHS))}
+
+* *refused* is `BulkRefused`, before anything is written.
+* `pre_` hooks of an INSERT of dictionaries run on a record made of each; what they set is written.
+* An upsert tells what happened to each row: `created` of a new one, `updated` with old and new values of one that was
+  there, nothing of one that stays as it is.
+* A database's cascade onto a model with `__bulk__ = "refuse"` is refused; with `"batch"` it tells one event a model.
+* Statements on a table (Core) and text tell nothing: they know no model. Write through the model.
+"""
+
+
+PATH_COLUMNS = ["the write", "as written", "events, with `__bulk__ = 'rows'`", "`pre_` hooks", "`post_` hooks"]
+PATH_COLUMNS += ["`'batch'`", "`'refuse'`"]
+
+
+def _path(path: Any) -> list[str]:
+    events = ", ".join(f"`{event.name}`" + (" (old, new)" if event.changes else "") for event in path.events)
+    batch = f"`account.{path.batch}`" if path.batch else "as `'rows'`"
+    words = {"runs": "run", "refused": "*refused*", "none": "-"}
+    refuse = "*refused*" if path.refuse else "as `'rows'`"
+    if not path.events and path.pre == path.post == "none":
+        batch = refuse = "-"
+    return [text(path.title), f"`{path.code}`", events or "none", words[path.pre], words[path.post], batch, refuse]
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "errors.md": errors_page,
+    "options.md": options_page,
+    "write-paths.md": write_paths_page,
+}
 
 if __name__ == "__main__":
     main()

@@ -55,7 +55,8 @@ launch() {
       # A package installed on a machine without a service manager may have no cluster yet.
       local version
       version=$(pg_lsclusters -h | awk '$2 == "main" { print $1 }' | sort -V | tail -n 1)
-      pg_ctlcluster --skip-systemctl-redirect "$version" main start
+      # Two-phase commit is off unless told otherwise, and is tested.
+      pg_ctlcluster --skip-systemctl-redirect "$version" main start -- -o "-c max_prepared_transactions=64"
       ;;
     mariadb)
       install -d -o mysql -g mysql /run/mysqld

@@ -79,7 +79,7 @@ def _difference(old: Any, new: Any) -> Changes:
 
 
 def _equal(old: Any, new: Any) -> bool:
-    return type(old) is type(new) and bool(old == new)
+    return type(old) is type(new) and (old == new) is True
 
 
 def _recast(last: Occurrence, first: Occurrence, kind: Kind, changes: Changes) -> Occurrence:

@@ -13,7 +13,9 @@ __all__ = ["Dead", "Delivery", "Done", "Outcome", "Retry", "Skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The handler returned."""
+    """The handler returned. `emitted` is what it emitted outside a transaction, to be appended with this outcome."""
+
+    emitted: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,17 @@ from earnorm.plan import noted
 from earnorm.portal import await_here, can_await
 from earnorm.registry import ModelInfo, Registry
 
-__all__ = ["DEPTH_LIMIT", "HOOK_BUDGET", "Caller", "Compiled", "Dispatcher", "Outbox", "Waiter", "refuse_loop"]
+__all__ = [
+    "DEPTH_LIMIT",
+    "HOOK_BUDGET",
+    "Caller",
+    "Compiled",
+    "Dispatcher",
+    "Outbox",
+    "Waiter",
+    "refuse_loop",
+    "tell_emitted",
+]
 
 DEPTH_LIMIT = 32
 HOOK_BUDGET = 0.050
@@ -216,6 +226,11 @@ def _chain(event: Event) -> list[str]:
     return links[::-1]
 
 
+def tell_emitted(occurrence: Occurrence) -> None:
+    if telemetry.wanted(telemetry.Emitted):
+        telemetry.tell(telemetry.Emitted(occurrence.event))
+
+
 class Dispatcher:
     """Runs the transaction handlers of events, and of what they emit, breadth first."""
 
@@ -321,8 +336,7 @@ class Outbox:
 
     def record(self, occurrence: Occurrence) -> None:
         self.occurrences.append(occurrence)
-        if telemetry.wanted(telemetry.Emitted):
-            telemetry.tell(telemetry.Emitted(occurrence.event))
+        tell_emitted(occurrence)
 
     def emit(self, occurrence: Occurrence, caller: Caller, dispatcher: Dispatcher) -> None:
         """Record an event and run its transaction handlers; if one raises, the event never was."""

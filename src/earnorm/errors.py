@@ -7,6 +7,7 @@ EarnORMError
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
+│   ├── InvalidBulkPolicy
 ├── HandlerError          a hook or handler that cannot be registered so
 │   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
 │   ├── UnsatisfiableArgument, SensitiveArgument
@@ -21,7 +22,7 @@ EarnORMError
 │   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
-│   ├── AutocommitRefused, DrainInTransaction
+│   ├── AutocommitRefused, BulkRefused, DrainInTransaction
 │   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
     ├── LeaseLost, ConnectionLost
@@ -48,6 +49,7 @@ __all__ = [
     "AttachedOtherwise",
     "AutocommitRefused",
     "BindNotConnected",
+    "BulkRefused",
     "ConfigurationError",
     "ConnectionLost",
     "Control",
@@ -62,6 +64,7 @@ __all__ = [
     "HandlerError",
     "HandlerNameNeeded",
     "HandlerNameTaken",
+    "InvalidBulkPolicy",
     "InvalidField",
     "InvalidName",
     "InvalidOption",
@@ -293,6 +296,18 @@ class InvalidField(ModelError):
         super().__init__(f"{kind}({option}={value!r}): {why}")
         self.kind = kind
         self.option = option
+        self.value = value
+
+
+class InvalidBulkPolicy(ModelError):
+    """`__bulk__` of a model is none of the three policies for bulk writes."""
+
+    def __init__(self, model: str, value: object) -> None:
+        super().__init__(
+            f"{model}.__bulk__ = {value!r}: write 'rows' (an event for each row), 'batch' (one event for each "
+            f"statement) or 'refuse' (bulk writes are errors)"
+        )
+        self.model = model
         self.value = value
 
 
@@ -754,6 +769,15 @@ class AutocommitRefused(TransactionError):
             f"{what} on an AUTOCOMMIT connection: without a transaction an event could outlive or miss its change; "
             f"use the default isolation level for models with events"
         )
+        self.what = what
+
+
+class BulkRefused(TransactionError):
+    """A bulk write that the model refuses, or whose rows could not be told as its hooks demand; nothing is written."""
+
+    def __init__(self, model: str, what: str, why: str) -> None:
+        super().__init__(f"{what} of {model} is refused, and nothing is written: {why}")
+        self.model = model
         self.what = what
 
 

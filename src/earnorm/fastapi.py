@@ -11,7 +11,8 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from earnorm.errors import MissingExtra
-from earnorm.orm.database import Database, connect, database_named
+from earnorm.orm.connected import database_named
+from earnorm.orm.database import Database, connect
 from earnorm.orm.tables import Tables
 
 __all__ = ["database", "lifespan", "transaction"]

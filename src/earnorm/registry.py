@@ -21,6 +21,10 @@ TRASHING = frozenset({"trashed", "restored"})
 _GLOBAL_DEPTH = 1 << 20
 
 
+BulkPolicy = Literal["rows", "batch", "refuse"]
+"""How a model takes bulk writes: an event for each row, one for each statement, or not at all."""
+
+
 @dataclass(slots=True, eq=False)
 class ModelInfo:
     """What the bus knows of a model: its subject, its fields, its own hooks and handlers.
@@ -37,6 +41,7 @@ class ModelInfo:
     bubbles_to: str | None = None
     log: str | None = None
     trash: str | None = None
+    bulk: BulkPolicy = "rows"
 
     @property
     def name(self) -> str:
@@ -222,10 +227,6 @@ class Registry:
         own = [handler for info in self.models.values() for handler in info.handlers]
         every = dict.fromkeys([*own, *self._all])
         return sorted(every, key=lambda handler: handler.sequence)
-
-    def listened_classes(self) -> list[type]:
-        """The classes that handlers are registered for."""
-        return list(self._by_class)
 
     def durable(self) -> list[Handler]:
         return [handler for handler in self.all() if handler.phase is Phase.DURABLE]

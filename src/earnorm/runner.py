@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from random import Random
@@ -41,6 +41,7 @@ from earnorm.event import Entry, Event, caused_by
 from earnorm.handler import Handler
 from earnorm.portal import wait_for
 from earnorm.registry import ModelInfo
+from earnorm.settling import Settling, settling
 from earnorm.telemetry import escaped
 from earnorm.tenant import acting_for
 
@@ -140,6 +141,12 @@ class Runner:
         handler = self.handler(name)
         return handler is not None and handler.is_async
 
+    def tell_appended(self, entries: Sequence[Entry]) -> None:
+        """What handlers emitted is in the log now."""
+        if entries and telemetry.wanted(telemetry.Appended):
+            for entry in entries:
+                _tell(telemetry.Appended(self.events(entry, 1)))
+
     # --- the pipe ----------------------------------------------------------------------------
 
     def run(self, delivery: Delivery) -> Outcome:
@@ -206,19 +213,19 @@ class Runner:
 
     def _perform(self, run: _Run) -> Done:
         assert run.call is not None
-        with caused_by(run.event, run.handler.name):
+        with caused_by(run.event, run.handler.name), settling(self._database) as here:
             result = run.call()
             if inspect.iscoroutine(result):
                 wait_for(result)
-        return _done(run)
+            return _done(run, here)
 
     async def _aperform(self, run: _Run) -> Done:
         assert run.call is not None
-        with caused_by(run.event, run.handler.name):
+        with caused_by(run.event, run.handler.name), settling(self._database) as here:
             result = run.call()
             if inspect.isawaitable(result):
                 await result
-        return _done(run)
+            return _done(run, here)
 
     # --- what came of it ---------------------------------------------------------------------
 
@@ -247,10 +254,10 @@ class Runner:
         return outcome
 
 
-def _done(run: _Run) -> Done:
+def _done(run: _Run, here: Settling) -> Done:
     if run.event.stopped:
         raise StopPropagation(_STOPPED)
-    return Done()
+    return Done(here.close())
 
 
 async def _offloaded(executor: Executor | None, function: Callable[[A], T], argument: A) -> T:

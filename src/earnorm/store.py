@@ -46,6 +46,7 @@ class Settlement:
     set_aside    deliveries that could not be handled now: new rows, in the order given
     rescheduled  deliveries set aside before (by `id`) that stay, with their new attempt, due, state and error
     finished     ids of deliveries set aside before that are over
+    emitted      events of handlers that are done, for the log
 
     Rows that were removed meanwhile are passed over.
     """
@@ -54,6 +55,7 @@ class Settlement:
     set_aside: Sequence[Delivery] = ()
     rescheduled: Sequence[Delivery] = ()
     finished: Sequence[int] = ()
+    emitted: Sequence[Entry] = ()
 
 
 class Transaction(Protocol):

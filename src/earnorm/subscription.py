@@ -231,6 +231,7 @@ def fold(window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime) -
         set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
         rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
+        emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
     )
 
 

@@ -111,7 +111,8 @@ class Worker:
     def start(self) -> None:
         """Work in a daemon thread from now on. Nothing happens if it does already."""
         with self._lock:
-            if self._thread is not None:
+            # An interpreter that ends begins no thread. What is due is in the log, for the next start.
+            if self._thread is not None or not threading.main_thread().is_alive():
                 return
             _stop_at_exit()
             self._wanted = True
@@ -348,6 +349,7 @@ class Worker:
         result = self._unsettled
         if result is None:
             return False
+        self.refresh()  # a handler registered by another one hears what that one emitted
         # Who sees in the store that all is done finds it counted.
         with self._counting:
             with self._store.begin() as transaction:
@@ -357,6 +359,7 @@ class Worker:
                     transaction.settle(result.lease, settlement)
             self._unsettled = None
             self._totals += Counts.of(outcome for lane in result.outcomes for outcome in lane)
+        self._runner.tell_appended(settlement.emitted)
         return moves
 
 

@@ -60,16 +60,15 @@ def scale():
 
 
 class Scene:
-    """One file, one ledger, one seed, and the children that meet there."""
+    """One database, one ledger, one seed, and the children that meet there."""
 
-    def __init__(self, nursery, folder, seed, reports):
+    def __init__(self, nursery, folder, backend, url, seed, reports):
         self.nursery = nursery
         self.seed = seed
         self.chance = Random(seed)
         self.kills = 0
-        self.path = folder / "chaos.db"
-        # Many write at once, on a machine that is busy.
-        self.url = f"sqlite:///{self.path}?busy_timeout=60000"
+        self.backend = backend
+        self.url = url
         self.ledger = Ledger(folder / "ledger.txt")
         self._reports = reports
         self._began = time.perf_counter()
@@ -93,10 +92,10 @@ class Scene:
         return alive and killed
 
     def verify(self, run, *, delivered=True):
-        verdict = verify_ledger(self.path, self.ledger, delivered=delivered)
+        verdict = verify_ledger(self.url, self.ledger, delivered=delivered)
         self._reports.append(
             Report(
-                "SQLite",
+                self.backend,
                 run,
                 verdict.events,
                 self.kills,
@@ -111,8 +110,15 @@ class Scene:
 
 
 @pytest.fixture
-def scene(nursery, tmp_path, request):
+def place(tmp_path):
+    """The kind of database, and its URL."""
+    # Many write at once, on a machine that is busy.
+    return "SQLite", f"sqlite:///{tmp_path}/chaos.db?busy_timeout=60000"
+
+
+@pytest.fixture
+def scene(nursery, tmp_path, place, request):
     seed = int(os.environ.get("EARNORM_SEED") or Random().randrange(1_000_000))
-    scene = Scene(nursery, tmp_path, seed, request.config.stash[REPORTS])
+    scene = Scene(nursery, tmp_path, *place, seed, request.config.stash[REPORTS])
     yield scene
     scene.ledger.close()

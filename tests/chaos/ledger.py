@@ -1,13 +1,14 @@
 """The ledger: what processes swear to have done, in a file outside the database, and how the two are compared."""
 
 import os
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from sqlalchemy import create_engine
+
+from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
 from earnorm.codec import decode
 
 # What a handler writes an effect for. The rest of the log is lifecycle, compared with the rows.
@@ -37,7 +38,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the database file says."""
+    """What the database says."""
 
     items: list[tuple]
     counters: list[tuple]
@@ -67,29 +68,36 @@ class Verdict:
         return {name: found[:5] for name in names if (found := getattr(self, name))}
 
 
-def stored(path):
-    with closing(sqlite3.connect(path)) as connection:
+def stored(url):
+    engine = sqlite_engine(url) if url.startswith("sqlite") else create_engine(url)
+    with engine.connect() as connection:
 
         def rows(statement):
-            return connection.execute(statement).fetchall()
+            return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
         log = rows("SELECT position, id, name, key, data FROM earnorm_log ORDER BY position")
-        return Stored(
-            items=rows("SELECT id, batch, number, fate FROM chaos_items"),
-            counters=rows("SELECT id, number FROM chaos_counters"),
+        found = Stored(
+            items=[(identity(row), *rest) for row, *rest in rows("SELECT id, batch, number, fate FROM chaos_items")],
+            counters=[(identity(row), number) for row, number in rows("SELECT id, number FROM chaos_counters")],
             events=[
                 (position, str(UUID(bytes=event)), name, key, decode(data)["payload"])
                 for position, event, name, key, data in log
             ],
             letters=rows("SELECT subscription, state, error FROM earnorm_delivery"),
             holder=rows("SELECT worker FROM earnorm_lease")[0][0],
-            integrity=rows("PRAGMA integrity_check")[0][0],
+            integrity=rows("PRAGMA integrity_check")[0][0] if url.startswith("sqlite") else "ok",
         )
+    engine.dispose()
+    return found
 
 
-def verify_ledger(path, ledger, *, delivered=True):
-    """Compare the file with the ledger; `delivered` says that all handlers should be done."""
-    found = stored(path)
+def identity(stored):
+    return stored if isinstance(stored, UUID) else UUID(stored)
+
+
+def verify_ledger(url, ledger, *, delivered=True):
+    """Compare the database with the ledger; `delivered` says that all handlers should be done."""
+    found = stored(url)
     verdict = Verdict(events=len(found.events))
     if found.integrity != "ok":
         verdict.torn.append(found.integrity)
@@ -108,7 +116,7 @@ def _compare_rows(found, verdict):
     rows = Counter()
     for row, batch, _, fate in found.items:
         for name in ("item.created", "item.marked"):
-            rows[batch, name, f"item:{UUID(row)}"] += 1
+            rows[batch, name, f"item:{row}"] += 1
         if fate != "kept":
             verdict.ghosts.append((batch, fate, "row"))
     verdict.torn += list(((rows - events) + (events - rows)).items())
@@ -132,7 +140,7 @@ def _compare_order(found, verdict):
         if name == "counter.counted":
             counted[key].append(payload["number"])
     for row, number in found.counters:
-        key = f"counter:{UUID(row)}"
+        key = f"counter:{row}"
         if counted[key] != list(range(1, number + 1)):
             verdict.inversions.append((key, number, counted[key]))
 

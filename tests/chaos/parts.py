@@ -69,9 +69,9 @@ def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, die=None
 def _transact(say, db, book, batch, chance):
     book.write("begin", batch)
     try:
-        with db.transaction():
+        with db.transaction() as opened:
             say("begin")
-            _fill(say, db, batch, chance)
+            _fill(say, db, opened.session, batch, chance)
             if chance.random() < 0.1:
                 raise Undone
     except Undone:
@@ -81,10 +81,11 @@ def _transact(say, db, book, batch, chance):
     say("end")
 
 
-def _fill(say, db, batch, chance):
+def _fill(say, db, session, batch, chance):
     counters = Counter.find()
     if counters:
-        _count(chance.choice(counters))
+        # Where rows have locks, its own; on SQLite the transaction has the file.
+        _count(session.get(Counter, chance.choice(counters).id, with_for_update=True, populate_existing=True))
     for number in range(chance.randint(1, 3)):
         item = Item(batch=batch, number=-1, fate="kept").save()
         item.number = number
@@ -124,7 +125,7 @@ def deliver(say, *, url, ledger, batch, lease, die=None, of="SIGKILL", retried=2
     """Work the log until nothing is due; one event in `retried` is tried twice."""
     global _book, _say, _retried, _signal
     _book, _say, _retried, _signal = Ledger(Path(ledger)), say, retried, signal.Signals[of]
-    db = connect(url)
+    db = connect(url, worker=True)
     # Short, so that a test need not wait long for the lease of a worker that was killed.
     db.worker._seconds, db.worker._batch = lease, batch
     db.worker._begin_anew()

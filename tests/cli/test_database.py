@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 from earnorm import connect
 from earnorm.backends.sqlalchemy import migrations
@@ -186,6 +186,34 @@ def test_looking_at_a_file_that_is_not_there_makes_none(url, file):
     refused(3, "no such file", "check", "--url", url)
 
     assert not file.exists()
+
+
+# --- on a server ---
+
+
+def test_the_commands_work_on_postgresql(postgresql):
+    assert "there is no" not in refused(1, "step 1 (make_log)", "check", "--url", postgresql)
+    assert "step 2 (make_subscriptions): done" in run("upgrade", "--url", postgresql, "--to", 2).stdout
+    assert [1, 2] == [
+        step["step"] for step in json.loads(run("status", "--url", postgresql, "--json").stdout)["applied"]
+    ]
+    assert f"{LAST - 2} steps run" in run("upgrade", "--url", postgresql).stdout
+    assert 0 == run("check", "--url", postgresql).exit_code
+
+    with connect(postgresql, worker=False, tables="check") as db:
+        assert 0 == db.drain()["done"]
+
+
+def test_a_server_that_is_not_there_is_one_line_without_a_password():
+    told = refused(3, "127.0.0.1", "status", "--url", "postgresql+psycopg://ada:secret@127.0.0.1:1/shop")
+
+    assert "ada:***@" in told
+
+
+def test_a_database_that_is_not_there_is_told(postgresql):
+    url = make_url(postgresql).set(database="earnorm_t_nowhere").render_as_string(hide_password=False)
+
+    refused(3, "earnorm_t_nowhere", "upgrade", "--url", url)
 
 
 # --- sql ---

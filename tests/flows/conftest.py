@@ -15,9 +15,11 @@ from tests.flows.stories import Look, Memory
 ON_EACH = {
     "test_attach",
     "test_boundary",
+    "test_bulk",
     "test_composition",
     "test_deleted",
     "test_durable_delivery",
+    "test_emitted_by_handlers",
     "test_inherited_tables",
     "test_kept",
     "test_models",
@@ -27,6 +29,7 @@ ON_EACH = {
     "test_several_databases",
     "test_tenants",
     "test_trash",
+    "test_write_paths",
 }
 
 

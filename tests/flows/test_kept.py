@@ -26,7 +26,7 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.clock import VirtualClock
 from earnorm.errors import ConfigurationError
 from earnorm.interest import Interests, interests_of
-from earnorm.orm import database
+from earnorm.orm import connected
 from earnorm.orm.database import Database
 from tests.flows.stories import names
 
@@ -163,7 +163,7 @@ def test_an_exclusion_of_another_process_counts(db, make, change, elsewhere):
 def test_a_process_looks_again_after_a_while(url, Note, monkeypatch):
     clock = VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
     db = Database(url, worker=False, clock=clock)
-    database._databases["default"] = db
+    connected.BY_NAME["default"] = db
     default_bus.forget_plans()
     Note.metadata.create_all(db.engine)
 
@@ -186,7 +186,7 @@ def test_a_process_looks_again_after_a_while(url, Note, monkeypatch):
 def test_a_look_costs_one_query_and_passing_over_none(url, Note):
     clock = VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
     db = Database(url, worker=False, clock=clock)
-    database._databases["default"] = db
+    connected.BY_NAME["default"] = db
     default_bus.forget_plans()
     Note.metadata.create_all(db.engine)
     statements = []

@@ -102,7 +102,7 @@ def test_a_commit_that_fails_is_told_to_the_client(app, heard, Order):
 
 
 async def the_engine():
-    from earnorm.orm.database import database_named
+    from earnorm.orm.connected import database_named
 
     return database_named("a test", "default").async_engine.sync_engine
 

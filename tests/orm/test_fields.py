@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import MetaData, create_engine, func, insert, select, text
+from sqlalchemy import MetaData, create_engine, delete, func, insert, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, relationship
@@ -38,6 +38,7 @@ from earnorm.orm.fields import (
     UUIDField,
 )
 from earnorm.orm.spec import spec_of
+from tests import postgresql as postgres
 
 
 class Status(enum.StrEnum):
@@ -87,13 +88,29 @@ class Everything(Base):
     other = StringField(required=False, column="another_name")
 
 
-@pytest.fixture
-def session():
-    engine = create_engine("sqlite://")
-    Base.metadata.create_all(engine)
+@pytest.fixture(scope="session")
+def postgresql_engine():
+    with postgres.schema() as url:
+        engine = create_engine(url)
+        Base.metadata.create_all(engine)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def session(request):
+    if request.param == "sqlite":
+        engine = create_engine("sqlite://")
+        Base.metadata.create_all(engine)
+    else:
+        engine = request.getfixturevalue("postgresql_engine")
+        with engine.begin() as connection:
+            for table in reversed(Base.metadata.sorted_tables):
+                connection.execute(delete(table))
     with Session(engine) as session:
         yield session
-    engine.dispose()
+    if request.param == "sqlite":
+        engine.dispose()
 
 
 def stored(session, **values):

@@ -43,6 +43,8 @@ from earnorm import (
     pre_trash,
     tenant,
 )
+from earnorm.alembic import include_name
+from earnorm.fastapi import lifespan
 from earnorm.telemetry import HandlerFailed, listen
 from earnorm.testing import expect_failures, isolated, rolled_back
 
@@ -265,3 +267,11 @@ def attaching() -> None:
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
     connect("sqlite://", log="subscribed")
+
+
+# --- frameworks ---
+
+
+async def at_the_door() -> None:
+    async with lifespan("sqlite://", tables="check")(object()):
+        assert_type(include_name("orders", "table", {}), bool)

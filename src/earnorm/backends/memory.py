@@ -173,6 +173,7 @@ class MemoryTransaction:
         for finished in settlement.finished:
             rows.pop(finished, None)
         self.state.deliveries = rows
+        self.append(settlement.emitted)
 
 
 def _lane(delivery: Delivery) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from earnorm.orm.model import BaseModel
 from earnorm.orm.shape import stored_names
 from earnorm.orm.spec import spec_of
 from earnorm.orm.validation import Validator, is_secret_looking
+from earnorm.orm.values import ValuesValidator
 from earnorm.registry import ModelInfo
 
 __all__ = ["SENSITIVE", "attach"]
@@ -142,7 +143,8 @@ def _learn(found: list[Mapper[Any]]) -> None:
     for mapper, info in infos:
         validator = Validator.for_mapper(mapper) if any(map(spec_of, mapper.columns)) else None
         check = validator.check if validator is not None else None
-        mappings.register(mapper.class_, info, default_bus, info.fields, check)
+        check_values = ValuesValidator(mapper).check if validator is not None else None
+        mappings.register(mapper.class_, info, default_bus, info.fields, check, validate_values=check_values)
 
 
 def _info(mapper: Mapper[Any]) -> ModelInfo:

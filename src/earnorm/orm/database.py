@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -26,10 +26,10 @@ from earnorm.errors import (
     ConfigurationError,
     DatabaseClosed,
     DrainInTransaction,
-    NotConnected,
 )
 from earnorm.event import running
 from earnorm.orm.absence import Absence
+from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
@@ -39,9 +39,8 @@ from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutin
 from earnorm.runner import Runner
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect", "connected_database", "database_here", "database_named"]
+__all__ = ["Database", "connect"]
 
-_databases: dict[str, Database] = {}
 _metadata: list[Any] = []
 
 
@@ -67,7 +66,7 @@ class Database:
     ) -> None:
         self.name = name
         self.bus = bus
-        self._tables = tables
+        self._tables: Tables = tables
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._prepared = -1
@@ -80,7 +79,7 @@ class Database:
         self._embedded = self._engines.in_process if worker is None else worker
         self._schemas = schemas
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
-        self._log = DatabaseLog(
+        self.log = DatabaseLog(
             name,
             bus,
             self.store,
@@ -90,13 +89,13 @@ class Database:
             subscribed=self._is_subscribed,
             wake=self._wake,
         )
-        self.runner = Runner(bus, self._log.hydrate, self._log.decode, database=name, hint=hint_of)
+        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
-            boundary.connect_engine(engine, self._log)
+            boundary.connect_engine(engine, self.log)
             event.listen(engine, "engine_connect", self._on_connection)
 
     @property
@@ -132,6 +131,8 @@ class Database:
     def _begin_anew(self) -> None:
         """In a fork: a connection has one process, and the thread behind an async one stayed with the parent."""
         self._lock = threading.Lock()
+        _inherited.append(self.opened)
+        self.opened = OpenTransactions()
         for engine in self._engines.both:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
@@ -231,7 +232,7 @@ class Database:
             self._prepared = tables
         self.bus.registry.check_all()
         with self.store.begin() as transaction:
-            self._log.subscribe(transaction)
+            self.log.subscribe(transaction)
         self._subscribed = version
         if self._embedded:
             self.worker.start()
@@ -326,8 +327,8 @@ class Database:
             self._absence.close()
         for engine in self._engines.both:
             boundary.disconnect_engine(engine)
-        if _databases.get(self.name) is self:
-            del _databases[self.name]
+        if BY_NAME.get(self.name) is self:
+            del BY_NAME[self.name]
         self.bus.forget_plans()
         self.store.close()
         self._own_loop.close()
@@ -362,41 +363,12 @@ def connect(
         raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
-    if name in _databases:
+    if name in BY_NAME:
         raise AlreadyConnected(name)
     database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
-    _databases[name] = database
+    BY_NAME[name] = database
     database.bus.forget_plans()
     return database
-
-
-def connected_database(bus: EventBus) -> Database | None:
-    """A database the bus is connected to, if any."""
-    return next((database for database in _databases.values() if database.bus is bus), None)
-
-
-def database_here(what: str) -> Database:
-    """The database of the transaction open here or of the event handled here, or the default. Raises NotConnected."""
-    scope = current_scope()
-    if scope is not None and scope.database is not None:
-        return cast("Database", scope.database)
-    now = running()
-    delivered = now.event.database if now is not None else ""
-    found = _databases.get(delivered) or _databases.get("default")
-    if found is None:
-        raise NotConnected(what)
-    return found
-
-
-def database_named(what: str, name: str) -> Database:
-    """The database connected under this name. Raises NotConnected."""
-    if name not in _databases:
-        raise NotConnected(what, name)
-    return _databases[name]
-
-
-def databases() -> list[Database]:
-    return list(_databases.values())
 
 
 def _count_tables() -> int:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
@@ -22,6 +23,7 @@ from earnorm.backends.sqlalchemy.hooks import attach_session, refuse_save_in_pre
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
 from earnorm.binding import RESERVED
 from earnorm.bus import EventBus
+from earnorm.dispatch import tell_emitted
 from earnorm.envelope import encode_payload
 from earnorm.errors import (
     DeletedSubject,
@@ -34,11 +36,13 @@ from earnorm.errors import (
     ViewEmitted,
 )
 from earnorm.event import running
+from earnorm.handler import Phase
 from earnorm.occurrence import Occurrence
-from earnorm.orm.database import connected_database, database_here
+from earnorm.orm.connected import connected_database, database_here
 from earnorm.orm.loading import is_snapshot
 from earnorm.plan import Handle, handle_of
 from earnorm.portal import refuse_in_coroutine, spawn
+from earnorm.settling import settling_here
 
 __all__ = [
     "SQLAlchemyDoor",
@@ -261,13 +265,16 @@ class SQLAlchemyDoor:
         work = self._work(name, subject, payload, declared)
         if self._in_memory(subject):
             return self._emit_here(name, subject, payload, declared)
-        return run("emit", subject, work)
+        refuse_in_coroutine("emit")
+        handle = self._with_settle(name, subject, payload, declared)
+        return run("emit", subject, work) if handle is None else handle
 
     async def aemit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
         work = self._work(name, subject, payload, declared)
         if self._in_memory(subject):
             return await spawn(self._emit_here, name, subject, payload, declared)
-        return await arun("aemit", subject, work)
+        handle = self._with_settle(name, subject, payload, declared)
+        return await arun("aemit", subject, work) if handle is None else handle
 
     def _in_memory(self, subject: Any) -> bool:
         """Whether there is no database and no transaction to be part of."""
@@ -278,6 +285,28 @@ class SQLAlchemyDoor:
 
     def _emit_here(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
         return self._bus.run_here(self._occurrence(name, subject, payload, declared))
+
+    def _with_settle(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle | None:
+        """In a durable handler and outside a transaction: appended when the handler settles, if only the log hears it.
+
+        What runs in this process now needs a transaction now.
+        """
+        session = _session_of(subject)
+        if current_scope() is not None or (session is not None and session.in_transaction()):
+            return None
+        log = database_here(f"emit of {name}").log
+        if settling_here(log.name) is None:
+            return None
+        occurrence = self._occurrence(name, subject, payload, declared)
+        bubbles = occurrence.info is not None and occurrence.info.bubbles_to is not None
+        if bubbles or any(handler.phase is not Phase.DURABLE for handler in occurrence.handlers):
+            return None
+        if self._bus.watch.silences(occurrence):
+            return handle_of(occurrence.event)
+        if not log.wait_for_settle(occurrence):
+            return None
+        tell_emitted(occurrence)
+        return handle_of(occurrence.event)
 
     def _work(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Work[Handle]:
         self._refuse(name, subject, payload)
@@ -336,3 +365,6 @@ class SQLAlchemyDoor:
             raise DeletedSubject(name, repr(subject))
         if state.transient or state.pending:
             raise UnsavedSubject(name, repr(subject))
+
+
+bulk.listen()

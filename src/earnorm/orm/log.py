@@ -26,6 +26,7 @@ from earnorm.occurrence import Occurrence
 from earnorm.orm.loading import load, snapshot
 from earnorm.registry import ModelInfo
 from earnorm.runner import Hydrated
+from earnorm.settling import settling_here
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 
 __all__ = ["DatabaseLog", "Kept", "durable_names"]
@@ -48,7 +49,7 @@ _said: WeakSet[type[Any]] = WeakSet()
 
 def _warn_of_unattached(bus: EventBus) -> None:
     """A handler of a model that nobody attached would wait for ever, without a word."""
-    for cls in bus.registry.listened_classes():
+    for cls in list(bus.registry._by_class):
         known = any(issubclass(info.cls, cls) for info in bus.registry.models.values())
         if known or cls in _said or inspect(cls, raiseerr=False) is None:
             continue
@@ -135,6 +136,14 @@ class DatabaseLog:
         if kept:
             transaction.append([entry_of(occurrence.event, self._data(occurrence)) for occurrence in kept])
         return kept
+
+    def wait_for_settle(self, occurrence: Occurrence) -> bool:
+        """Let a durable handler's own settle append the event; False where none runs here, or nothing keeps it."""
+        here = settling_here(self.name)
+        if here is None or not self._keeps(occurrence):
+            return False
+        occurrence.database = self.name
+        return here.add(entry_of(occurrence.event, self._data(occurrence)))
 
     def _data(self, occurrence: Occurrence) -> bytes:
         if occurrence.data:

@@ -27,14 +27,16 @@ from earnorm.event import Changes, running
 from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
-from earnorm.orm.database import database_here, keep_tables_of
+from earnorm.orm.connected import database_here
+from earnorm.orm.database import keep_tables_of
 from earnorm.orm.filling import fill
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.validation import Validator, is_secret_looking
+from earnorm.orm.values import ValuesValidator
 from earnorm.plan import Handle
 from earnorm.portal import refuse_in_coroutine, spawn
-from earnorm.registry import ModelInfo
+from earnorm.registry import BulkPolicy, ModelInfo
 
 __all__ = ["BaseModel", "ModelEvent"]
 
@@ -75,6 +77,7 @@ class BaseModel(DeclarativeBase):
     __abstract__ = True
     __earnorm_model__: ClassVar[bool] = True
     __event_name__: ClassVar[str]
+    __bulk__: ClassVar[BulkPolicy] = "rows"
     metadata = MetaData()
 
     if TYPE_CHECKING:
@@ -269,7 +272,8 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     trash = getattr(cls, "__earnorm_trash__", None)
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to, trash=trash)
     info.handlers = collect_handlers(cls, trash=trash is not None)
-    mappings.register(cls, info, default_bus, fields, Validator.for_mapper(mapper).check)
+    check = Validator.for_mapper(mapper).check
+    mappings.register(cls, info, default_bus, fields, check, validate_values=ValuesValidator(mapper).check)
 
 
 def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["OpenTransactions", "Transaction"]
 
 S = TypeVar("S", Session, AsyncSession)
+
+# Sessions of a parent process: to drop one here would roll it back there.
+_inherited: list[Session] = []
 
 
 class Opened(Generic[S]):
@@ -64,6 +68,7 @@ class Transaction:
         self._previous: Scope | None = None
         self._savepoint: SessionTransaction | None = None
         self._async_session: AsyncSession | None = None
+        self._process = 0
 
     def __enter__(self) -> Opened[Session]:
         refuse_in_coroutine("with db.transaction", "async with db.transaction()")
@@ -94,6 +99,7 @@ class Transaction:
         return self._async_session.sync_session
 
     def _open(self, new_session: Callable[[], Session]) -> None:
+        self._process = os.getpid()
         if self._scope is not None:
             raise TransactionError("this transaction is open already; call db.transaction() for each block")
         outer = current_scope()
@@ -115,6 +121,10 @@ class Transaction:
     def _close(self, *, failed: bool) -> None:
         scope, savepoint = self._scope, self._savepoint
         assert scope is not None
+        if self._process != os.getpid():
+            # A fork that runs its parent's ends: the transaction, and what it would be said on, are the parent's.
+            _inherited.append(scope.session)
+            return
         self._scope = self._savepoint = None
         if savepoint is not None:
             scope.require_owner()

@@ -22,12 +22,14 @@ _numbers = itertools.count(1)
 class Stage:
     """The real connection, in its transaction, and whose turn it is to write: savepoints of one cannot overlap.
 
-    `guarded` says that an error would end the real transaction, so that what only reads needs a savepoint as well.
+    `guarded` says that an error would end the real transaction, so that what only reads needs a savepoint as well;
+    `committed` is a statement to run behind each commit.
     """
 
-    def __init__(self, real: Any, *, guarded: bool, patience: float = 5.0) -> None:
+    def __init__(self, real: Any, *, guarded: bool, committed: str | None = None, patience: float = 5.0) -> None:
         self.real = real
         self.guarded = guarded
+        self.committed = committed
         self._patience = patience
         self._mutex = threading.RLock()
         self._freed = threading.Condition(self._mutex)
@@ -139,7 +141,7 @@ class SharedConnection:
         return self._stage.write(work)
 
     def commit(self) -> None:
-        self._end("RELEASE SAVEPOINT {}")
+        self._end("RELEASE SAVEPOINT {}", *([self._stage.committed] if self._stage.committed else []))
 
     def rollback(self) -> None:
         self._end("ROLLBACK TO SAVEPOINT {}", "RELEASE SAVEPOINT {}")

@@ -45,6 +45,21 @@ class DeliverySuite:
         with store.begin() as t:
             assert t.cursors() == {"mail": 9, "audit": 5, "search": 3}
 
+    def test_what_handlers_emitted_is_appended_with_their_settle(self, store: Store) -> None:
+        lease = claim(store)
+        subscribe(store, "mail")
+        settle(store, lease, advances={"mail": Advance(0, 5)}, emitted=[entry("first"), entry("second")])
+
+        assert ["first", "second"] == [e.name for e in read_all(store)]
+
+    def test_what_handlers_emitted_goes_with_a_refused_settle(self, store: Store) -> None:
+        lease = claim(store)
+        subscribe(store, "mail")
+        with pytest.raises(LeaseLost):
+            settle(store, lease, advances={"mail": Advance(1, 5)}, emitted=[entry("never")])
+
+        assert [] == read_all(store)
+
     @pytest.mark.parametrize("loss", ["taken over", "given back"])
     def test_a_stale_worker_changes_nothing(self, store: Store, clock: VirtualClock, loss: str) -> None:
         lease = claim(store, "ada", 10)

@@ -14,7 +14,7 @@ from earnorm.backends.sqlalchemy import boundary, mapping
 from earnorm.bus import EventBus, default_bus
 from earnorm.handler import Handler
 from earnorm.names import Trie
-from earnorm.orm import attach, database, loading, references
+from earnorm.orm import attach, connected, database, loading, references
 from earnorm.orm.model import BaseModel
 from earnorm.registry import Registry
 
@@ -149,17 +149,17 @@ def _listeners() -> Iterator[None]:
 
 @contextmanager
 def _databases() -> Iterator[None]:
-    connected, logs = dict(database._databases), dict(boundary._logs)
-    database._databases.clear()
+    before, logs = dict(connected.BY_NAME), dict(boundary._logs)
+    connected.BY_NAME.clear()
     boundary._logs.clear()
     default_bus.forget_plans()
     try:
         yield
     finally:
-        for opened in database.databases():
+        for opened in connected.databases():
             opened.close(drain=0)
-        database._databases.clear()
-        database._databases.update(connected)
+        connected.BY_NAME.clear()
+        connected.BY_NAME.update(before)
         boundary._logs.clear()
         boundary._logs.update(logs)
         default_bus.forget_plans()

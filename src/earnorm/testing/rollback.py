@@ -16,12 +16,16 @@ from sqlalchemy import Engine, NullPool, event
 from sqlalchemy.engine import Dialect
 
 from earnorm.backends.sqlalchemy import boundary
+from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.errors import TransactionError
 from earnorm.orm.database import Database
 from earnorm.testing._shared_connection import SharedConnection, Stage
 
 __all__ = ["rolled_back"]
+
+# An append limits how long its transaction may idle. Here that is the whole test, which may stand in a debugger.
+_STAY_IDLE = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 @contextmanager
@@ -44,8 +48,10 @@ def rolled_back(db: Database) -> Iterator[Database]:
         connection = stack.enter_context(db.engine.connect())
         transaction = connection.begin()
         stack.callback(transaction.rollback)
-        stage = Stage(connection.connection.dbapi_connection, guarded=db.engine.dialect.name != "sqlite")
+        server = db.engine.dialect.name != "sqlite"
+        stage = Stage(connection.connection.dbapi_connection, guarded=server, committed=_STAY_IDLE if server else None)
         stack.callback(stage.end)
+        stack.enter_context(_passes_own_locks(db))
         stack.enter_context(_begins_late(db.engine.dialect))
         stack.enter_context(_on_stage(db.engine, db.engine.dialect, stage))
         stack.enter_context(_on_stage(db.async_engine.sync_engine, _awaited(db.engine.dialect), stage))
@@ -58,6 +64,8 @@ def _paused(db: Database) -> Iterator[None]:
     """No worker of the database works by itself, and none remembers afterwards what was undone."""
     worker, embedded, prepared, subscribed = db.worker, db._embedded, db._prepared, db._subscribed
     loop, working = worker._lanes._loop, worker._thread is not None
+    # Nobody need be told that no worker is at work.
+    absence, db._absence = db._absence, None
     if working:
         worker.stop()
     worker._begin_anew()
@@ -69,8 +77,23 @@ def _paused(db: Database) -> Iterator[None]:
         worker._begin_anew()
         worker.use_loop(loop)
         db._embedded, db._prepared, db._subscribed = embedded, prepared, subscribed
+        db._absence = absence
         if working:
             worker.start()
+
+
+@contextmanager
+def _passes_own_locks(db: Database) -> Iterator[None]:
+    """What the test committed is read, though the one real transaction that wrote it has not ended."""
+    words = db.store._dialect
+    if not isinstance(words, PostgreSQL):
+        yield
+        return
+    before, words._horizon.passes_own = words._horizon.passes_own, True
+    try:
+        yield
+    finally:
+        words._horizon.passes_own = before
 
 
 @contextmanager

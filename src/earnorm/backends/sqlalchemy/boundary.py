@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -145,7 +145,22 @@ class ConnectionOutbox(Outbox):
         self.bus.run_after(occurrence)
 
 
-_outboxes: WeakKeyDictionary[Connection, ConnectionOutbox] = WeakKeyDictionary()
+class _Outboxes:
+    """Each on its own Connection: its events hold a Session, which holds that; in a table they would stay for ever."""
+
+    _NAME = "_earnorm_outbox"
+
+    def get(self, connection: Connection) -> ConnectionOutbox | None:
+        return cast("ConnectionOutbox | None", vars(connection).get(self._NAME))
+
+    def __setitem__(self, connection: Connection, outbox: ConnectionOutbox) -> None:
+        vars(connection)[self._NAME] = outbox
+
+    def pop(self, connection: Connection, default: None) -> ConnectionOutbox | None:
+        return cast("ConnectionOutbox | None", vars(connection).pop(self._NAME, default))
+
+
+_outboxes = _Outboxes()
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import async_session
-from sqlalchemy.orm import Session, UOWTransaction
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
-from earnorm.backends.sqlalchemy.mapping import Mapping
+from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of
+from earnorm.backends.sqlalchemy.orphans import is_orphan, may_orphan, orphaned_by
 from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
@@ -33,6 +34,8 @@ __all__ = ["attach_session", "refuse_save_in_pre_hook"]
 _FLUSH = "earnorm_written"
 _ALONE = "earnorm_alone"
 _OUTBOX = "earnorm_outbox"
+# On a Session: what its flush will write once it has opened a connection, by engine.
+_EXPECTED = "_earnorm_expected"
 
 
 class _Change(Lender):
@@ -84,6 +87,7 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
+    vars(session).pop(_EXPECTED, None)
     done: dict[InstanceState[Any], Kind] = {}
     _run_first(session, context, done)
     if not is_last(session, _before_flush):
@@ -99,16 +103,16 @@ def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceSt
     for change in _pending(session):
         _validate(change)
         if change.is_kept:
-            _outbox(session, context, change)
+            _require_boundary(session, context, change)
 
 
 def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
     only = _only(session)
     if only is not None:
         mapping = listening(session, only.class_)
-        if mapping is None:
+        if mapping is None and not may_orphan(only):
             return
-        alone = _alone(session, only, mapping)
+        alone = None if mapping is None else _alone(session, only, mapping)
         if alone is not None:
             done[only] = alone.kind
             if _run_before_simply(session, alone):
@@ -121,9 +125,37 @@ def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceSta
     for change in pending:
         _validate(change)
         if change.is_kept:
-            _outbox(session, context, change)  # refuses what has no boundary before anything is written
+            _require_boundary(session, context, change)
     if len(pending) == 1:
         context.attributes[_ALONE] = pending[0]
+
+
+def _require_boundary(session: Session, context: UOWTransaction, change: _Change) -> None:
+    """Refuse what has no boundary before anything is written; a connection is not opened sooner for that."""
+    bind = bind_of(session, change.state)
+    if bind is not None and _is_open(session, bind):
+        _outbox(session, context, change)
+    else:
+        vars(session).setdefault(_EXPECTED, {})[bind and bind.engine] = change
+
+
+def _is_open(session: Session, bind: Engine | Connection) -> bool:
+    transaction = session._transaction
+    while transaction is not None and transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
+        transaction = transaction.parent
+    return transaction is not None and bind in transaction._connections
+
+
+@event.listens_for(Session, "after_begin")
+def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    expected: dict[Any, _Change] | None = vars(session).get(_EXPECTED) if session._flushing else None
+    change = (expected.get(connection.engine) or expected.get(None)) if expected else None
+    if change is not None:
+        outbox_of(connection, change.mapping.bus, _saving(change)).serve(session)
+
+
+def _saving(change: _Change) -> str:
+    return f"a save of {change.mapping.info.name}"
 
 
 def _validate(change: _Change) -> None:
@@ -147,6 +179,8 @@ def _alone(session: Session, state: InstanceState[Any], mapping: Mapping) -> _Ch
     kind: Kind = "created" if session._new else "deleted" if session._deleted else "updated"
     flow = _flow(mapping, kind)
     if not flow.simple or mapping.bus.attentive or not (flow.silent or is_nobodys()):
+        return None
+    if may_orphan(state):
         return None
     if kind != "updated":
         return _Change(mapping, state, kind, flow)
@@ -193,14 +227,24 @@ def _size(session: Session) -> tuple[int, int, int]:
 
 def _pending(session: Session) -> list[_Change]:
     """Known records that this flush would write, in the order new, changed, deleted."""
-    found = [c for state in session._new if (c := _changed(session, state, "created")) is not None]
-    for state in session.identity_map._modified:
-        if (mapping := listening(session, state.class_)) is not None and state not in session._deleted:
-            mapping.recall(session, state)
-            if changes := mapping.changes(state):
-                kind = mapping.info.kind_of(changes)
-                found.append(_Change(mapping, state, kind, _flow(mapping, kind), changes))
-    found += [c for state in session._deleted if (c := _changed(session, state, "deleted")) is not None]
+    new = [state for state in session._new if not is_orphan(state)]
+    gone = dict.fromkeys(session._deleted)
+    found = [c for state in new if (c := _changed(session, state, "created")) is not None]
+    modified = list(session.identity_map._modified)
+    gone.update(dict.fromkeys(orphaned_by([s for s in modified if s not in gone], deep=True)))
+    # What a deleted record has let go of, SQLAlchemy deletes alone.
+    gone.update(dict.fromkeys(orphaned_by(session._deleted, deep=False)))
+    for state in modified:
+        if (mapping := listening(session, state.class_)) is None or state in gone:
+            continue
+        if is_orphan(state):
+            gone[state] = None
+            continue
+        mapping.recall(session, state)
+        if changes := mapping.changes(state):
+            kind = mapping.info.kind_of(changes)
+            found.append(_Change(mapping, state, kind, _flow(mapping, kind), changes))
+    found += [c for state in gone if (c := _changed(session, state, "deleted")) is not None]
     return sorted(found, key=_place) if len(found) > 1 else found
 
 
@@ -238,6 +282,7 @@ def _run_before(session: Session, change: _Change) -> None:
 @event.listens_for(Session, "after_flush")
 def _after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
+    vars(session).pop(_EXPECTED, None)
     alone: _Change | None = context.attributes.get(_ALONE)
     if alone is not None and len(context.states) == 1 and _is_as_announced(alone, context):
         if (found := _written(alone)) is not None:
@@ -339,12 +384,12 @@ def _happened(session: Session, context: UOWTransaction, change: _Change) -> _Ha
 
 
 def _outbox(session: Session, context: UOWTransaction, change: _Change) -> ConnectionOutbox:
-    mapper = change.state.mapper
+    # A sharded Session has a connection for each record, any other one for each hierarchy of models.
+    key = change.state if session.connection_callable is not None else change.state.mapper.base_mapper
     known: dict[Any, ConnectionOutbox] = context.attributes.setdefault(_OUTBOX, {})
-    outbox = known.get(mapper)
+    outbox = known.get(key)
     if outbox is None:
-        connection = session.connection(bind_arguments={"mapper": mapper})
-        outbox = known[mapper] = outbox_of(connection, change.mapping.bus, f"a save of {change.mapping.info.name}")
+        outbox = known[key] = outbox_of(connection_of(session, change.state), change.mapping.bus, _saving(change))
         outbox.serve(session)
     return outbox
 

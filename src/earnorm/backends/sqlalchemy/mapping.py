@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from collections.abc import Mapping as Values
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, get_args
 
-from sqlalchemy import inspect, select
+from sqlalchemy import Connection, Engine, inspect, select
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.sql import ClauseElement
 
 from earnorm.bus import EventBus
+from earnorm.errors import InvalidBulkPolicy
 from earnorm.event import Change
-from earnorm.registry import ModelInfo
+from earnorm.registry import BulkPolicy, ModelInfo
 
-__all__ = ["Mapping", "mapping_of", "mapping_of_subject", "refer", "register"]
+__all__ = [
+    "Mapping",
+    "bind_of",
+    "connection_of",
+    "mapping_of",
+    "mapping_of_subject",
+    "mappings",
+    "refer",
+    "register",
+]
 
 Validate = Callable[[Any, Collection[str] | None], None]
 
+
+class ValidateValues(Protocol):
+    """Checks values that are no record, by attribute; with `complete` they are all that a new row is given."""
+
+    def __call__(self, values: Values[str, Any], *, complete: bool) -> None: ...
+
+
 _mappings: dict[type, Mapping] = {}
-_UNKNOWN = (NO_VALUE, PASSIVE_NO_RESULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,7 @@ class Mapping:
     stored: frozenset[str]
     primary_key: tuple[str, ...]
     validate: Validate | None
+    validate_values: ValidateValues | None = None
 
     def values(self, state: InstanceState[Any]) -> dict[str, Any]:
         """The record as it is loaded here; columns nobody loaded are left out."""
@@ -43,7 +62,7 @@ class Mapping:
     def identity(self, state: InstanceState[Any]) -> tuple[Any, ...]:
         if state.key is not None:
             return tuple(state.key[1])
-        return tuple(state.dict.get(name) for name in self.primary_key)
+        return tuple(_plain(state.dict.get(name)) for name in self.primary_key)
 
     def changes(self, state: InstanceState[Any]) -> dict[str, Change]:
         """Columns set to another value since they were loaded or saved."""
@@ -53,45 +72,85 @@ class Mapping:
             if name not in self.stored:
                 continue
             new = current.get(name)
-            old = None if loaded in _UNKNOWN else loaded
+            old = None if _is_unknown(loaded) else loaded
             if old is not new and not _same(old, new):
                 found[name] = Change(old, new)
         return found
 
     def recall(self, session: Session, state: InstanceState[Any]) -> None:
         """Fetch old values of columns that were set without having been loaded (expired, deferred)."""
-        names = [n for n, old in state.committed_state.items() if n in self.stored and old in _UNKNOWN]
+        names = [n for n, old in state.committed_state.items() if n in self.stored and _is_unknown(old)]
         if not names or state.key is None:
             return
         table: Mapper[Any] = inspect(self.cls)
         columns = [table.columns[name] for name in names]
         where = [c == part for c, part in zip(table.primary_key, state.key[1], strict=True)]
-        connection = session.connection(bind_arguments={"mapper": table})
+        connection = connection_of(session, state)
         row = connection.execute(select(*columns).select_from(table.persist_selectable).where(*where)).one_or_none()
         if row is not None:
             state.committed_state.update(zip(names, row, strict=True))
 
 
+def connection_of(session: Session, state: InstanceState[Any]) -> Connection:
+    """The connection that a flush writes the record on: that of its hierarchy; a sharded Session chooses by record."""
+    mapper: Mapper[Any] = state.mapper.base_mapper
+    if session.connection_callable is not None:
+        return session.connection_callable(mapper, state.obj())
+    return session.connection(bind_arguments={"mapper": mapper})
+
+
+def bind_of(session: Session, state: InstanceState[Any]) -> Engine | Connection | None:
+    """What that connection is opened on; None if a sharded Session has yet to choose."""
+    return None if session.connection_callable is not None else session.get_bind(state.mapper.base_mapper)
+
+
+def _is_unknown(loaded: Any) -> bool:
+    return loaded is NO_VALUE or loaded is PASSIVE_NO_RESULT
+
+
+def _plain(value: Any) -> Any:
+    """A key that the database is to work out is none yet."""
+    return None if isinstance(value, ClauseElement) or hasattr(value, "__clause_element__") else value
+
+
 def _same(old: Any, new: Any) -> bool:
-    if type(old) is not type(new):
-        return False
-    return bool(old == new)
+    # As SQLAlchemy asks it: there are values (arrays) whose comparison is neither true nor false.
+    return type(old) is type(new) and (old == new) is True
 
 
 def register(
-    cls: type, info: ModelInfo, bus: EventBus, columns: tuple[str, ...], validate: Validate | None = None
+    cls: type,
+    info: ModelInfo,
+    bus: EventBus,
+    columns: tuple[str, ...],
+    validate: Validate | None = None,
+    *,
+    validate_values: ValidateValues | None = None,
 ) -> Mapping:
-    """Make a mapped class known; its own handlers are checked and listed on the bus."""
+    """Make a mapped class known; its own handlers are checked and listed on the bus. Raises InvalidBulkPolicy."""
+    info.bulk = _bulk_policy(cls)
     mapper: Mapper[Any] = inspect(cls)
     keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
-    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate)
+    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate, validate_values)
     _mappings[cls] = found
     bus.registry.add_model(info)
     return found
 
 
+def _bulk_policy(cls: type) -> BulkPolicy:
+    policy: Any = getattr(cls, "__bulk__", "rows")
+    if policy not in get_args(BulkPolicy):
+        raise InvalidBulkPolicy(cls.__name__, policy)
+    return policy  # type: ignore[no-any-return]  # one of the three, as was just asked
+
+
 def mapping_of(cls: type) -> Mapping | None:
     return _mappings.get(cls)
+
+
+def mappings() -> list[Mapping]:
+    """Every mapped class that is known here."""
+    return list(_mappings.values())
 
 
 def mapping_of_subject(subject: str) -> Mapping | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -175,3 +176,12 @@ class within:  # noqa: N801  # reads as a word of `with`; a generator's context 
     def __exit__(self, *_: object) -> None:
         if self._previous is not self._scope:
             leave_scope(self._scope, self._previous)
+
+
+def _begin_anew() -> None:
+    """In a fork: the transaction open here is the parent's, on the parent's connection."""
+    _scope.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

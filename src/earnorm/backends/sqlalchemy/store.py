@@ -208,6 +208,8 @@ class SQLAlchemyTransaction:
     def settle(self, lease: Lease, settlement: Settlement) -> None:
         with self._all_or_nothing():
             self._write_deliveries(settlement)
+            if settlement.emitted:
+                self.append(settlement.emitted)
             # Last, so that on databases with row locks the lease is held for as short as can be.
             if not self._holds(lease) or not self._advance(settlement.advances):
                 raise LeaseLost(lease.worker, lease.fence)

@@ -55,31 +55,37 @@ class PostgreSQL:
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._dialect = dialect
         self._horizon = Horizon()
-        self._insert_text = lru_cache(maxsize=16)(self._compose_insert)
+        self._text = lru_cache(maxsize=16)(self._compose)
 
     # --- writing ---
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        if rows:
-            connection.exec_driver_sql(self._insert_text(tables.log, f" WHERE {_LIMIT_IDLING}"), _columns(rows))
+        self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING}")
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-        if rows:
-            connection.exec_driver_sql(self._insert_text(table, ""), _columns(rows))
+        self._insert(connection, table, rows, "")
 
     def insert_missing(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         # Sorted, or two processes that add the same rows in opposite orders wait for each other.
-        connection.exec_driver_sql(self._insert_text(table, " ON CONFLICT DO NOTHING"), _columns(sorted(rows)))
+        self._insert(connection, table, sorted(rows), " ON CONFLICT DO NOTHING")
 
-    def _compose_insert(self, table: Table, tail: str) -> str:
-        """One statement of a fixed text, however many rows: one lock, one plan."""
+    def _insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], tail: str) -> None:
+        """One statement, and one of two texts, however many rows there are. Never executemany: a lock for each row."""
+        if len(rows) == 1:
+            # As most appends are, and half the time of a list of one.
+            connection.exec_driver_sql(self._text(table, tail, alone=True), rows[0])
+        elif rows:
+            connection.exec_driver_sql(self._text(table, tail, alone=False), _columns(rows))
+
+    def _compose(self, table: Table, tail: str, *, alone: bool) -> str:
         given = [column for column in table.c if column is not table.autoincrement_column]
         names = ", ".join(self._dialect.identifier_preparer.quote(column.name) for column in given)
-        arrays = (
-            f"{self._place(number)}::{column.type.compile(dialect=self._dialect)}[]"
+        values = ", ".join(
+            f"{self._place(number)}::{column.type.compile(dialect=self._dialect)}{'' if alone else '[]'}"
             for number, column in enumerate(given, 1)
         )
-        return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({', '.join(arrays)}){tail}"  # noqa: S608  names of ours
+        source = f"SELECT {values}" if alone else f"SELECT * FROM unnest({values})"  # noqa: S608  names of ours
+        return f"INSERT INTO {table.name} ({names}) {source}{tail}"
 
     def _place(self, number: int) -> str:
         return f"${number}" if self._dialect.paramstyle == "numeric_dollar" else "%s"

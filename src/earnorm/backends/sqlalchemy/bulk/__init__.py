@@ -1,0 +1,293 @@
+"""Bulk writes of a Session, which fire no event of SQLAlchemy's: told row by row, as one event, or refused.
+
+What executes an ORM-enabled INSERT, UPDATE or DELETE, and `Session._bulk_save_mappings`, are wrapped once for every
+Session. That is below every `do_orm_execute` listener, so that the statement is the one that runs, and it costs a
+SELECT nothing (docs/decisions/0009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Delete, Insert, Update
+from sqlalchemy.engine import Result
+from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm.base import _class_to_mapper
+from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
+
+from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, methods
+from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
+from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql, updated_values
+from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
+from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, deleted, inserted, matching, narrow, updated
+from earnorm.backends.sqlalchemy.bulk.telling import Fact, hears, tell, tell_batch, vetoable
+from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values, upserted
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.backends.sqlalchemy.mapping import mapping_of
+from earnorm.errors import BulkRefused
+from earnorm.occurrence import Kind
+
+__all__ = ["listen"]
+
+
+def listen() -> None:
+    """Hear of every Session's bulk writes from now on, and of what the database does by itself amid its flushes."""
+    _wrap(_BulkORMInsert, "an INSERT statement", _insert)
+    _wrap(_BulkORMUpdate, "an UPDATE statement", _update)
+    _wrap(_BulkORMDelete, "a DELETE statement", _delete)
+    method: Any = _save_mappings
+    Session._bulk_save_mappings = method  # type: ignore[method-assign]  # there is no event for it
+    for part in (expressions, cascades, associations):
+        part.listen()
+
+
+# --- statements ------------------------------------------------------------------------------
+
+
+def _wrap(compile_state: Any, verb: str, write: Callable[[Execution, Any], Any]) -> None:
+    execute = compile_state.orm_execute_statement
+
+    def orm_execute_statement(_cls: Any, session: Session, statement: Any, params: Any, *rest: Any) -> Any:
+        options, bind_arguments, connection = rest
+
+        def run(statement: Any, params: Any = params) -> Result[Any]:
+            found: Result[Any] = execute(session, statement, params, options, bind_arguments, connection)
+            return found
+
+        mapper = bind_arguments.get("mapper")
+        if mapper is None or "parententity" not in statement.table._annotations or not shape_of(mapper).known:
+            return run(statement)
+        shape = shape_of(mapper)
+        model = mapping_of(mapper.class_) or shape.known[0]
+        many = statement._annotations.get("dml_strategy") == "bulk"
+        return write(Execution(session, connection, shape, model, params, run, many, verb), statement)
+
+    compile_state.orm_execute_statement = classmethod(orm_execute_statement)
+
+
+def _insert(execution: Execution, statement: Insert) -> Any:
+    shape, model = execution.shape, execution.model
+    _refuse_if_asked(shape, model, execution.what)
+    values = inserted_values(statement, execution.params, shape.mapper)
+    upsert = is_upsert(statement)
+    execution, values = _with_hooks(execution, values, upsert=upsert)
+    _validate(model, values or (), complete=True)
+    if upsert:
+        named = {_name(column, shape.mapper): value for column, value in set_values(statement).items()}
+        _validate(model, [{name: value for name, value in named.items() if name is not None}], complete=False)
+    kinds: tuple[Kind, ...] = ("created", "updated") if upsert else ("created",)
+    return _written(execution, statement, kinds, upserted if upsert else inserted, given=values)
+
+
+def _with_hooks(
+    execution: Execution, values: list[dict[str, Any]] | None, *, upsert: bool
+) -> tuple[Execution, list[dict[str, Any]] | None]:
+    """Pre hooks see a record made of each dictionary; what they cannot see is refused."""
+    model, hooks = execution.model, _pre_hooks(execution.shape, "created")
+    if upsert:
+        hooks = hooks or _pre_hooks(execution.shape, "updated")
+    if not hooks or model.info.bulk == "batch":
+        return execution, values
+    if upsert or not execution.many or values is None or any(is_sql(v) for given in values for v in given.values()):
+        raise execution.refuse(
+            f"the hook {hooks[0]} is to see each record before its SQL, and of these there is none; pass dictionaries "
+            f"of plain values (session.execute(insert({model.info.name}), [...])), save the records, or say "
+            f"__bulk__ = 'batch'"
+        )
+    made = [methods.prepared(execution.session, model, given) for given in values]
+    return replace(execution, params=made, run=lambda statement: execution.run(statement, made)), made
+
+
+def _update(execution: Execution, statement: Update) -> Any:
+    shape, model = execution.shape, execution.model
+    _refuse_if_asked(shape, model, execution.what)
+    if model.info.bulk != "batch":
+        _refuse_hooks(execution, "updated")
+    if execution.many:
+        return _update_by_key(execution, statement)
+    values = updated_values(statement, execution.params, shape.mapper)
+    _validate(model, values, complete=False)
+    sets = dict.fromkeys(name for given in values for name in given)
+    return _written(execution, statement, ("updated",), lambda e, s: updated(e, s, sets), given=values)
+
+
+def _update_by_key(execution: Execution, statement: Update) -> Any:
+    values: Sequence[Mapping[str, Any]] = (
+        [execution.params] if isinstance(execution.params, Mapping) else list(execution.params or ())
+    )
+    _validate(execution.model, values, complete=False)
+    keys = methods.keys_of(execution.model, values)
+
+    def write(execution: Execution, statement: Update) -> Outcome:
+        run = lambda: execution.run(statement)  # noqa: E731  # a thunk
+        result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run)
+        return Outcome(result, facts, {})
+
+    return _written(execution, statement, ("updated",), write, given=values)
+
+
+def _delete(execution: Execution, statement: Delete) -> Any:
+    session, shape = execution.session, execution.shape
+    _refuse_if_asked(shape, execution.model, execution.what)
+    cascades: list[Cascade] = []
+    if concerned(session, shape.table):
+        rows = matching(execution, statement)
+        cascades = cascades_of_rows(session, execution.connection, shape, rows.values())
+        statement = narrow(execution, statement, rows)
+    result = _written(execution, statement, ("deleted",), deleted, given=())
+    with vetoable(session):
+        tell_cascades(session, cascades)
+    return result
+
+
+def _written(
+    execution: Execution,
+    statement: Any,
+    kinds: Sequence[Kind],
+    write: Callable[[Execution, Any], Outcome],
+    *,
+    given: Sequence[Mapping[str, Any]] | None,
+) -> Any:
+    session, shape, model = execution.session, execution.shape, execution.model
+    if model.info.bulk == "batch":
+        result = execution.run(statement)
+        payload = _batch(statement, given, result)
+        with vetoable(session):
+            tell_batch(session, execution.connection, model, kinds[0], payload)
+        return result
+    if not any(hears(session, shape.known, kind) for kind in kinds) and not _pre_hooks(shape, kinds[0]):
+        return execution.run(statement)
+    outcome = write(execution, statement)
+    with vetoable(session):
+        tell(session, execution.connection, shape, outcome.facts, outcome.gone)
+    return outcome.result
+
+
+def _batch(statement: Any, given: Sequence[Mapping[str, Any]] | None, result: Any) -> dict[str, Any]:
+    """What one event for a whole statement says: how many rows, which fields, and which rows they were."""
+    counted = getattr(result, "rowcount", -1)
+    payload: dict[str, Any] = {
+        "count": counted if counted >= 0 else len(given or ()),
+        "fields": sorted({name for values in given or () for name in values}),
+    }
+    where = getattr(statement, "whereclause", None)
+    return payload if isinstance(statement, Insert) else {**payload, "criteria": "" if where is None else str(where)}
+
+
+# --- what is asked of each before its SQL ----------------------------------------------------
+
+
+def _refuse_if_asked(shape: Shape, model: Model, what: str) -> None:
+    for known in (model, *shape.known):
+        if known.info.bulk == "refuse":
+            why = "its __bulk__ is 'refuse'; save or delete the records one by one, or say 'rows' or 'batch' there"
+            raise BulkRefused(known.info.name, what, why)
+
+
+def _pre_hooks(shape: Shape, kind: Kind) -> list[str]:
+    found = (hook for model in shape.known for hook in model.bus.plans.flow(model.cls, kind).before)
+    return list(dict.fromkeys(hook.name for hook in found))
+
+
+def _refuse_hooks(execution: Execution, kind: Kind) -> None:
+    if hooks := _pre_hooks(execution.shape, kind):
+        raise execution.refuse(_CANNOT_RUN.format(hooks[0]))
+
+
+_CANNOT_RUN = (
+    "the hook {} may change each record before its SQL, which one statement for many cannot do; save the records, make "
+    "it a post_ hook, or say __bulk__ = 'batch'"
+)
+
+
+def _validate(model: Model, values: Iterable[Mapping[str, Any]], *, complete: bool) -> None:
+    validate = model.validate_values
+    if validate is not None:
+        for given in values:
+            validate(given, complete=complete)
+
+
+def _name(column: Any, mapper: Mapper[Any]) -> str | None:
+    if isinstance(column, str):
+        found = mapper.local_table.c.get(column)
+        return None if found is None else attribute_of(found, mapper)
+    return attribute_of(column, mapper)
+
+
+# --- methods ---------------------------------------------------------------------------------
+
+_bulk_save_mappings = Session._bulk_save_mappings
+
+
+def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **options: Any) -> None:
+    mapper = _class_to_mapper(mapper)
+    shape, values = shape_of(mapper), list(mappings)
+    model = mapping_of(mapper.class_)
+    if model is None:
+        _bulk_save_mappings(session, mapper, values, **options)
+        return
+    kind: Kind = "updated" if options["isupdate"] else "created"
+    what = _named(options)
+    _refuse_if_asked(shape, model, what)
+    if options["isstates"]:
+        methods.before_objects(session, model, values, kind)
+    else:
+        _before_mappings(session, shape, model, values, kind)
+    if model.info.bulk == "rows" and hears(session, shape.known, kind):
+        facts = _write_mappings(session, shape, model, values, options)
+    else:
+        _bulk_save_mappings(session, mapper, values, **options)
+        facts = []
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    with vetoable(session):
+        if model.info.bulk == "batch":
+            given = [_given(model, value, isstates=options["isstates"]) for value in values]
+            fields = sorted({name for each in given for name in each})
+            tell_batch(session, connection, model, kind, {"count": len(values), "fields": fields})
+        tell(session, connection, shape, facts, {})
+
+
+def _named(options: Mapping[str, Any]) -> str:
+    kind = "update_mappings" if options["isupdate"] else "insert_mappings"
+    return f"session.bulk_{'save_objects' if options['isstates'] else kind}()"
+
+
+def _before_mappings(
+    session: Session, shape: Shape, model: Model, values: Sequence[dict[str, Any]], kind: Kind
+) -> None:
+    """Pre hooks of a record made of each dictionary, which gets what they set; and validation."""
+    hooks = _pre_hooks(shape, kind) if model.info.bulk == "rows" else []
+    if hooks and kind == "updated":
+        raise BulkRefused(model.info.name, "session.bulk_update_mappings()", _CANNOT_RUN.format(hooks[0]))
+    if not hooks:
+        _validate(model, values, complete=kind == "created")
+        return
+    for given in values:
+        given.update(methods.prepared(session, model, given))
+
+
+def _write_mappings(
+    session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]
+) -> list[Fact]:
+    isstates = options["isstates"]
+    if options["isupdate"]:
+        keys = methods.keys_of(model, [_given(model, value, isstates=isstates) for value in values])
+
+        def write() -> None:
+            _bulk_save_mappings(session, shape.mapper, values, **options)
+
+        return methods.updated_by_key(session, shape, keys, write)[1]
+    if options["return_defaults"]:
+        _bulk_save_mappings(session, shape.mapper, values, **options)
+        return methods.inserted_mappings(session, shape, model, [_given(model, v, isstates=isstates) for v in values])
+    # The caller's own are left without the keys, as he expects them; the copies get theirs.
+    copies = [dict(_given(model, value, isstates=isstates)) for value in values]
+    asking = {**options, "isstates": False, "return_defaults": True}
+    _bulk_save_mappings(session, shape.mapper, copies, **asking)
+    return methods.inserted_mappings(session, shape, model, copies)
+
+
+def _given(model: Model, value: Any, *, isstates: bool) -> Mapping[str, Any]:
+    return model.values(value) if isstates else value

@@ -1,0 +1,311 @@
+"""Cascades: rows that the database deletes, or whose foreign keys it empties, when rows they refer to are deleted.
+
+`ON DELETE CASCADE` and `SET NULL` run inside the database, where no hook is. So the rows are looked up before the SQL
+by the foreign keys of the tables, down to the last table, and after it those that the database has really changed
+are told: without foreign keys switched on nothing was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, ForeignKeyConstraint, Table, event, inspect, select
+from sqlalchemy.orm import Mapper, Session, UOWTransaction
+from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.sql import FromClause
+
+from earnorm.backends.sqlalchemy.bulk.given import attribute_of
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks, shape_of
+from earnorm.backends.sqlalchemy.bulk.telling import (
+    Fact,
+    differences,
+    fetch,
+    forget,
+    hears,
+    loads,
+    run_before,
+    tell,
+    tell_batch,
+    vetoable,
+)
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.backends.sqlalchemy.mapping import mappings
+from earnorm.errors import BulkRefused
+from earnorm.occurrence import Kind
+
+__all__ = ["Cascade", "cascades_of_rows", "concerned", "listen", "tell_cascades"]
+
+_CASCADES = "earnorm_cascades"
+_REFERRING = "earnorm_referring"
+_EMPTYING = ("SET NULL", "SET DEFAULT")
+
+
+@dataclass(slots=True)
+class Cascade:
+    """Rows of one mapper that the database is about to delete (or, of `emptied`, to change) by itself."""
+
+    shape: Shape
+    rows: dict[Key, Row]
+    emptied: bool
+    records: dict[Key, Any] = field(default_factory=dict[Key, Any])
+
+
+# --- which tables ----------------------------------------------------------------------------
+
+
+class _Reference(NamedTuple):
+    """A table whose rows change when rows of another are deleted; `emptied` if they stay."""
+
+    table: Table
+    constraint: ForeignKeyConstraint
+    emptied: bool
+
+
+def _referring(table: Table) -> list[_Reference]:
+    """Worked out once for as many tables as there are, and kept on the table."""
+    tables = table.metadata.tables
+    state = (len(tables), next(reversed(tables.values())))
+    known = vars(table).get(_REFERRING)
+    if known is None or known[0] != state:
+        known = vars(table)[_REFERRING] = state, list(_look_for_references(table))
+    found: list[_Reference] = known[1]
+    return found
+
+
+def _look_for_references(table: Table) -> Iterator[_Reference]:
+    for other in table.metadata.tables.values():
+        for constraint in sorted(other.foreign_key_constraints, key=lambda found: list(found.column_keys)):
+            action = (constraint.ondelete or "").upper()
+            if action in ("CASCADE", *_EMPTYING) and _refers_to(constraint, table):
+                yield _Reference(other, constraint, action != "CASCADE")
+
+
+def _refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
+    # By name: a key may point at a table that is defined later, or never.
+    return all(element.target_fullname.rpartition(".")[0] == table.fullname for element in constraint.elements)
+
+
+def concerned(session: Session, table: Table, seen: frozenset[Table] = frozenset()) -> bool:
+    """Whether the database changes rows of models that somebody listens to when rows of this table are deleted."""
+    for other, _, emptied in _referring(table):
+        if any(_listened_to(session, shape, emptied=emptied) for shape in _shapes_of(other)):
+            return True
+        if not emptied and other not in seen and concerned(session, other, seen | {table, other}):
+            return True
+    return False
+
+
+def _listened_to(session: Session, shape: Shape, *, emptied: bool) -> bool:
+    kind: Kind = "updated" if emptied else "deleted"
+    return (
+        hears(session, shape.known, kind)
+        or _has_pre(shape, emptied=emptied)
+        or any(m.info.bulk != "rows" for m in shape.known)
+    )
+
+
+def _has_pre(shape: Shape, *, emptied: bool) -> bool:
+    return not emptied and any(model.bus.plans.flow(model.cls, "deleted").before for model in shape.known)
+
+
+def _shapes_of(table: Table) -> set[Shape]:
+    """The models whose rows the table holds: the topmost mapper of them."""
+    mappers: Iterator[Mapper[Any]] = (inspect(model.cls) for model in mappings())
+    return {shape_of(_topmost(mapper, table)) for mapper in mappers if mapper.local_table is table}
+
+
+def _topmost(mapper: Mapper[Any], table: Table) -> Mapper[Any]:
+    while mapper.inherits is not None and mapper.inherits.local_table is table:
+        mapper = mapper.inherits
+    return mapper
+
+
+# --- before the SQL --------------------------------------------------------------------------
+
+
+def cascade_of(
+    session: Session,
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    deleted: set[tuple[FromClause, Key]],
+) -> list[Cascade]:
+    """What the deletion of these rows (values by column name) takes along; rows in `deleted` are told already."""
+    found: list[Cascade] = []
+    for other, constraint, emptied in _referring(table):
+        for some in in_chunks(_referred(constraint, rows)):
+            below = _rows_of(connection, other, constraint, some)
+            fresh = [row for row in below if (other, _key(other, row)) not in deleted]
+            if not fresh:
+                continue
+            if not emptied:
+                deleted |= {(other, _key(other, row)) for row in fresh}
+            found += _as_models(session, connection, other, fresh, emptied=emptied)
+            if not emptied:
+                found += cascade_of(session, connection, other, fresh, deleted)
+    return found
+
+
+def _referred(constraint: ForeignKeyConstraint, rows: Iterable[Mapping[str, Any]]) -> Iterator[Key]:
+    names = [element.column.name for element in constraint.elements]
+    keys = (tuple(row.get(name) for name in names) for row in rows)
+    return (key for key in dict.fromkeys(keys) if None not in key)
+
+
+def _rows_of(
+    connection: Connection, table: Table, constraint: ForeignKeyConstraint, keys: Sequence[Key]
+) -> list[Mapping[str, Any]]:
+    columns = [element.parent for element in constraint.elements]
+    looked = select(*table.c).where(among(columns, keys)).with_for_update()
+    return [{c.name: value for c, value in zip(table.c, row, strict=True)} for row in connection.execute(looked).all()]
+
+
+def _key(table: Table, row: Mapping[str, Any]) -> Key:
+    return tuple(row[column.name] for column in table.primary_key) or tuple(row.values())
+
+
+def _as_models(
+    session: Session, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, emptied: bool
+) -> Iterator[Cascade]:
+    for shape in _shapes_of(table):
+        if not _listened_to(session, shape, emptied=emptied):
+            continue
+        keys = [tuple(row[column.name] for column in table.primary_key) for row in rows]
+        found = Cascade(shape, shape.read(connection, keys), emptied)
+        for model in {row.mapping.info.subject: row.mapping for row in found.rows.values()}.values():
+            if model.info.bulk == "refuse":
+                what = "a foreign key set to NULL by the database" if emptied else "a deletion cascaded by the database"
+                why = (
+                    "its __bulk__ is 'refuse'; delete its records first, or let the ORM cascade (cascade='all, delete')"
+                )
+                raise BulkRefused(model.info.name, what, why)
+        yield found
+
+
+def run_pre_hooks(session: Session, cascades: Sequence[Cascade]) -> None:
+    """Load the records that somebody is handed, and let their pre_delete hooks veto."""
+    for cascade in cascades:
+        pre = _has_pre(cascade.shape, emptied=cascade.emptied)
+        if not cascade.emptied and (pre or loads(cascade.shape.known, "deleted")):
+            cascade.records = fetch(session, cascade.shape, cascade.rows)
+        if pre:
+            for key, row in cascade.rows.items():
+                run_before(session, row, "deleted", cascade.records.get(key))
+
+
+# --- after it --------------------------------------------------------------------------------
+
+
+def tell_cascades(session: Session, cascades: Sequence[Cascade]) -> None:
+    """What the database has really done: rows that are gone, keys that are empty now."""
+    # The deepest first, as records go.
+    for cascade in reversed(cascades):
+        connection = session.connection(bind_arguments={"mapper": cascade.shape.mapper})
+        there = cascade.shape.read(connection, cascade.rows)
+        facts = list(_emptied(cascade, there)) if cascade.emptied else _gone(cascade, there)
+        if not cascade.emptied:
+            forget(session, [cascade.records[fact.row.key] for fact in facts if fact.row.key in cascade.records])
+        by_row = [fact for fact in facts if fact.row.mapping.info.bulk == "rows"]
+        tell(session, connection, cascade.shape, by_row, cascade.records)
+        for model, some in _by_model(fact for fact in facts if fact.row.mapping.info.bulk == "batch"):
+            fields = sorted({name for fact in some for name in fact.changes})
+            tell_batch(session, connection, model, some[0].kind, {"count": len(some), "fields": fields, "criteria": ""})
+
+
+def _by_model(facts: Iterable[Fact]) -> Iterator[tuple[Model, list[Fact]]]:
+    found: dict[type, list[Fact]] = {}
+    for fact in facts:
+        found.setdefault(fact.row.mapping.cls, []).append(fact)
+    return ((some[0].row.mapping, some) for some in found.values())
+
+
+def _gone(cascade: Cascade, there: Mapping[Key, Row]) -> list[Fact]:
+    return [Fact("deleted", row) for key, row in cascade.rows.items() if key not in there]
+
+
+def _emptied(cascade: Cascade, there: Mapping[Key, Row]) -> Iterator[Fact]:
+    for key, row in there.items():
+        if changes := differences(cascade.rows[key], row):
+            yield Fact("updated", row, changes)
+
+
+# --- amid a flush ----------------------------------------------------------------------------
+
+
+def listen() -> None:
+    """From now on, on every Session: behind the pre hooks, which may delete more."""
+    event.listen(Session, "before_flush", _before_flush)
+    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
+
+
+def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
+    if not session._deleted:
+        return
+    states = [state for state in session._deleted if state.key is not None]
+    told: set[tuple[FromClause, Key]] = {
+        (t, tuple(state.identity or ())) for state in states for t in state.mapper.tables
+    }
+    cascades: list[Cascade] = []
+    for (mapper, table), some in _by_table(states).items():
+        if concerned(session, table):
+            connection = session.connection(bind_arguments={"mapper": mapper})
+            cascades += cascade_of(session, connection, table, [_columns(mapper, table, state) for state in some], told)
+    if cascades:
+        run_pre_hooks(session, cascades)
+        context.attributes[_CASCADES] = cascades
+
+
+def _by_table(states: Iterable[InstanceState[Any]]) -> dict[tuple[Mapper[Any], Table], list[InstanceState[Any]]]:
+    found: dict[tuple[Mapper[Any], Table], list[InstanceState[Any]]] = {}
+    for state in states:
+        for table in state.mapper.tables:
+            if isinstance(table, Table):
+                found.setdefault((state.mapper, table), []).append(state)
+    return found
+
+
+def _columns(mapper: Mapper[Any], table: Table, state: InstanceState[Any]) -> dict[str, Any]:
+    """A record's values by column; its key is known even where nothing is loaded."""
+    assert state.key is not None
+    names = ((column.name, attribute_of(column, mapper)) for column in table.c)
+    values = {column: state.dict[name] for column, name in names if name in state.dict}
+    return {**values, **dict(zip((column.name for column in table.primary_key), state.key[1], strict=False))}
+
+
+def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
+    cascades: Sequence[Cascade] = context.attributes.get(_CASCADES, ())
+    if not cascades:
+        return
+    # What the ORM had loaded it has written itself, and our hooks have told of it.
+    written = {
+        (s.mapper.base_mapper, tuple(s.key[1])) for s, (_, listed) in context.states.items() if not listed and s.key
+    }
+    for cascade in cascades:
+        base = cascade.shape.mapper.base_mapper
+        cascade.rows = {key: row for key, row in cascade.rows.items() if (base, key) not in written}
+    flushing, session._flushing = session._flushing, False
+    try:
+        with vetoable(session):
+            tell_cascades(session, cascades)
+    finally:
+        session._flushing = flushing
+
+
+# --- amid a statement ------------------------------------------------------------------------
+
+
+def cascades_of_rows(session: Session, connection: Connection, shape: Shape, rows: Iterable[Row]) -> list[Cascade]:
+    """What a DELETE statement of these rows takes along, once pre hooks have not vetoed it."""
+    told: set[tuple[FromClause, Key]] = set()
+    by_column: list[dict[str, Any]] = []
+    for row in rows:
+        mapper: Mapper[Any] = inspect(row.mapping.cls)
+        told |= {(table, row.key) for table in mapper.tables}
+        names = ((column.name, attribute_of(column, shape.mapper)) for column in shape.columns)
+        values = {column: row.values[name] for column, name in names if name in row.values}
+        by_column.append({**values, **dict(zip((c.name for c in shape.table.primary_key), row.key, strict=True))})
+    found = cascade_of(session, connection, shape.table, by_column, told)
+    run_pre_hooks(session, found)
+    return found

@@ -1,0 +1,98 @@
+"""Expressions: values that the database works out amid a flush, read back so that its events hold them.
+
+`user.visits = User.visits + 1`, generated columns, `onupdate`: SQLAlchemy forgets old and new alike once the UPDATE is
+done, and loads them when somebody asks. Our hooks ask at once, so they are put back where the hooks will look.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.orm import Mapper, Session, UOWTransaction
+from sqlalchemy.orm.state import InstanceState
+
+from earnorm.backends.sqlalchemy.bulk.given import is_sql
+from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
+from earnorm.backends.sqlalchemy.bulk.telling import hears
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+
+__all__ = ["listen"]
+
+_OLD = "earnorm_old_values"
+_GENERATED = "earnorm_generated"
+_Old = dict[InstanceState[Any], dict[str, Any]]
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def listen() -> None:
+    """From now on, on every Session: behind the pre hooks, and before the hooks look at what was written."""
+    event.listen(Session, "before_flush", _before_flush)
+    event.listen(Session, "after_flush", _after_flush, insert=True)
+
+
+def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
+    """Keep the old values of what this flush will have the database work out."""
+    for state in session.identity_map._modified:
+        model = mapping_of(state.class_)
+        if model is None:
+            continue
+        worked_out = _worked_out(model, state)
+        if worked_out and hears(session, [model], "updated"):
+            context.attributes.setdefault(_OLD, {})[state] = worked_out
+
+
+def _worked_out(model: Mapping, state: InstanceState[Any]) -> dict[str, Any]:
+    unsaved, current = state.committed_state, state.dict
+    found = {
+        name: old
+        for name, old in unsaved.items()
+        if name in model.stored and type(value := current.get(name)) not in _PLAIN and is_sql(value)
+    }
+    generated = _generated(state.mapper)
+    if generated and unsaved:
+        found.update((name, current[name]) for name in generated if name in current and name not in unsaved)
+    return found
+
+
+def _generated(mapper: Mapper[Any]) -> tuple[str, ...]:
+    """Attributes that an UPDATE changes without being told to; worked out once for a mapper, and kept on it."""
+    found: tuple[str, ...] | None = vars(mapper).get(_GENERATED)
+    if found is None:
+        attributes = mapper.column_attrs
+        found = vars(mapper)[_GENERATED] = tuple(a.key for a in attributes if any(map(_is_generated, a.columns)))
+    return found
+
+
+def _is_generated(column: Any) -> bool:
+    return getattr(column, "onupdate", None) is not None or getattr(column, "server_onupdate", None) is not None
+
+
+def _after_flush(session: Session, context: UOWTransaction) -> None:
+    old: _Old = context.attributes.get(_OLD, {})
+    unread: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)
+    for state, (deleted, listed_only) in context.states.items():
+        made = state.key is None and state.expired_attributes
+        if (made or state in old) and not deleted and not listed_only:
+            model = mapping_of(state.class_)
+            if model is not None and hears(session, [model], "created" if made else "updated"):
+                unread[state.mapper].append(state)
+    for mapper, states in unread.items():
+        _read(session, mapper, states, old)
+
+
+def _read(session: Session, mapper: Mapper[Any], states: list[InstanceState[Any]], old: _Old) -> None:
+    connection = session.connection(bind_arguments={"mapper": mapper})
+    by_key = {model.identity(state): state for state in states if (model := mapping_of(state.class_)) is not None}
+    for key, row in shape_of(mapper).read(connection, by_key).items():
+        _put_back(by_key[key], row, old.get(by_key[key]))
+
+
+def _put_back(state: InstanceState[Any], row: Row, old: dict[str, Any] | None) -> None:
+    names = state.expired_attributes.intersection(row.values) if old is None else old.keys() & row.values.keys()
+    for name in names:
+        state.dict[name] = row.values[name]
+        state.expired_attributes.discard(name)
+        if old is not None:
+            state.committed_state[name] = old[name]

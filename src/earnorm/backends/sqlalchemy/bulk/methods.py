@@ -1,0 +1,63 @@
+"""Bulk methods and writes by key: `bulk_save_objects`, `bulk_*_mappings`, and UPDATE with a list of dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.state import InstanceState
+
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape
+from earnorm.backends.sqlalchemy.bulk.statements import changed
+from earnorm.backends.sqlalchemy.bulk.telling import Fact, run_before
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.occurrence import Kind
+
+__all__ = ["before_objects", "inserted_mappings", "keys_of", "prepared", "updated_by_key"]
+
+
+def keys_of(model: Model, values: Iterable[Mapping[str, Any]]) -> list[Key]:
+    """The primary keys among dictionaries of values; those that have none yet are left out."""
+    keys = (tuple(given.get(name) for name in model.primary_key) for given in values)
+    return [key for key in dict.fromkeys(keys) if None not in key]
+
+
+def updated_by_key(
+    session: Session, shape: Shape, keys: Sequence[Key], write: Callable[[], Any]
+) -> tuple[Any, list[Fact]]:
+    """Old and new values by SELECTs around the write: what it sets need not be what the database makes of it."""
+    connection = session.connection(bind_arguments={"mapper": shape.mapper})
+    before = shape.read(connection, keys, lock=True)
+    result = write()
+    return result, list(changed(before, shape.read(connection, before)))
+
+
+def inserted_mappings(session: Session, shape: Shape, model: Model, values: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    """The rows that were inserted from these, which have got their primary keys by now."""
+    connection = session.connection(bind_arguments={"mapper": shape.mapper})
+    return [Fact("created", row) for row in shape.read(connection, keys_of(model, values)).values()]
+
+
+def before_objects(session: Session, model: Model, states: Sequence[InstanceState[Any]], kind: Kind) -> None:
+    """Pre hooks and validation of objects that are about to be written in bulk."""
+    for state in states:
+        record = state.obj()
+        changes = model.changes(state) if kind == "updated" else {}
+        hooks = model.info.bulk == "rows" and model.bus.plans.flow(model.cls, kind).before
+        if hooks and (changes or kind == "created"):
+            run_before(session, Row(model, model.identity(state), model.values(state)), kind, record, changes)
+            changes = model.changes(state) if kind == "updated" else {}
+        if model.validate is not None:
+            model.validate(record, None if kind == "created" else changes.keys())
+
+
+def prepared(session: Session, model: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a new row is given, after the pre hooks of a record made of it have seen and changed it."""
+    record = model.cls(**values)
+    state: InstanceState[Any] = record._sa_instance_state
+    run_before(session, Row(model, model.identity(state), model.values(state)), "created", record)
+    if model.validate is not None:
+        model.validate(record, None)
+    made = model.values(state)
+    return {**values, **{name: value for name, value in made.items() if value is not None or name in values}}

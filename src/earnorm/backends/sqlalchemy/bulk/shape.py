@@ -1,0 +1,163 @@
+"""The shape of a model's rows: which columns a bulk write reads back, and whose record each row is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Column, Connection, Select, Table, select, tuple_
+from sqlalchemy.orm import Mapper, Session, with_polymorphic
+from sqlalchemy.orm.attributes import instance_state
+from sqlalchemy.sql import ColumnElement
+
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+
+__all__ = ["ROWS_A_STATEMENT", "Key", "Row", "Shape", "in_chunks", "shape_of"]
+
+ROWS_A_STATEMENT = 1000
+"""Rows that one statement of ours reads or tells: far below the parameters any database takes."""
+
+Key = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """One row as a record of its model: the primary key, and its values by attribute."""
+
+    mapping: Mapping
+    key: Key
+    values: dict[str, Any]
+
+
+class _Reader(NamedTuple):
+    """How a row's columns become the values of one class."""
+
+    mapping: Mapping
+    names: tuple[str, ...]
+    take: Callable[[Sequence[Any]], tuple[Any, ...]]
+    take_key: Callable[[Sequence[Any]], Key]
+
+
+class Shape:
+    """How the rows of one mapper are read.
+
+    Those of one table come as plain tuples of `columns`; those of joined tables are loaded as records, since a row may
+    belong to any class below.
+    """
+
+    def __init__(self, mapper: Mapper[Any]) -> None:
+        self.mapper = mapper
+        self.known = _known(mapper)
+        self.table: Table = mapper.local_table  # type: ignore[assignment]  # a mapping to anything else has no bulk writes
+        self.joined = any(len(each.tables) > 1 for each in mapper.base_mapper.self_and_descendants)
+        mapped = {column for each in mapper.self_and_descendants for column in each.columns}
+        self.columns: tuple[Column[Any], ...] = tuple(column for column in self.table.c if column in mapped)
+        self.key_columns = tuple(mapper.primary_key)
+        self._place: dict[Any, int] = {column: number for number, column in enumerate(self.columns)}
+        self._kind = self._place.get(mapper.polymorphic_on) if mapper.polymorphic_on is not None else None
+        self._readers: dict[Any, _Reader | None] = {}
+
+    # --- rows of this shape --------------------------------------------------------------------
+
+    def rows(self, found: Iterable[Sequence[Any]]) -> Iterator[Row]:
+        """Tuples of `columns` as rows of their models; those of classes unknown here are passed over."""
+        for values in found:
+            reader = self._reader(None if self._kind is None else values[self._kind])
+            if reader is not None:
+                yield Row(
+                    reader.mapping,
+                    reader.take_key(values),
+                    dict(zip(reader.names, reader.take(values), strict=True)),
+                )
+
+    def _reader(self, kind: Any) -> _Reader | None:
+        if kind not in self._readers:
+            self._readers[kind] = self._read_as(self.mapper.polymorphic_map.get(kind, self.mapper))
+        return self._readers[kind]
+
+    def _read_as(self, mapper: Mapper[Any]) -> _Reader | None:
+        mapping = mapping_of(mapper.class_)
+        if mapping is None:
+            return None
+        places = {
+            name: self._place[column] for name in mapping.columns if (column := mapper.columns[name]) in self._place
+        }
+        keys = tuple(self._place[column] for column in self.key_columns)
+        return _Reader(mapping, tuple(places), _taking(tuple(places.values())), _taking(keys))
+
+    # --- reading -----------------------------------------------------------------------------
+
+    def read(self, connection: Connection, keys: Iterable[Key], *, lock: bool = False) -> dict[Key, Row]:
+        """The rows with these primary keys, 1,000 a statement; `lock` them where the database has row locks."""
+        found: dict[Key, Row] = {}
+        for some in in_chunks(keys):
+            found.update((row.key, row) for row in self._read_some(connection, some, lock=lock))
+        return found
+
+    def _read_some(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
+        if not self.joined:
+            statement = _locking(select(*self.columns).where(among(self.key_columns, keys)), lock=lock)
+            return self.rows(connection.execute(statement).all())
+        return self._load(connection, keys, lock=lock)
+
+    def _load(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
+        if lock:
+            columns = self.mapper.base_mapper.primary_key
+            connection.execute(_locking(select(*columns).where(among(columns, keys)), lock=True)).all()
+        # A Session of its own: what is only looked at stays out of the caller's.
+        with Session(connection, autoflush=False) as session:
+            entity = with_polymorphic(self.mapper.base_mapper.class_, "*")
+            key = [
+                getattr(entity, self.mapper.get_property_by_column(c).key) for c in self.mapper.base_mapper.primary_key
+            ]
+            for record in session.scalars(select(entity).where(among(key, keys))).unique():
+                state = instance_state(record)
+                mapping = mapping_of(type(record))
+                if mapping is not None and state.mapper.isa(self.mapper):
+                    yield Row(mapping, mapping.identity(state), mapping.values(state))
+
+
+def _taking(places: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    if len(places) == 1:
+        only = places[0]
+        return lambda values: (values[only],)
+    if not places:
+        return lambda _: ()
+    return itemgetter(*places)
+
+
+def _locking(statement: Select[Any], *, lock: bool) -> Select[Any]:
+    return statement.with_for_update() if lock else statement
+
+
+def among(columns: Sequence[Any], keys: Sequence[Key]) -> ColumnElement[bool]:
+    """Whether a row's key is one of these."""
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])  # type: ignore[no-any-return]  # SQLAlchemy's own condition
+    return tuple_(*columns).in_(keys)
+
+
+def in_chunks(values: Iterable[T], size: int = ROWS_A_STATEMENT) -> Iterator[list[T]]:
+    rest = iter(values)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+_SHAPE = "earnorm_shape"
+
+
+def shape_of(mapper: Mapper[Any]) -> Shape:
+    """The one shape of a mapper. A class mapped below it since makes it anew."""
+    # On the mapper itself: a table of ours would keep both alive for ever.
+    found: Shape | None = vars(mapper).get(_SHAPE)
+    if found is None or found.known != _known(mapper):
+        found = vars(mapper)[_SHAPE] = Shape(mapper)
+    return found
+
+
+def _known(mapper: Mapper[Any]) -> tuple[Mapping, ...]:
+    """The models whose records rows of this mapper may be."""
+    found = (mapping_of(each.class_) for each in mapper.self_and_descendants)
+    return tuple(mapping for mapping in found if mapping is not None)

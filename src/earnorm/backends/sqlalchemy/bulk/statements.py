@@ -1,0 +1,223 @@
+"""Bulk statements: what an ORM-enabled INSERT, UPDATE or DELETE did to each row.
+
+Every verb takes `run`, which executes the statement it is given the way SQLAlchemy would, and returns its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import Column, Connection, Delete, Insert, Update, select
+from sqlalchemy.engine import IteratorResult, Result
+from sqlalchemy.engine.cursor import null_dml_result
+from sqlalchemy.orm import Session
+
+from earnorm.backends.sqlalchemy.bulk.given import Params
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among
+from earnorm.backends.sqlalchemy.bulk.telling import Fact, differences, fetch, forget, loads, run_before
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.errors import BulkRefused
+from earnorm.occurrence import Kind
+
+__all__ = [
+    "Execution",
+    "Outcome",
+    "changed",
+    "deleted",
+    "inserted",
+    "locks",
+    "matching",
+    "narrow",
+    "returning",
+    "updated",
+]
+
+Run = Callable[..., Result[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One statement that is about to be executed, and on what. `many` says that it has a list of parameters."""
+
+    session: Session
+    connection: Connection
+    shape: Shape
+    model: Model
+    params: Params
+    run: Run
+    many: bool
+    what: str
+
+    def refuse(self, why: str) -> BulkRefused:
+        return BulkRefused(self.model.info.name, self.what, why)
+
+
+class Outcome(NamedTuple):
+    """What the caller is given, and what happened; of deleted rows the records (`gone`), if somebody is handed them."""
+
+    result: Any
+    facts: Sequence[Fact]
+    gone: Mapping[Key, Any]
+
+
+# --- INSERT ----------------------------------------------------------------------------------
+
+
+def inserted(execution: Execution, statement: Insert) -> Outcome:
+    shape = execution.shape
+    if not shape.joined:
+        result, tuples = returning(execution, statement)
+        return Outcome(result, _all("created", shape.rows(tuples)), {})
+    if not execution.many:
+        raise execution.refuse("its table is one of several; pass dictionaries: session.execute(insert(Model), [...])")
+    require_returning(execution, execution.connection.dialect.insert_executemany_returning)
+    ours = _attributes(execution.model, shape)
+    result, tuples = _cut(execution.run(statement.returning(*ours)), len(ours), asked=bool(statement._returning))
+    return Outcome(result, _all("created", _joined_rows(execution.model, shape, tuples)), {})
+
+
+def returning(execution: Execution, statement: Insert, *more: Any) -> tuple[Any, list[Sequence[Any]]]:
+    """Execute an INSERT into one table for its caller, and have the rows it has made or changed, and `more` of each."""
+    shape, dialect = execution.shape, execution.connection.dialect
+    require_returning(execution, dialect.insert_executemany_returning if execution.many else dialect.insert_returning)
+    ours = (*shape.columns, *more)
+    if statement._returning or execution.many or statement.select is not None:
+        return _cut(execution.run(statement.returning(*ours)), len(ours), asked=bool(statement._returning))
+    result = execution.run(_with_defaults(statement, shape.key_columns, ours))
+    return result, _beside(result, ours)
+
+
+def require_returning(execution: Execution, able: bool) -> None:  # noqa: FBT001  # what a dialect says of itself
+    if not able:
+        raise execution.refuse("this database gives no rows back (RETURNING); save the records")
+
+
+def _with_defaults(statement: Any, keys: Iterable[Any], columns: Iterable[Any]) -> Any:
+    """RETURNING beside the caller's result, which stays what it would be: rowcount, inserted_primary_key."""
+    return statement.return_defaults(*keys, supplemental_cols=list(columns))
+
+
+def _beside(result: Any, columns: Sequence[Any]) -> list[Sequence[Any]]:
+    """What was returned beside a result, of which SQLAlchemy promises no order; the caller has not asked for rows."""
+    take = result._tuple_getter(columns)
+    rows = [take(row) for row in result.returned_defaults_rows or ()]
+    result.close()
+    return rows
+
+
+def _attributes(model: Model, shape: Shape) -> list[Any]:
+    return [getattr(model.cls, name) for name in _names(model, shape)]
+
+
+def _names(model: Model, shape: Shape) -> list[str]:
+    return [name for name in model.columns if isinstance(shape.mapper.columns[name], Column)]
+
+
+def _joined_rows(model: Model, shape: Shape, tuples: Iterable[Sequence[Any]]) -> Iterable[Row]:
+    names = _names(model, shape)
+    for values in tuples:
+        named = dict(zip(names, values, strict=True))
+        yield Row(model, tuple(named[name] for name in model.primary_key), named)
+
+
+class _Written(IteratorResult[Any]):
+    """The result of a statement whose rows only we have asked for: it has none, and says how many were written."""
+
+    rowcount: int
+
+
+def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[Sequence[Any]]]:
+    """A result with our columns at its end as the caller wants it, and our part of its rows."""
+    frozen = result.freeze()
+    tuples: list[Sequence[Any]] = [tuple(row)[-ours:] for row in frozen.data]
+    if asked:
+        return frozen().columns(*range(len(frozen.metadata.keys) - ours)), tuples
+    empty = _Written(null_dml_result()._metadata, iter([]))
+    empty.rowcount = len(tuples)
+    return empty, tuples
+
+
+# --- UPDATE ----------------------------------------------------------------------------------
+
+
+def updated(execution: Execution, statement: Update, sets: Iterable[str]) -> Outcome:
+    """Old values by a SELECT that locks, new ones by RETURNING, or by a SELECT where the caller has one of his own."""
+    shape, connection = execution.shape, execution.connection
+    if shape.mapper.primary_key and set(sets) & set(execution.model.primary_key):
+        raise execution.refuse("it sets the primary key, so that no row could be told from another; save the record")
+    before = matching(execution, statement)
+    narrowed = narrow(execution, statement, before)
+    if statement._returning or shape.joined or not connection.dialect.update_returning:
+        result = execution.run(narrowed)
+        result, after = _kept(result), shape.read(connection, before)
+    else:
+        result = execution.run(_with_defaults(narrowed, shape.key_columns, shape.columns))
+        after = {row.key: row for row in shape.rows(_beside(result, shape.columns))}
+    return Outcome(result, list(changed(before, after)), {})
+
+
+def _kept(result: Result[Any]) -> Any:
+    """A result read to its end: our own statements may follow on the same connection."""
+    return result.freeze()() if getattr(result, "returns_rows", True) else result
+
+
+def changed(before: Mapping[Key, Row], after: Mapping[Key, Row]) -> Iterable[Fact]:
+    """The rows that are not as they were, in the order they were found."""
+    for key, old in before.items():
+        new = after.get(key)
+        if new is not None and (changes := differences(old, new)):
+            yield Fact("updated", new, changes)
+
+
+def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]:
+    """The rows that the statement is about to write, locked where the database has row locks."""
+    shape, session = execution.shape, execution.session
+    wanted = shape.mapper.primary_key if shape.joined else shape.columns
+    looked: Any = select(*wanted).select_from(shape.mapper).options(*statement._with_options)
+    looked._where_criteria = statement._where_criteria
+    looked = looked.with_for_update(of=shape.table) if locks(execution) else looked
+    found = session.execute(looked, execution.params, execution_options={"autoflush": False}).all()
+    if shape.joined:
+        return shape.read(execution.connection, dict.fromkeys(tuple(row) for row in found))
+    return {row.key: row for row in shape.rows(found)}
+
+
+def locks(execution: Execution) -> bool:
+    # SQLite's one writer has the whole file.
+    return execution.connection.dialect.name != "sqlite"
+
+
+def narrow(execution: Execution, statement: Any, rows: Mapping[Key, Row]) -> Any:
+    """The statement for these rows alone, so that none committed since they were locked is written unseen."""
+    if not locks(execution):
+        return statement
+    shape = execution.shape
+    columns = tuple(shape.table.primary_key) if shape.joined else shape.key_columns
+    return statement.where(among(columns, list(rows)))
+
+
+# --- DELETE ----------------------------------------------------------------------------------
+
+
+def deleted(execution: Execution, statement: Delete) -> Outcome:
+    """One statement by RETURNING; a SELECT before it where records are handed out, or pre hooks may veto."""
+    shape, session = execution.shape, execution.session
+    pre = any(model.bus.plans.flow(model.cls, "deleted").before for model in shape.known)
+    handed = pre or loads(shape.known, "deleted")
+    if statement._returning or shape.joined or handed or not execution.connection.dialect.delete_returning:
+        rows = matching(execution, statement)
+        records = fetch(session, shape, rows) if handed else {}
+        if pre:
+            for key, row in rows.items():
+                run_before(session, row, "deleted", records.get(key))
+        result = _kept(execution.run(narrow(execution, statement, rows)))
+        forget(session, records.values())
+        return Outcome(result, _all("deleted", rows.values()), records)
+    result = execution.run(_with_defaults(statement, shape.key_columns, shape.columns))
+    return Outcome(result, _all("deleted", shape.rows(_beside(result, shape.columns))), {})
+
+
+def _all(kind: Kind, rows: Iterable[Row]) -> list[Fact]:
+    return [Fact(kind, row) for row in rows]

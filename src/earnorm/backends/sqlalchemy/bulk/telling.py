@@ -1,0 +1,220 @@
+"""Telling: rows that a bulk write has changed, as events of its transaction, and to those who hear them inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import instance_state
+
+from earnorm.backends.sqlalchemy.attention import listening
+from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.bubbling import bubble_in
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks
+from earnorm.backends.sqlalchemy.hooks import attach_session
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.backends.sqlalchemy.scope import scope_of, within
+from earnorm.bus import EventBus
+from earnorm.errors import StopPropagation
+from earnorm.event import NO_CHANGES, Change, Changes
+from earnorm.handler import Phase
+from earnorm.occurrence import Kind, Occurrence
+
+__all__ = [
+    "Fact",
+    "Records",
+    "differences",
+    "fetch",
+    "forget",
+    "hears",
+    "loads",
+    "run_before",
+    "tell",
+    "tell_batch",
+    "vetoable",
+]
+
+Records = Mapping[Key, Any]
+_LATER = frozenset({Phase.DURABLE})
+
+
+class Fact(NamedTuple):
+    """What a bulk write did to one row."""
+
+    kind: Kind
+    row: Row
+    changes: Changes = NO_CHANGES
+
+
+def hears(session: Session, models: Iterable[Model], kind: Kind) -> bool:
+    """Whether anybody would learn of such a change to a record of these models."""
+    return any(
+        (model.bus.attentive or model.bus.plans.flow(model.cls, kind).heard)
+        and listening(session, model.cls) is not None
+        for model in models
+    )
+
+
+def loads(models: Iterable[Model], kind: Kind) -> bool:
+    """Whether somebody is handed the record itself in this process; else the row's values are enough."""
+    return any(_loads(model, kind) for model in models)
+
+
+def _loads(model: Model, kind: Kind) -> bool:
+    bus, flow = model.bus, model.bus.plans.flow(model.cls, kind)
+    if bus.observed or not flow.heard:
+        return bus.observed
+    return not bus.connected or model.info.bubbles_to is not None or flow.phases != _LATER
+
+
+def differences(before: Row, after: Row) -> dict[str, Change]:
+    """Fields whose value is another one now."""
+    old = before.values
+    return {
+        name: Change(old[name], value)
+        for name, value in after.values.items()
+        if name in old and old[name] is not value and not (type(old[name]) is type(value) and old[name] == value)
+    }
+
+
+# --- records ---------------------------------------------------------------------------------
+
+
+def fetch(session: Session, shape: Shape, keys: Iterable[Key]) -> dict[Key, Any]:
+    """The records with these keys, in the Session; what it has loaded already is the same object."""
+    entity = shape.mapper.class_
+    columns = [getattr(entity, shape.mapper.get_property_by_column(c).key) for c in shape.mapper.primary_key]
+    found: dict[Key, Any] = {}
+    with session.no_autoflush:
+        for some in in_chunks(keys):
+            for record in session.scalars(select(entity).where(among(columns, some))).unique():
+                found[tuple(instance_state(record).key[1])] = record  # type: ignore[index]  # what was loaded has a key
+    return found
+
+
+def _bring_up(record: Any, row: Row) -> None:
+    """What the Session had loaded before gets the row's values, but for what is changed and not yet saved."""
+    state = instance_state(record)
+    current, unsaved = state.dict, state.committed_state
+    for name, value in row.values.items():
+        if name in current and name not in unsaved:
+            current[name] = value
+
+
+def forget(session: Session, records: Iterable[Any]) -> None:
+    """The Session lets go of records whose rows are gone, as after a flush; a rollback brings them back."""
+    states = [instance_state(record) for record in records]
+    known = set(session.identity_map.all_states()) if states else set[Any]()
+    if states := [state for state in states if state in known]:
+        session._remove_newly_deleted(states)
+
+
+# --- before the SQL --------------------------------------------------------------------------
+
+
+def run_before(session: Session, row: Row, kind: Kind, record: Any, changes: Changes = NO_CHANGES) -> None:
+    """Pre hooks of one record that a bulk write is about to write."""
+    model, scope = row.mapping, scope_of(session)
+    occurrence = _occurrence(model, Fact(kind, row, changes), record, session)
+    with within(scope):
+        for hook in model.bus.plans.flow(model.cls, kind).before:
+            try:
+                model.bus.caller.call(
+                    hook, occurrence, scope.dispatcher.wait, "delete" if kind == "deleted" else "save"
+                )
+            except StopPropagation:
+                return
+            if occurrence.stopped:
+                return
+
+
+# --- after it --------------------------------------------------------------------------------
+
+
+@contextmanager
+def vetoable(session: Session) -> Iterator[None]:
+    """What raises inside takes the transaction along, as an error amid a flush does: the SQL is done already."""
+    transaction = session._autobegin_t()._begin()
+    try:
+        yield
+    except BaseException:
+        transaction.rollback(_capture_exception=True)
+        raise
+    transaction.commit()
+
+
+def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence[Fact], gone: Records) -> None:
+    """Record the events of rows that were written, and run who hears them in the transaction.
+
+    `gone` are the records of deleted rows, loaded before; the others are loaded here if somebody is handed them.
+    """
+    heard = [fact for fact in facts if hears(session, [fact.row.mapping], fact.kind)]
+    if not heard:
+        return
+    bus = heard[0].row.mapping.bus
+    outbox = outbox_of(connection, bus, f"a bulk write of {heard[0].row.mapping.info.name}")
+    outbox.serve(session)
+    loaded = [fact for fact in heard if fact.kind != "deleted" and _loads(fact.row.mapping, fact.kind)]
+    records: dict[Key, Any] = {**gone, **fetch(session, shape, [fact.row.key for fact in loaded])}
+    for fact in loaded:
+        if (record := records.get(fact.row.key)) is not None:
+            _bring_up(record, fact.row)
+    happened = [o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key))) is not None]
+    _dispatch(session, bus, outbox, happened)
+
+
+def _happened(session: Session, fact: Fact, record: Any) -> Occurrence | None:
+    model = fact.row.mapping
+    bus = model.bus
+    occurrence = _occurrence(model, fact, record, session)
+    if bus.observed and bus.watch.silences(occurrence):
+        return None
+    occurrence.handlers = bus.plans.now(model.cls, fact.kind, fact.changes)
+    if model.info.bubbles_to is not None:
+        occurrence.bubble = bubble_in(session, model)
+    return occurrence
+
+
+def _occurrence(model: Model, fact: Fact, record: Any, session: Session) -> Occurrence:
+    occurrence = Occurrence(
+        f"{model.info.subject}.{fact.kind}",
+        record,
+        fact.row.values,
+        kind=fact.kind,
+        changes=fact.changes,
+        info=model.info,
+        identity=fact.row.key,
+    )
+    attach_session(occurrence, session)
+    return occurrence
+
+
+def _dispatch(session: Session, bus: EventBus, outbox: ConnectionOutbox, happened: Sequence[Occurrence]) -> None:
+    for occurrence in happened:
+        outbox.record(occurrence)
+    if not any(occurrence.handlers or occurrence.bubble for occurrence in happened):
+        return
+    scope = scope_of(session)
+    with within(scope):
+        for occurrence in happened:
+            scope.dispatcher.enqueue(bus.caller, occurrence, outbox)
+        scope.dispatcher.run()
+
+
+def tell_batch(session: Session, connection: Connection, model: Model, kind: Kind, payload: Mapping[str, Any]) -> None:
+    """One event for a whole statement: `order.bulk_updated`, about no record."""
+    bus, name = model.bus, f"{model.info.subject}.bulk_{kind}"
+    handlers = bus.plans.custom(name, model.cls)
+    if not handlers and not bus.attentive:
+        return
+    occurrence = Occurrence(name, None, payload, info=model.info, handlers=handlers)
+    attach_session(occurrence, session)
+    if bus.observed and bus.watch.silences(occurrence):
+        return
+    bus.in_transaction(occurrence)
+    outbox = outbox_of(connection, bus, f"a bulk write of {model.info.name}")
+    outbox.serve(session)
+    _dispatch(session, bus, outbox, [occurrence])

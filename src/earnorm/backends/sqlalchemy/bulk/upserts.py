@@ -1,0 +1,117 @@
+"""Upserts: which rows of an INSERT … ON CONFLICT DO UPDATE were there before, and what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Boolean, Insert, Table, UniqueConstraint, literal_column, select, tuple_
+
+from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, in_chunks
+from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, changed, locks, returning
+from earnorm.backends.sqlalchemy.bulk.telling import Fact
+
+__all__ = ["conflicts", "is_upsert", "set_values", "upserted"]
+
+
+_LOOKS = 5
+
+
+def conflicts(statement: Insert) -> list[Any]:
+    """The ON CONFLICT clauses of an INSERT; SQLite takes several."""
+    clause: Any = getattr(statement, "_post_values_clause", None)
+    if clause is None:
+        return []
+    return list(clause.clauses) if hasattr(clause, "clauses") else [clause]
+
+
+def is_upsert(statement: Insert) -> bool:
+    """Whether rows that were there before may be updated."""
+    return any(hasattr(clause, "update_values_to_set") for clause in conflicts(statement))
+
+
+def set_values(statement: Insert) -> dict[Any, Any]:
+    """What DO UPDATE sets, by column or its name."""
+    found: dict[Any, Any] = {}
+    for clause in conflicts(statement):
+        found.update(getattr(clause, "update_values_to_set", {}))
+    return found
+
+
+def upserted(execution: Execution, statement: Insert) -> Outcome:
+    if not locks(execution):
+        outcome = _upserted(execution, statement)
+        assert outcome is not None
+        return outcome
+    # A row that another transaction has made between our look and our INSERT is met all the same: look again.
+    for _ in range(_LOOKS):
+        with execution.connection.begin_nested() as savepoint:
+            outcome = _upserted(execution, statement)
+            if outcome is not None:
+                return outcome
+            savepoint.rollback()
+    raise execution.refuse(f"others made and deleted the rows it meets, {_LOOKS} times in a row; do it again")
+
+
+def _upserted(execution: Execution, statement: Insert) -> Outcome | None:
+    """What was done; None if a row was updated that was not there when we looked."""
+    shape, before = execution.shape, _there(execution, statement)
+    # Of PostgreSQL, and of what speaks like it: a row that was updated rather than inserted has an xmax.
+    met = [literal_column(f"({shape.table.name}.xmax <> 0)", Boolean).label("earnorm_met")] if locks(execution) else []
+    result, tuples = returning(execution, statement, *met)
+    after = {row.key: row for row in shape.rows(tuples)}
+    if met and sum(values[-1] for values in tuples) != len(before.keys() & after.keys()):
+        return None
+    created = [Fact("created", row) for key, row in after.items() if key not in before]
+    return Outcome(result, [*created, *changed(before, after)], {})
+
+
+def _there(execution: Execution, statement: Insert) -> dict[Key, Row]:
+    """The rows that the new ones would meet, locked where the database has row locks."""
+    shape, mapper = execution.shape, execution.shape.mapper
+    values = inserted_values(statement, execution.params, mapper)
+    if values is None:
+        raise execution.refuse("INSERT … SELECT … DO UPDATE does not say whom it would meet; upsert dictionaries")
+    found: dict[Key, Row] = {}
+    for clause in conflicts(statement):
+        if not hasattr(clause, "update_values_to_set"):
+            continue
+        columns = _target(execution, clause)
+        names = [attribute_of(column, mapper) for column in columns]
+        wanted = [tuple(_value(execution, given, name) for name in names) for given in values]
+        for some in in_chunks(dict.fromkeys(key for key in wanted if None not in key)):
+            met = columns[0].in_([key[0] for key in some]) if len(columns) == 1 else tuple_(*columns).in_(some)
+            looked = select(*shape.columns).where(met).with_for_update()
+            found.update((row.key, row) for row in shape.rows(execution.connection.execute(looked).all()))
+    return found
+
+
+def _value(execution: Execution, given: Mapping[str, Any], name: str | None) -> Any:
+    value = given.get(name) if name is not None else None
+    if is_sql(value):
+        raise execution.refuse(
+            f"the database works {name} out, by which it looks for a row that is there; give a value"
+        )
+    return value
+
+
+def _target(execution: Execution, clause: Any) -> list[Any]:
+    """The columns whose values must not meet."""
+    table: Table = execution.shape.table
+    elements = clause.inferred_target_elements
+    if elements is None and (name := getattr(clause, "constraint_target", None)) is not None:
+        elements = _of_constraint(table, name)
+    if elements is None:
+        raise execution.refuse("ON CONFLICT names no columns; give index_elements=[...]")
+    columns = [table.c.get(element) if isinstance(element, str) else table.c.get(element.name) for element in elements]
+    if any(column is None for column in columns):
+        raise execution.refuse("its conflict is about an expression; give index_elements=[...] of columns")
+    return columns
+
+
+def _of_constraint(table: Table, name: str) -> list[Any] | None:
+    if name == table.primary_key.name:
+        return list(table.primary_key.columns)
+    every: list[Any] = [*(c for c in table.constraints if isinstance(c, UniqueConstraint)), *table.indexes]
+    return next((list(each.columns) for each in every if each.name == name), None)

@@ -1,0 +1,60 @@
+"""Settling: what a durable handler emits outside a transaction waits here for the handler's own settle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from earnorm.event import Entry
+
+__all__ = ["Settling", "settling", "settling_here"]
+
+
+class Settling:
+    """The events of one attempt. They are appended with its outcome, so that a redelivery does not repeat them."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self._entries: list[Entry] | None = []
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._entries is not None
+
+    def add(self, entry: Entry) -> bool:
+        """Whether it will be appended: not once the handler has ended, from a task or thread it left behind."""
+        with self._lock:
+            if self._entries is None:
+                return False
+            self._entries.append(entry)
+            return True
+
+    def close(self) -> tuple[Entry, ...]:
+        """What was emitted, in order; nothing comes in from now on."""
+        with self._lock:
+            entries, self._entries = self._entries or (), None
+        return tuple(entries)
+
+
+_settling: ContextVar[Settling | None] = ContextVar("earnorm_settling", default=None)
+
+
+def settling_here(database: str) -> Settling | None:
+    """That of the durable handler that runs here, if its event is in the log of this database."""
+    found = _settling.get()
+    return found if found is not None and found.database == database and found.is_open else None
+
+
+@contextmanager
+def settling(database: str) -> Iterator[Settling]:
+    """Around one call of a durable handler. What was emitted is dropped unless it is asked for by `close`."""
+    here = Settling(database)
+    token = _settling.set(here)
+    try:
+        yield here
+    finally:
+        _settling.reset(token)
+        here.close()
