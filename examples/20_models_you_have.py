@@ -64,7 +64,7 @@ def main() -> None:
             session.commit()
         db.drain()
         with db.store.begin(readonly=True) as transaction:
-            print("kept:", [entry.name for entry in transaction.read(0, transaction.horizon(), 100)])
+            print("kept are", *(entry.name for entry in transaction.read(0, transaction.horizon(), 100)))
 
 
 if __name__ == "__main__":
@@ -76,4 +76,4 @@ if __name__ == "__main__":
 # inside the transaction: 'The printer burns' open -> done
 # inside the transaction: 'The printer burns' is archived
 # after the commit, for acme: ticket.trashed
-# kept: ['ticket.created', 'ticket.trashed']
+# kept are ticket.created ticket.trashed

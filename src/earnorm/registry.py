@@ -228,10 +228,6 @@ class Registry:
         every = dict.fromkeys([*own, *self._all])
         return sorted(every, key=lambda handler: handler.sequence)
 
-    def listened_classes(self) -> list[type]:
-        """The classes that handlers are registered for."""
-        return list(self._by_class)
-
     def durable(self) -> list[Handler]:
         return [handler for handler in self.all() if handler.phase is Phase.DURABLE]
 

@@ -20,7 +20,18 @@ from sqlalchemy.orm import (
 )
 
 import earnorm
-from earnorm import BaseModel, StringField, attach, emit, event_handler, on_event, post_create, post_save, pre_save
+from earnorm import (
+    BaseModel,
+    StringField,
+    attach,
+    emit,
+    event_handler,
+    on_event,
+    post_create,
+    post_save,
+    pre_delete,
+    pre_save,
+)
 from earnorm.errors import (
     AttachedOtherwise,
     AutocommitRefused,
@@ -382,6 +393,36 @@ def test_attaching_twice_is_attaching_once(db):
     commit(db, Note())
 
     assert (1, ["note.created"]) == (len(calls), names(db))
+
+
+def test_an_orphan_is_told_though_nobody_hears_of_its_parent(db):
+    class Base(DeclarativeBase):
+        pass
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        lines: Mapped[list["Line"]] = relationship(cascade="all, delete-orphan")
+
+    class Line(Base):
+        __tablename__ = "lines"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"))
+
+        @pre_delete
+        def last_words(self, event):
+            SEEN.append(("pre", event.name))
+
+    attach(Line, log="all")
+    Base.metadata.create_all(db.engine)
+    with Session(db.engine) as session:
+        session.add(order := Order(lines=[Line()]))
+        session.commit()
+        order.lines.clear()
+        session.commit()
+
+    assert [("pre", "line.deleted")] == SEEN
+    assert ["line.created", "line.deleted"] == names(db)
 
 
 def test_the_closest_attachment_counts(db):

@@ -49,7 +49,7 @@ _said: WeakSet[type[Any]] = WeakSet()
 
 def _warn_of_unattached(bus: EventBus) -> None:
     """A handler of a model that nobody attached would wait for ever, without a word."""
-    for cls in bus.registry.listened_classes():
+    for cls in list(bus.registry._by_class):
         known = any(issubclass(info.cls, cls) for info in bus.registry.models.values())
         if known or cls in _said or inspect(cls, raiseerr=False) is None:
             continue
