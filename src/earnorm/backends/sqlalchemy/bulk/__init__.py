@@ -82,8 +82,8 @@ def _insert(execution: Execution, statement: Insert) -> Any:
 
 
 def _with_hooks(
-    execution: Execution, values: list[dict[str, Any]] | None, *, upsert: bool
-) -> tuple[Execution, list[dict[str, Any]] | None]:
+    execution: Execution, values: Sequence[Mapping[str, Any]] | None, *, upsert: bool
+) -> tuple[Execution, Sequence[Mapping[str, Any]] | None]:
     """Pre hooks see a record made of each dictionary; what they cannot see is refused."""
     model, hooks = execution.model, _pre_hooks(execution.shape, "created")
     if upsert:
