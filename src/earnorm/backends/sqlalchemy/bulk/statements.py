@@ -190,7 +190,7 @@ def changed(before: Mapping[Key, Row], after: Mapping[Key, Row]) -> Iterable[Fac
     for key, old in before.items():
         new = after.get(key)
         if new is not None and (changes := differences(old, new)):
-            yield Fact("updated", new, changes)
+            yield Fact(new.mapping.info.kind_of(changes), new, changes)
 
 
 def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]:

@@ -24,6 +24,7 @@ from earnorm.handler import Phase
 from earnorm.occurrence import Kind, Occurrence
 
 __all__ = [
+    "CHANGES",
     "Fact",
     "Records",
     "differences",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 Records = Mapping[Key, Any]
+# What the difference between old and new values may turn out to be.
+CHANGES: tuple[Kind, ...] = ("updated", "trashed", "restored")
 _LATER = frozenset({Phase.DURABLE})
 
 
@@ -151,7 +154,8 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
 
     `gone` are the records of deleted rows, loaded before; the others are loaded here if somebody is handed them.
     """
-    ears = {(model.cls, kind): _ears(session, model, kind) for model in shape.known for kind in {f.kind for f in facts}}
+    kinds: set[Kind] = {fact.kind for fact in facts}
+    ears = {(model.cls, kind): _ears(session, model, kind) for model in shape.known for kind in kinds}
     heard = [fact for fact in facts if ears[fact.row.mapping.cls, fact.kind].heard]
     if not heard:
         return
