@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from benchmarks.report import Row
 from benchmarks.saving import running
@@ -23,7 +22,10 @@ GROSS = {"unheard": 100.0, "log": 15_000.0, "batch": 100.0}
 def bulk(pace: Pace) -> Iterator[Row]:
     for verb, (what, target) in WRITES.items():
         names = [f"bulk_{verb}_{way}" for way in ("plain", *WAYS)]
-        with tempfile.TemporaryDirectory() as folder, running(names, Path(folder)) as (ready, _missing):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(dict.fromkeys(names, folder), "benchmarks.bulk_writing") as (ready, _missing),
+        ):
             found = measure(ready, pace)
         plain = found[names[0]]
         for way, said in WAYS.items():

@@ -454,95 +454,6 @@ def tortoise_signals(path: Path) -> Turn:
     return _tortoise(path, listening=True)
 
 
-# --- bulk writes -----------------------------------------------------------------------------
-
-BULK = 10_000
-
-
-def _inserting(model: Any, sessions: Callable[[], Any]) -> Turn:
-    from sqlalchemy import insert
-
-    rows = [{"name": f"name {number}", "email": "ada@example.com", "visits": number} for number in range(BULK)]
-
-    def turn(_number: int) -> None:
-        with sessions() as session:
-            session.execute(insert(model), rows)
-            session.commit()
-
-    return turn
-
-
-def _updating(model: Any, sessions: Callable[[], Any]) -> Turn:
-    from sqlalchemy import update
-
-    _inserting(model, sessions)(0)
-
-    def turn(_number: int) -> None:
-        with sessions() as session:
-            session.execute(update(model).values(visits=model.visits + 1))
-            session.commit()
-
-    return turn
-
-
-def _unconnected(model: Any, path: Path) -> Callable[[], Any]:
-    from sqlalchemy.orm import Session
-
-    engine = _engine(path)
-    model.metadata.create_all(engine)
-    return lambda: Session(engine)
-
-
-def _bulk(make: Callable[[], Any], write: Callable[..., Turn], path: Path, *, connected: bool) -> Turn:
-    model = make()
-    return write(model, _connected(path).session if connected else _unconnected(model, path))
-
-
-def bulk_insert_plain(path: Path) -> Turn:
-    return _bulk(_plain_model, _inserting, path, connected=False)
-
-
-def bulk_insert_unheard(path: Path) -> Turn:
-    return _bulk(_model, _inserting, path, connected=False)
-
-
-def bulk_insert_log(path: Path) -> Turn:
-    return _bulk(_model, _inserting, path, connected=True)
-
-
-def bulk_insert_batch(path: Path) -> Turn:
-    return _bulk(_batch_model, _inserting, path, connected=True)
-
-
-def bulk_update_plain(path: Path) -> Turn:
-    return _bulk(_plain_model, _updating, path, connected=False)
-
-
-def bulk_update_unheard(path: Path) -> Turn:
-    return _bulk(_model, _updating, path, connected=False)
-
-
-def bulk_update_log(path: Path) -> Turn:
-    return _bulk(_model, _updating, path, connected=True)
-
-
-def bulk_update_batch(path: Path) -> Turn:
-    return _bulk(_batch_model, _updating, path, connected=True)
-
-
-def _batch_model() -> Any:
-    from earnorm import BaseModel, IntegerField, StringField
-
-    class Person(BaseModel):
-        __bulk__ = "batch"
-        id = IntegerField(primary_key=True)
-        name = StringField()
-        email = StringField()
-        visits = IntegerField()
-
-    return Person
-
-
 CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
     build.__name__: build
     for build in (
@@ -559,14 +470,6 @@ CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
         emit_in_memory,
         emit_connected,
         emit_in_transaction,
-        bulk_insert_plain,
-        bulk_insert_unheard,
-        bulk_insert_log,
-        bulk_insert_batch,
-        bulk_update_plain,
-        bulk_update_unheard,
-        bulk_update_log,
-        bulk_update_batch,
         django_plain,
         django_signals,
         peewee_plain,
