@@ -15,8 +15,7 @@ from sqlalchemy import Column, Engine, event
 from sqlalchemy.orm import Mapper, Session
 
 from earnorm import telemetry
-from earnorm.backends.sqlalchemy import boundary, hooks, mapping, opening
-from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
+from earnorm.backends.sqlalchemy import boundary, flushing, mapping, opening
 from earnorm.bus import EventBus
 from earnorm.handler import Options, Phase, make_handler
 from earnorm.registry import ModelInfo
@@ -26,9 +25,6 @@ WAYS = ("quiet", "hooks", "events", "log")
 _LISTENERS = (
     ("after_transaction_end", boundary._after_transaction_end),
     ("after_begin", opening._after_begin),
-    ("before_flush", hooks._before_flush),
-    ("after_flush", hooks._after_flush),
-    ("after_flush_postexec", hooks._after_flush_postexec),
 )
 
 _HOOKS = [
@@ -59,11 +55,10 @@ class Attachment:
 
     def renew(self):
         """Listen again: some tests of SQLAlchemy's take every listener away when they are done."""
-        if not event.contains(Session, "before_flush", hooks._before_flush):
+        if not event.contains(Session, "before_flush", flushing._before_flush):
             for name, listener in _LISTENERS:
                 event.listen(Session, name, listener)
-            for part in (expressions, cascades, associations):
-                part.listen()
+            flushing.listen()
         if not event.contains(Mapper, "after_mapper_constructed", self._known):
             event.listen(Mapper, "after_mapper_constructed", self._known)
         if self.way == "log" and not event.contains(Engine, "engine_connect", self._connected):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy import bulk
+from earnorm.backends.sqlalchemy import bulk, flushing
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
@@ -367,4 +367,5 @@ class SQLAlchemyDoor:
             raise UnsavedSubject(name, repr(subject))
 
 
+flushing.listen()
 bulk.listen()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
@@ -18,7 +17,6 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
-from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.opening import expect_nothing, outbox_in, require_boundary
 from earnorm.backends.sqlalchemy.orphans import is_orphan, may_orphan, orphaned_by
@@ -28,7 +26,17 @@ from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
 from earnorm.occurrence import CHANGING, Kind, Occurrence
 
-__all__ = ["attach_session", "refuse_save_in_pre_hook"]
+__all__ = [
+    "after_flush",
+    "after_flush_postexec",
+    "attach_session",
+    "before_flush",
+    "look_again",
+    "refuse_save_in_pre_hook",
+]
+
+Done = dict[InstanceState[Any], Kind]
+"""The records that had the pre hooks of a kind of change."""
 
 # In a flush's `attributes`: what it has written; the one known record that it writes, if there is only one.
 _FLUSH = "earnorm_written"
@@ -82,16 +90,15 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 # --- before the SQL --------------------------------------------------------------------------
 
 
-@event.listens_for(Session, "before_flush")
-def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
+def before_flush(session: Session, context: UOWTransaction) -> Done:
+    """Run pre hooks, and check what is to be written; returns what had its hooks, for `look_again`."""
     expect_nothing(session)
-    done: dict[InstanceState[Any], Kind] = {}
+    done: Done = {}
     _run_first(session, context, done)
-    if not is_last(session, _before_flush):
-        after_others(session, lambda: _look_again(session, context, done))
+    return done
 
 
-def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
+def look_again(session: Session, context: UOWTransaction, done: Done) -> None:
     """What listeners of others have added, changed or deleted is treated as if it had been there before."""
     context.attributes.pop(_ALONE, None)
     for change in _pending(session):
@@ -103,7 +110,7 @@ def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceSt
             require_boundary(session, context, change.state, change.mapping)
 
 
-def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
+def _run_first(session: Session, context: UOWTransaction, done: Done) -> None:
     only = _only(session)
     if only is not None:
         mapping = listening(session, only.class_)
@@ -176,7 +183,7 @@ def _run_before_simply(session: Session, change: _Change) -> bool:
     return _size(session) == size
 
 
-def _run_all_before(session: Session, pending: list[_Change], done: dict[InstanceState[Any], Kind]) -> list[_Change]:
+def _run_all_before(session: Session, pending: list[_Change], done: Done) -> list[_Change]:
     """Pre hooks of all, and of the records that they add, change or delete; returns what is to be written then."""
     while fresh := [change for change in pending if change.flow.before and done.get(change.state) != change.kind]:
         size = _size(session)
@@ -248,8 +255,7 @@ def _run_before(session: Session, change: _Change) -> None:
 # --- after the SQL ---------------------------------------------------------------------------
 
 
-@event.listens_for(Session, "after_flush")
-def _after_flush(session: Session, context: UOWTransaction) -> None:
+def after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     expect_nothing(session)
     alone: _Change | None = context.attributes.get(_ALONE)
@@ -300,8 +306,7 @@ def _place(change: _Change) -> tuple[int, int, str, str]:
     return _RANK[change.kind], 0, change.mapping.info.subject, str(change.mapping.identity(change.state))
 
 
-@event.listens_for(Session, "after_flush_postexec")
-def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
+def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     """Run post hooks, with the session as it will be: what they change is kept, and they may save."""
     written: Sequence[_Change] = context.attributes.get(_FLUSH, ())
     if not written:

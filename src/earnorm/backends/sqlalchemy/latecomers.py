@@ -21,10 +21,8 @@ _waiting: WeakKeyDictionary[Session, Callable[[], None] | None] = WeakKeyDiction
 
 def is_last(session: Session, ours: Callable[..., Any]) -> bool:
     """Whether nobody's `before_flush` runs after `ours`."""
-    last: object = None
-    for last in session.dispatch.before_flush:  # noqa: B007  the end of the loop is what is asked for
-        pass
-    return last is ours
+    heard: Any = session.dispatch.before_flush
+    return bool((heard.listeners or heard.parent_listeners)[-1] is ours)
 
 
 def after_others(session: Session, look: Callable[[], None]) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy.orm.state import InstanceState
 
 __all__ = ["is_orphan", "may_orphan", "orphaned_by"]
 
+_LETTING_GO = "earnorm_letting_go"
+
 
 def is_orphan(state: InstanceState[Any]) -> bool:
     """Whether a flush deletes this record (or drops it, if it is new) rather than write it."""
@@ -25,7 +27,7 @@ def is_orphan(state: InstanceState[Any]) -> bool:
 
 def may_orphan(state: InstanceState[Any]) -> bool:
     """Whether a flush of this record may delete it or another one as an orphan."""
-    return is_orphan(state) or any(True for _ in _changed_relations(state))
+    return is_orphan(state) or bool(_changed_relations(state))
 
 
 def orphaned_by(states: Iterable[InstanceState[Any]], *, deep: bool) -> Iterator[InstanceState[Any]]:
@@ -38,12 +40,18 @@ def orphaned_by(states: Iterable[InstanceState[Any]], *, deep: bool) -> Iterator
                     yield from (found[2] for found in relation.mapper.cascade_iterator("delete", child) if found[2].key)
 
 
-def _changed_relations(state: InstanceState[Any]) -> Iterator[RelationshipProperty[Any]]:
-    relations = state.mapper.relationships
-    for name in state.committed_state:
-        relation = relations.get(name)
-        if relation is not None and relation.cascade.delete_orphan:
-            yield relation
+def _changed_relations(state: InstanceState[Any]) -> list[RelationshipProperty[Any]]:
+    letting_go = _letting_go(state.mapper)
+    return [letting_go[name] for name in state.committed_state if name in letting_go] if letting_go else []
+
+
+def _letting_go(mapper: Mapper[Any]) -> dict[str, RelationshipProperty[Any]]:
+    """The relationships whose records are deleted when they are let go of; worked out once, and kept on the mapper."""
+    found: dict[str, RelationshipProperty[Any]] | None = vars(mapper).get(_LETTING_GO)
+    if found is None:
+        relations = mapper.relationships
+        found = vars(mapper)[_LETTING_GO] = {r.key: r for r in relations if r.cascade.delete_orphan}
+    return found
 
 
 def _let_go(state: InstanceState[Any], relation: RelationshipProperty[Any]) -> Iterator[InstanceState[Any]]:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
-from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, methods
+from earnorm.backends.sqlalchemy.bulk import methods
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
 from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
@@ -33,14 +33,12 @@ __all__ = ["listen"]
 
 
 def listen() -> None:
-    """Hear of every Session's bulk writes from now on, and of what the database does by itself amid its flushes."""
+    """Hear of every Session's bulk writes from now on."""
     _wrap(_BulkORMInsert, "an INSERT statement", _insert)
     _wrap(_BulkORMUpdate, "an UPDATE statement", _update)
     _wrap(_BulkORMDelete, "a DELETE statement", _delete)
     method: Any = _save_mappings
     Session._bulk_save_mappings = method  # type: ignore[method-assign]  # there is no event for it
-    for part in (expressions, cascades, associations):
-        part.listen()
 
 
 # --- statements ------------------------------------------------------------------------------

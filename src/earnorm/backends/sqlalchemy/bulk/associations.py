@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy import event
 from sqlalchemy.orm import Mapper, RelationshipProperty, Session, UOWTransaction
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE, PassiveFlag
 from sqlalchemy.orm.interfaces import RelationshipDirection
@@ -24,7 +23,7 @@ from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, refer
 from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.occurrence import Occurrence
 
-__all__ = ["listen"]
+__all__ = ["after_flush", "after_flush_postexec"]
 
 _FOUND = "earnorm_associations"
 _RELATIONS = "earnorm_many_to_many"
@@ -51,13 +50,7 @@ def _relations(mapper: Mapper[Any]) -> tuple[RelationshipProperty[Any], ...]:
     return found
 
 
-def listen() -> None:
-    """From now on, on every Session."""
-    event.listen(Session, "after_flush", _after_flush)
-    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
-
-
-def _after_flush(_session: Session, context: UOWTransaction) -> None:
+def after_flush(context: UOWTransaction) -> None:
     """Take the differences down while SQLAlchemy still knows them."""
     found: list[_Found] = []
     for state, (deleted, _) in context.states.items():
@@ -81,7 +74,8 @@ def _changed(
             yield relation.key, {"added": list(history.added or ()), "removed": list(history.deleted or ())}
 
 
-def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
+def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
+    """Tell of them."""
     found = context.attributes.get(_FOUND, ())
     if not found:
         return

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, ForeignKeyConstraint, Table, event, inspect, select
+from sqlalchemy import Connection, ForeignKeyConstraint, Table, inspect, select
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 from sqlalchemy.sql import FromClause
@@ -35,7 +35,14 @@ from earnorm.backends.sqlalchemy.mapping import mappings
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
 
-__all__ = ["Cascade", "cascades_of_rows", "concerned", "listen", "tell_cascades"]
+__all__ = [
+    "Cascade",
+    "after_flush_postexec",
+    "before_flush",
+    "cascades_of_rows",
+    "concerned",
+    "tell_cascades",
+]
 
 _CASCADES = "earnorm_cascades"
 _REFERRING = "earnorm_referring"
@@ -234,15 +241,8 @@ def _emptied(cascade: Cascade, there: Mapping[Key, Row]) -> Iterator[Fact]:
 # --- amid a flush ----------------------------------------------------------------------------
 
 
-def listen() -> None:
-    """From now on, on every Session: behind the pre hooks, which may delete more."""
-    event.listen(Session, "before_flush", _before_flush)
-    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
-
-
-def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
-    if not session._deleted:
-        return
+def before_flush(session: Session, context: UOWTransaction) -> None:
+    """Collect what the database will take along with what this flush deletes."""
     states = [state for state in session._deleted if state.key is not None]
     told: set[tuple[FromClause, Key]] = {
         (t, tuple(state.identity or ())) for state in states for t in state.mapper.tables
@@ -274,7 +274,8 @@ def _columns(mapper: Mapper[Any], table: Table, state: InstanceState[Any]) -> di
     return {**values, **dict(zip((column.name for column in table.primary_key), state.key[1], strict=False))}
 
 
-def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
+def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
+    """Tell of what it took along."""
     cascades: Sequence[Cascade] = context.attributes.get(_CASCADES, ())
     if not cascades:
         return

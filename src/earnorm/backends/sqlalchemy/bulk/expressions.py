@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import event
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
@@ -18,7 +17,7 @@ from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, hears
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 
-__all__ = ["listen"]
+__all__ = ["after_flush", "before_flush"]
 
 _OLD = "earnorm_old_values"
 _GENERATED = "earnorm_generated"
@@ -26,13 +25,7 @@ _Old = dict[InstanceState[Any], dict[str, Any]]
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def listen() -> None:
-    """From now on, on every Session: behind the pre hooks, and before the hooks look at what was written."""
-    event.listen(Session, "before_flush", _before_flush)
-    event.listen(Session, "after_flush", _after_flush, insert=True)
-
-
-def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
+def before_flush(session: Session, context: UOWTransaction) -> None:
     """Keep the old values of what this flush will have the database work out."""
     for state in session.identity_map._modified:
         model = mapping_of(state.class_)
@@ -69,8 +62,11 @@ def _is_generated(column: Any) -> bool:
     return getattr(column, "onupdate", None) is not None or getattr(column, "server_onupdate", None) is not None
 
 
-def _after_flush(session: Session, context: UOWTransaction) -> None:
+def after_flush(session: Session, context: UOWTransaction) -> None:
+    """Read back what it worked out, and what it gave to new rows."""
     old: _Old = context.attributes.get(_OLD, {})
+    if not old and not any(state.expired_attributes for state in context.states):
+        return
     unread: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)
     for state, (deleted, listed_only) in context.states.items():
         made = state.key is None and state.expired_attributes
