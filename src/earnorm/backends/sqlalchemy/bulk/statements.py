@@ -83,20 +83,22 @@ def returning(execution: Execution, statement: Insert, *more: Any) -> tuple[Any,
     shape, dialect = execution.shape, execution.connection.dialect
     require_returning(execution, dialect.insert_executemany_returning if execution.many else dialect.insert_returning)
     ours = (*shape.columns, *more)
+    # What is no column is another object in each statement, and the same in those that are cached.
+    places = (*shape.columns, *(each.name for each in more))
     if execution.many and not statement._returning:
-        return _gathered(execution, _with_defaults(statement, shape.key_columns, ours), ours)
+        return _gathered(execution, _with_defaults(statement, shape.key_columns, ours), places)
     if statement._returning or statement.select is not None:
         return _cut(execution.run(statement.returning(*ours)), len(ours), asked=bool(statement._returning))
     result = execution.run(_with_defaults(statement, shape.key_columns, ours))
-    return result, _beside(result, ours)
+    return result, _beside(result, places)
 
 
-def _gathered(execution: Execution, statement: Insert, ours: Sequence[Any]) -> tuple[Any, list[Sequence[Any]]]:
+def _gathered(execution: Execution, statement: Insert, places: Sequence[Any]) -> tuple[Any, list[Sequence[Any]]]:
     """Rows beside each of the statements that dictionaries of unlike keys become, without the ORM's loading."""
     found: list[Sequence[Any]] = []
 
     def gather(_connection: Any, _statement: Any, _many: Any, _one: Any, _options: Any, result: Any) -> None:
-        take = result._tuple_getter(ours)
+        take = result._tuple_getter(places)
         found.extend(take(row) for row in result.returned_defaults_rows or ())
 
     event.listen(execution.connection, "after_execute", gather)
