@@ -70,8 +70,10 @@ def _changed(
 ) -> Iterator[tuple[str, dict[str, list[Any]]]]:
     for relation in relations:
         history = state.get_history(relation.key, _AS_FAR_AS_KNOWN)
-        if history.added or history.deleted:
-            yield relation.key, {"added": list(history.added or ()), "removed": list(history.deleted or ())}
+        # SQLAlchemy lets None stand in a collection, and writes nothing for it.
+        added, removed = ([r for r in part or () if r is not None] for part in (history.added, history.deleted))
+        if added or removed:
+            yield relation.key, {"added": added, "removed": removed}
 
 
 def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
