@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
+from uuid import UUID
 
 from earnorm.delivery import Delivery
 from earnorm.event import Entry
 
-__all__ = ["Advance", "Lease", "Settlement", "Store", "Transaction"]
+__all__ = ["Advance", "Lease", "Seen", "Settlement", "Store", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,14 @@ class Advance:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An event by where it stood in the log."""
+
+    position: int
+    event: UUID
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What one batch came to: written down whole, or not at all.
@@ -47,6 +56,8 @@ class Settlement:
     rescheduled  deliveries set aside before (by `id`) that stay, with their new attempt, due, state and error
     finished     ids of deliveries set aside before that are over
     emitted      events of handlers that are done, for the log
+    seen         the last event that was read for this batch, which must stand where it was read: a server that took
+                 over after a failure may have lost it, and given its position to another
 
     Rows that were removed meanwhile are passed over.
     """
@@ -56,6 +67,7 @@ class Settlement:
     rescheduled: Sequence[Delivery] = ()
     finished: Sequence[int] = ()
     emitted: Sequence[Entry] = ()
+    seen: Seen | None = None
 
 
 class Transaction(Protocol):
@@ -125,7 +137,7 @@ class Transaction(Protocol):
         ...
 
     def settle(self, lease: Lease, settlement: Settlement) -> None:
-        """Write a batch down. Raises LeaseLost, and writes nothing, if the fence or a cursor is not as expected."""
+        """Write a batch down. Raises LeaseLost, and writes nothing, if fence, cursors or log are not as expected."""
         ...
 
 

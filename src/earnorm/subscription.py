@@ -17,7 +17,7 @@ from earnorm.event import Change, Entry, Event
 from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Kind
 from earnorm.registry import TRASHING, ModelInfo, in_order
-from earnorm.store import Advance, Settlement, Transaction
+from earnorm.store import Advance, Seen, Settlement, Transaction
 
 __all__ = ["Audience", "Counts", "Lane", "Pair", "Subscription", "Window", "due_for", "fold", "next_due", "plan"]
 
@@ -124,12 +124,14 @@ class Window:
     cursors   where the subscriptions of this process stand
     lanes     deliveries to run: in order within a lane, side by side across lanes
     behind    deliveries to set aside at once, since an earlier one of their record is
+    seen      the last entry that was read for it
     """
 
     end: int = 0
     cursors: Mapping[str, int] = field(default_factory=dict[str, int])
     lanes: tuple[Lane, ...] = ()
     behind: tuple[Delivery, ...] = ()
+    seen: Seen | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -165,7 +167,9 @@ def plan(
     A subscription that is not in `cursors` gets nothing, one that stands past an entry does not get that entry again.
     """
     lanes: dict[tuple[object, ...], list[Delivery]] = {}
+    last: Entry | None = None
     for entry in entries:
+        last = entry
         for subscription in hearing(entry):
             if cursors.get(subscription.name, end) >= entry.position:
                 continue
@@ -173,7 +177,8 @@ def plan(
             delivery = Delivery(subscription=subscription.name, entry=entry, due=now, ordered=ordered)
             place = _pair(delivery) if ordered else (subscription.name, entry.position, "")
             lanes.setdefault(place, []).append(delivery)
-    return Window(end, cursors, tuple(map(tuple, lanes.values())))
+    seen = None if last is None else Seen(last.position, last.id)
+    return Window(end, cursors, tuple(map(tuple, lanes.values())), seen=seen)
 
 
 def _pair(delivery: Delivery) -> Pair:
@@ -232,6 +237,7 @@ def fold(window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime) -
         rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
+        seen=window.seen,
     )
 
 

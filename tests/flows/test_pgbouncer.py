@@ -6,7 +6,9 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -29,10 +31,12 @@ def free_port():
 
 
 @pytest.fixture
-def url(tmp_path_factory):
+def url():
     """A fresh database, by way of a PgBouncer with two sessions for everybody."""
-    folder, port = tmp_path_factory.mktemp("bouncer"), free_port()
-    with postgres.database() as direct:
+    port = free_port()
+    # Not pytest's folder, which nobody but its owner may enter.
+    with tempfile.TemporaryDirectory() as place, postgres.database() as direct:
+        folder = Path(place)
         (folder / "users.txt").write_text(f'"{direct.username}" "{direct.password or ""}"\n')
         (folder / "bouncer.ini").write_text(
             f"""[databases]
@@ -69,9 +73,6 @@ def as_somebody_else(folder):
     nobody = pwd.getpwnam("nobody")
     for path in (folder, *folder.iterdir()):
         os.chown(path, nobody.pw_uid, -1)
-    # Tests of root's live in folders of root's.
-    for parent in (folder.parent, folder.parent.parent):
-        parent.chmod(parent.stat().st_mode | 0o011)
     return {"user": nobody.pw_uid}
 
 

@@ -157,9 +157,17 @@ class MemoryTransaction:
 
     # --- settling ---
 
+    def _stands(self, settlement: Settlement) -> bool:
+        seen = settlement.seen
+        return seen is None or any((e.position, e.id) == (seen.position, seen.event) for e in self.state.log)
+
     def settle(self, lease: Lease, settlement: Settlement) -> None:
         expected = {name: advance.previous for name, advance in settlement.advances.items()}
-        if not self._is_ours(lease) or not expected.items() <= self.state.cursors.items():
+        if (
+            not self._is_ours(lease)
+            or not expected.items() <= self.state.cursors.items()
+            or not self._stands(settlement)
+        ):
             raise LeaseLost(lease.worker, lease.fence)
         moved = {name: advance.position for name, advance in settlement.advances.items()}
         self.state.cursors = {**self.state.cursors, **moved}

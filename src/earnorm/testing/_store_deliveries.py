@@ -12,9 +12,10 @@ import pytest
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
-from earnorm.store import Advance, Settlement, Store
+from earnorm.store import Advance, Seen, Settlement, Store
 from earnorm.testing._store_verbs import (
     NOON,
+    append,
     blocked,
     changed,
     claim,
@@ -101,6 +102,28 @@ class DeliverySuite:
             settle(store, lease, advances=advances, set_aside=[set_aside()])
 
         assert before == look(store)
+
+    def test_a_batch_of_events_that_are_not_where_they_were_read_is_refused(self, store: Store) -> None:
+        """A server that takes over after a failure may lack the last commits, and give their positions out again."""
+        lease = claim(store)
+        subscribe(store, "mail")
+        append(store, "first", "second")
+        first, second = read_all(store)
+        settle(store, lease, advances={"mail": Advance(0, first.position)}, seen=Seen(first.position, first.id))
+        before = look(store)
+
+        for seen in (Seen(second.position, first.id), Seen(second.position + 1, second.id)):
+            with pytest.raises(LeaseLost):
+                settle(
+                    store,
+                    lease,
+                    advances={"mail": Advance(first.position, second.position)},
+                    set_aside=[set_aside()],
+                    seen=seen,
+                )
+
+        assert before == look(store)
+        assert first.position == before[0]["mail"]
 
     def test_a_refused_batch_leaves_the_rest_of_its_transaction_alone(self, store: Store) -> None:
         lease = claim(store)

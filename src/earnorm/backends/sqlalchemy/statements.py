@@ -73,6 +73,7 @@ class Statements:
         self.release = Prepared(update(lease).where(_is_held()).values(worker=literal_column("''")), dialect)
         # A share lock where rows have locks: a takeover then waits for this transaction, or this one fails.
         self.held = Prepared(select(lease.c.id).where(_is_held()).with_for_update(key_share=True, read=True), dialect)
+        self.stands = Prepared(_stands(), dialect)
         self.due = Prepared(_due(), dialect)
         self.next_due = Prepared(_by_due(select(delivery.c.due)).limit(_ONE), dialect)
         self.count_open = Prepared(select(func.count()).select_from(delivery).where(tables.is_open(delivery)), dialect)
@@ -100,6 +101,10 @@ def _find() -> ClauseElement:
         .order_by(log.c.position)
         .limit(_ONE)
     )
+
+
+def _stands() -> ClauseElement:
+    return select(_ONE).where(log.c.position == bindparam("place"), log.c.id == bindparam("event_id"))
 
 
 def _prepared_move(dialect: Dialect, count: int) -> Prepared:

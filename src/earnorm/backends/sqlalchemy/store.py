@@ -27,7 +27,7 @@ from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.event import Entry
-from earnorm.store import Advance, Lease, Settlement
+from earnorm.store import Advance, Lease, Seen, Settlement
 
 __all__ = ["SQLAlchemyStore", "SQLAlchemyTransaction"]
 
@@ -211,7 +211,7 @@ class SQLAlchemyTransaction:
             if settlement.emitted:
                 self.append(settlement.emitted)
             # Last, so that on databases with row locks the lease is held for as short as can be.
-            if not self._holds(lease) or not self._advance(settlement.advances):
+            if not (self._stands(settlement.seen) and self._holds(lease) and self._advance(settlement.advances)):
                 raise LeaseLost(lease.worker, lease.fence)
 
     @contextmanager
@@ -226,6 +226,12 @@ class SQLAlchemyTransaction:
                 self._connection.exec_driver_sql("RELEASE SAVEPOINT earnorm_settle")
             raise
         self._connection.exec_driver_sql("RELEASE SAVEPOINT earnorm_settle")
+
+    def _stands(self, seen: Seen | None) -> bool:
+        if seen is None:
+            return True
+        row = self._statements.stands(self._connection, place=seen.position, event_id=seen.event.bytes).fetchone()
+        return row is not None
 
     def _holds(self, lease: Lease) -> bool:
         row = self._statements.held(self._connection, holder=lease.worker, held=lease.fence).fetchone()
