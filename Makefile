@@ -7,6 +7,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 CHAOS ?= full
+COMPAT ?= full
 SERVICES ?=
 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -16,7 +17,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format lint types layers fix services bench chaos docs
+.PHONY: help demo test check format lint types layers fix services bench chaos compat docs
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ bench: $(VENV)/.bench  ## measure, beside the peers (BENCH_ARGS=--short for a qu
 
 chaos: $(VENV)/.dev  ## kill workers and count what is left, for a long time (CHAOS=short for a quick look)
 	EARNORM_CHAOS=$(CHAOS) $(BIN)/python -m pytest tests/chaos -q $(PYTEST_ARGS)
+
+compat: $(VENV)/.dev  ## run SQLAlchemy's own tests without our hooks and with them (COMPAT=short for a quick look)
+	COMPAT=$(COMPAT) JOBS=$(JOBS) $(BIN)/python -m tests.compat
 
 docs: $(VENV)/.docs  ## build the site into site/
 	$(BIN)/zensical build --clean --strict

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.bulk import bulk
 from benchmarks.databases import databases
 from benchmarks.emit import independence, memory, registration
 from benchmarks.imports import imports
@@ -22,6 +23,7 @@ PARTS: dict[str, Callable[[Pace], Iterator[Row]]] = {
     "models": models,
     "saves": saves,
     "databases": databases,
+    "bulk": bulk,
     "imports": imports,
 }
 FULL = Pace(rounds=25, seconds=0.02)
@@ -49,6 +51,9 @@ def main() -> int:
 
 
 def _pace(name: str, *, short: bool) -> Pace:
+    if name == "bulk":
+        # A turn is 10,000 rows long by itself.
+        return SHORT
     if name in ("saves", "models"):
         return SAVES_SHORT if short else SAVES_FULL
     if name == "databases":

@@ -739,3 +739,14 @@ def test_select_is_left_alone(db):
     User = make_user()
 
     assert [] == execute(db, select(User)).all()
+
+
+def test_a_statement_that_puts_rows_into_the_trash_says_so(db):
+    class Page(earnorm.SoftDelete):
+        id = IntegerField(primary_key=True)
+
+    Page(id=1).save()
+    execute(db, update(Page).values(trashed_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    execute(db, update(Page), [{"id": 1, "trashed_at": None}])
+
+    assert ["page.created", "page.trashed", "page.restored"] == names(db)

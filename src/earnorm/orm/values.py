@@ -8,10 +8,18 @@ from typing import Any
 from sqlalchemy.orm import Mapper
 
 from earnorm.orm.rules import rules_of
+from earnorm.orm.screen import Passes, Screen, screen_of
 from earnorm.orm.spec import MISSING, FieldSpec
 from earnorm.orm.validation import _filled_later, _specs, validate_values
 
 __all__ = ["ValuesValidator"]
+
+_SCREENS = 256
+
+
+def _never(_values: Mapping[str, Any]) -> bool:
+    """Something is absent that must be given."""
+    return False
 
 
 class ValuesValidator:
@@ -21,8 +29,9 @@ class ValuesValidator:
         self._model = mapper.class_.__name__
         self._specs = _specs(mapper)
         self._filled_later = _filled_later(mapper)
-        self._rules = {name: rules_of(spec) for name, spec in self._specs.items()}
         self._required = frozenset(name for name in self._specs if self._must_be_given(name))
+        # By what is given, which in a bulk write is the same for row after row.
+        self._screens: dict[tuple[bool, tuple[str, ...]], Screen] = {}
 
     def _must_be_given(self, name: str) -> bool:
         spec = self._specs[name]
@@ -30,13 +39,29 @@ class ValuesValidator:
 
     def check(self, values: Mapping[str, Any], *, complete: bool) -> None:
         """Raise `ValidationFailed` with all faults; `complete` values are those of a new row, so none may be absent."""
-        for name, value in values.items():
-            rules = self._rules.get(name)
-            if rules is not None and any(rule(value) is not None for rule in rules):
-                self._refuse(values, complete=complete)
-                break
-        if complete and not self._required <= values.keys():
+        given = complete, tuple(values)
+        screen = self._screens.get(given) or self._new_screen(*given)
+        if not screen(values):
             self._refuse(values, complete=complete)
+
+    def _new_screen(self, complete: bool, names: tuple[str, ...]) -> Screen:  # noqa: FBT001  # the two halves of a key
+        if len(self._screens) >= _SCREENS:
+            self._screens = {}
+        whole = not complete or self._required <= set(names)
+        fields = {name: self._rules(name) for name in names if name in self._specs}
+        screen = screen_of(fields) if whole else _never
+        self._screens[complete, names] = screen
+        return screen
+
+    def _rules(self, name: str) -> tuple[FieldSpec, bool, Passes]:
+        spec = self._specs[name]
+        may_be_none = name in self._filled_later or not spec.required
+        rules = rules_of(spec)
+
+        def passes(value: Any) -> bool:
+            return may_be_none if value is None else all(rule(value) is None for rule in rules)
+
+        return spec, may_be_none, passes
 
     def _refuse(self, values: Mapping[str, Any], *, complete: bool) -> None:
         specs: dict[str, FieldSpec] = {

@@ -6,72 +6,30 @@ import asyncio
 import itertools
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from earnorm.errors import OverlappingTransactions, UnsupportedInTest
 from earnorm.portal import await_here, can_await, owner
 
-__all__ = ["SharedConnection", "Stage"]
+__all__ = ["SharedConnection", "Stage", "Turn"]
 
 _READS = ("SELECT", "VALUES", "PRAGMA", "EXPLAIN", "SHOW")
 _WRITES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE)\b", re.IGNORECASE)
 _numbers = itertools.count(1)
 
 
-class Stage:
-    """The real connection, in its transaction, and whose turn it is to write: savepoints of one cannot overlap.
+class Turn:
+    """Whose turn it is to write on a connection: its savepoints nest, and so cannot overlap."""
 
-    `guarded` says that an error would end the real transaction, so that what only reads needs a savepoint as well;
-    `committed` is a statement to run behind each commit.
-    """
-
-    def __init__(self, real: Any, *, guarded: bool, committed: str | None = None, patience: float = 5.0) -> None:
-        self.real = real
-        self.guarded = guarded
-        self.committed = committed
+    def __init__(self, patience: float = 5.0) -> None:
+        self.mutex = threading.RLock()
         self._patience = patience
-        self._mutex = threading.RLock()
-        self._freed = threading.Condition(self._mutex)
+        self._freed = threading.Condition(self.mutex)
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._writer: SharedConnection | None = None
         self._whose = (0, 0)
-        self.over = False
-
-    def end(self) -> None:
-        """The real transaction ends here; who still holds a connection of it can only close it."""
-        with self._mutex:
-            self.over = True
-
-    def run(self, statement: str) -> None:
-        with self._mutex:
-            cursor = self.real.cursor()
-            try:
-                cursor.execute(statement)
-            finally:
-                cursor.close()
-
-    def read(self, work: Callable[[], Any]) -> Any:
-        """Run what only reads, for one that has no savepoint."""
-        with self._mutex:
-            if not self.guarded:
-                return work()
-            name = f"earnorm_read_{next(_numbers)}"
-            self.run(f"SAVEPOINT {name}")
-            try:
-                result = work()
-            except BaseException:
-                self.run(f"ROLLBACK TO SAVEPOINT {name}")
-                raise
-            finally:
-                self.run(f"RELEASE SAVEPOINT {name}")
-            return result
-
-    def write(self, work: Callable[[], Any]) -> Any:
-        with self._mutex:
-            return work()
-
-    # --- whose turn --------------------------------------------------------------------------
 
     def take(self, connection: SharedConnection) -> None:
         """Wait until nobody else has written and not ended. Raises OverlappingTransactions where that cannot come."""
@@ -94,7 +52,7 @@ class Stage:
 
     async def _afree(self) -> None:
         waiting = (asyncio.get_running_loop(), asyncio.Event())
-        with self._mutex:
+        with self.mutex:
             if self._writer is None:
                 return
             self._awaiting.append(waiting)
@@ -103,8 +61,11 @@ class Stage:
         except TimeoutError as error:
             raise OverlappingTransactions(f"another one for {self._patience:g} s") from error
 
-    def free(self) -> None:
+    def free(self, stage: Stage) -> None:
+        """The writer of this stage, if it is its turn, has ended."""
         with self._freed:
+            if self._writer is None or self._writer.stage is not stage:
+                return
             self._writer = None
             self._freed.notify_all()
             awaiting, self._awaiting = self._awaiting, []
@@ -113,35 +74,94 @@ class Stage:
                 loop.call_soon_threadsafe(event.set)
 
 
+class Stage:
+    """The real connection, in its transaction, for as long as a block lasts.
+
+    `guarded` says that an error would end the real transaction, so that what only reads needs a savepoint as well;
+    `committed` is a statement to run behind each commit.
+    """
+
+    def __init__(self, real: Any, *, guarded: bool, committed: str | None = None, turn: Turn | None = None) -> None:
+        self.real = real
+        self.guarded = guarded
+        self.committed = committed
+        self.turn = turn or Turn()
+        self.over = False
+
+    @contextmanager
+    def inner(self) -> Iterator[Stage]:
+        """A block inside this one, undone at its end."""
+        name = f"earnorm_block_{next(_numbers)}"
+        self.run(f"SAVEPOINT {name}")
+        try:
+            yield Stage(self.real, guarded=self.guarded, committed=self.committed, turn=self.turn)
+        finally:
+            self.run(f"ROLLBACK TO SAVEPOINT {name}")
+            self.run(f"RELEASE SAVEPOINT {name}")
+
+    def end(self) -> None:
+        """Who still holds a connection can only close it from now on."""
+        self.over = True
+        self.turn.free(self)
+
+    def run(self, statement: str) -> None:
+        with self.turn.mutex:
+            cursor = self.real.cursor()
+            try:
+                cursor.execute(statement)
+            finally:
+                cursor.close()
+
+    def read(self, work: Callable[[], Any]) -> Any:
+        """Run what only reads, for one that has no savepoint."""
+        with self.turn.mutex:
+            if not self.guarded:
+                return work()
+            name = f"earnorm_read_{next(_numbers)}"
+            self.run(f"SAVEPOINT {name}")
+            try:
+                result = work()
+            except BaseException:
+                self.run(f"ROLLBACK TO SAVEPOINT {name}")
+                raise
+            finally:
+                self.run(f"RELEASE SAVEPOINT {name}")
+            return result
+
+    def write(self, work: Callable[[], Any]) -> Any:
+        with self.turn.mutex:
+            return work()
+
+
 class SharedConnection:
     """What the driver's connection is to SQLAlchemy. Its transaction begins as a savepoint when it first writes."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+        self.stage = stage
         self._savepoint = ""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stage.real, name)
+        return getattr(self.stage.real, name)
 
     def cursor(self, *args: Any, **options: Any) -> _Cursor:
-        return _Cursor(self, self._stage.real.cursor(*args, **options))
+        return _Cursor(self, self.stage.real.cursor(*args, **options))
 
     def run(self, statement: object, work: Callable[[], Any]) -> Any:
-        if self._stage.over:
+        if self.stage.over:
             raise UnsupportedInTest("a connection used after the end of the block", "what it wrote is undone already")
         if can_await():
             # As any driver would: the task's turn ends with each statement, and SQLAlchemy asks for it.
             await_here(asyncio.sleep(0))
         if not self._savepoint and _only_reads(str(statement)):
-            return self._stage.read(work)
+            return self.stage.read(work)
         if not self._savepoint:
-            self._stage.take(self)
+            self.stage.turn.take(self)
             self._savepoint = f"earnorm_test_{next(_numbers)}"
-            self._stage.run(f"SAVEPOINT {self._savepoint}")
-        return self._stage.write(work)
+            self.stage.run(f"SAVEPOINT {self._savepoint}")
+        return self.stage.write(work)
 
     def commit(self) -> None:
-        self._end("RELEASE SAVEPOINT {}", *([self._stage.committed] if self._stage.committed else []))
+        self._end("RELEASE SAVEPOINT {}", *([self.stage.committed] if self.stage.committed else []))
 
     def rollback(self) -> None:
         self._end("ROLLBACK TO SAVEPOINT {}", "RELEASE SAVEPOINT {}")
@@ -151,13 +171,13 @@ class SharedConnection:
 
     def _end(self, *statements: str) -> None:
         name, self._savepoint = self._savepoint, ""
-        if not name or self._stage.over:
+        if not name or self.stage.over:
             return
         try:
             for statement in statements:
-                self._stage.run(statement.format(name))
+                self.stage.run(statement.format(name))
         finally:
-            self._stage.free()
+            self.stage.turn.free(self.stage)
 
     def tpc_begin(self, _xid: Any) -> None:
         raise UnsupportedInTest("a two-phase transaction", "no part of one can be undone once it is prepared")

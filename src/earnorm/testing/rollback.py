@@ -45,11 +45,7 @@ def rolled_back(db: Database) -> Iterator[Database]:
     db.ready()
     with ExitStack() as stack:
         stack.enter_context(_paused(db))
-        connection = stack.enter_context(db.engine.connect())
-        transaction = connection.begin()
-        stack.callback(transaction.rollback)
-        server = db.engine.dialect.name != "sqlite"
-        stage = Stage(connection.connection.dbapi_connection, guarded=server, committed=_STAY_IDLE if server else None)
+        stage = stack.enter_context(_stage(db.engine))
         stack.callback(stage.end)
         stack.enter_context(_passes_own_locks(db))
         stack.enter_context(_begins_late(db.engine.dialect))
@@ -57,6 +53,23 @@ def rolled_back(db: Database) -> Iterator[Database]:
         stack.enter_context(_on_stage(db.async_engine.sync_engine, _awaited(db.engine.dialect), stage))
         stack.callback(db.worker.stop, 0)
         yield db
+
+
+@contextmanager
+def _stage(engine: Engine) -> Iterator[Stage]:
+    """A connection in a transaction that is undone at the end; inside another block, a savepoint of that one's."""
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        real: Any = connection.connection.dbapi_connection
+        try:
+            if isinstance(real, SharedConnection):
+                with real.stage.inner() as stage:
+                    yield stage
+            else:
+                server = engine.dialect.name != "sqlite"
+                yield Stage(real, guarded=server, committed=_STAY_IDLE if server else None)
+        finally:
+            transaction.rollback()
 
 
 @contextmanager

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import async_session
-from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, UOWTransaction
+from sqlalchemy.orm import Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.attention import listening
-from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
-from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of
+from earnorm.backends.sqlalchemy.mapping import Mapping
+from earnorm.backends.sqlalchemy.opening import expect_nothing, outbox_in, require_boundary
 from earnorm.backends.sqlalchemy.orphans import is_orphan, may_orphan, orphaned_by
 from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
 from earnorm.errors import SaveInPreHook, StopPropagation
@@ -29,13 +30,9 @@ from earnorm.occurrence import CHANGING, Kind, Occurrence
 
 __all__ = ["attach_session", "refuse_save_in_pre_hook"]
 
-# In a flush's `attributes`: what it has written; the one known record that it writes, if there is only one; and the
-# outbox of a mapper's records.
+# In a flush's `attributes`: what it has written; the one known record that it writes, if there is only one.
 _FLUSH = "earnorm_written"
 _ALONE = "earnorm_alone"
-_OUTBOX = "earnorm_outbox"
-# On a Session: what its flush will write once it has opened a connection, by engine.
-_EXPECTED = "_earnorm_expected"
 
 
 class _Change(Lender):
@@ -87,7 +84,7 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 
 @event.listens_for(Session, "before_flush")
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
-    vars(session).pop(_EXPECTED, None)
+    expect_nothing(session)
     done: dict[InstanceState[Any], Kind] = {}
     _run_first(session, context, done)
     if not is_last(session, _before_flush):
@@ -103,7 +100,7 @@ def _look_again(session: Session, context: UOWTransaction, done: dict[InstanceSt
     for change in _pending(session):
         _validate(change)
         if change.is_kept:
-            _require_boundary(session, context, change)
+            require_boundary(session, context, change.state, change.mapping)
 
 
 def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceState[Any], Kind]) -> None:
@@ -125,37 +122,9 @@ def _run_first(session: Session, context: UOWTransaction, done: dict[InstanceSta
     for change in pending:
         _validate(change)
         if change.is_kept:
-            _require_boundary(session, context, change)
+            require_boundary(session, context, change.state, change.mapping)
     if len(pending) == 1:
         context.attributes[_ALONE] = pending[0]
-
-
-def _require_boundary(session: Session, context: UOWTransaction, change: _Change) -> None:
-    """Refuse what has no boundary before anything is written; a connection is not opened sooner for that."""
-    bind = bind_of(session, change.state)
-    if bind is not None and _is_open(session, bind):
-        _outbox(session, context, change)
-    else:
-        vars(session).setdefault(_EXPECTED, {})[bind and bind.engine] = change
-
-
-def _is_open(session: Session, bind: Engine | Connection) -> bool:
-    transaction = session._transaction
-    while transaction is not None and transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
-        transaction = transaction.parent
-    return transaction is not None and bind in transaction._connections
-
-
-@event.listens_for(Session, "after_begin")
-def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    expected: dict[Any, _Change] | None = vars(session).get(_EXPECTED) if session._flushing else None
-    change = (expected.get(connection.engine) or expected.get(None)) if expected else None
-    if change is not None:
-        outbox_of(connection, change.mapping.bus, _saving(change)).serve(session)
-
-
-def _saving(change: _Change) -> str:
-    return f"a save of {change.mapping.info.name}"
 
 
 def _validate(change: _Change) -> None:
@@ -282,7 +251,7 @@ def _run_before(session: Session, change: _Change) -> None:
 @event.listens_for(Session, "after_flush")
 def _after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
-    vars(session).pop(_EXPECTED, None)
+    expect_nothing(session)
     alone: _Change | None = context.attributes.get(_ALONE)
     if alone is not None and len(context.states) == 1 and _is_as_announced(alone, context):
         if (found := _written(alone)) is not None:
@@ -378,20 +347,9 @@ def _happened(session: Session, context: UOWTransaction, change: _Change) -> _Ha
         occurrence.bubble = bubble_in(session, mapping)
     if change.values is None:
         return change, occurrence, None
-    outbox = _outbox(session, context, change)
+    outbox = outbox_in(session, context, change.state, mapping)
     outbox.record(occurrence)
     return change, occurrence, outbox
-
-
-def _outbox(session: Session, context: UOWTransaction, change: _Change) -> ConnectionOutbox:
-    # A sharded Session has a connection for each record, any other one for each hierarchy of models.
-    key = change.state if session.connection_callable is not None else change.state.mapper.base_mapper
-    known: dict[Any, ConnectionOutbox] = context.attributes.setdefault(_OUTBOX, {})
-    outbox = known.get(key)
-    if outbox is None:
-        outbox = known[key] = outbox_of(connection_of(session, change.state), change.mapping.bus, _saving(change))
-        outbox.serve(session)
-    return outbox
 
 
 def _occurrence(change: _Change, values: Any) -> Occurrence:

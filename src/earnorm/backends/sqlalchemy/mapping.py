@@ -18,16 +18,7 @@ from earnorm.errors import InvalidBulkPolicy
 from earnorm.event import Change
 from earnorm.registry import BulkPolicy, ModelInfo
 
-__all__ = [
-    "Mapping",
-    "bind_of",
-    "connection_of",
-    "mapping_of",
-    "mapping_of_subject",
-    "mappings",
-    "refer",
-    "register",
-]
+__all__ = ["Mapping", "bind_of", "connection_of", "mapping_of", "mapping_of_subject", "mappings", "refer", "register"]
 
 Validate = Callable[[Any, Collection[str] | None], None]
 

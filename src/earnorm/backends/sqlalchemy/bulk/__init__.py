@@ -2,7 +2,7 @@
 
 What executes an ORM-enabled INSERT, UPDATE or DELETE, and `Session._bulk_save_mappings`, are wrapped once for every
 Session. That is below every `do_orm_execute` listener, so that the statement is the one that runs, and it costs a
-SELECT nothing (docs/decisions/0009).
+SELECT nothing (docs/decisions/0014).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _Bul
 
 from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, methods
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
-from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql, updated_values
+from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
 from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, deleted, inserted, matching, narrow, updated
-from earnorm.backends.sqlalchemy.bulk.telling import Fact, hears, tell, tell_batch, vetoable
+from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, Fact, hears, tell, tell_batch, vetoable
 from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values, upserted
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.mapping import mapping_of
@@ -77,13 +77,13 @@ def _insert(execution: Execution, statement: Insert) -> Any:
     if upsert:
         named = {_name(column, shape.mapper): value for column, value in set_values(statement).items()}
         _validate(model, [{name: value for name, value in named.items() if name is not None}], complete=False)
-    kinds: tuple[Kind, ...] = ("created", "updated") if upsert else ("created",)
+    kinds: tuple[Kind, ...] = ("created", *CHANGES) if upsert else ("created",)
     return _written(execution, statement, kinds, upserted if upsert else inserted, given=values)
 
 
 def _with_hooks(
-    execution: Execution, values: list[dict[str, Any]] | None, *, upsert: bool
-) -> tuple[Execution, list[dict[str, Any]] | None]:
+    execution: Execution, values: Sequence[Mapping[str, Any]] | None, *, upsert: bool
+) -> tuple[Execution, Sequence[Mapping[str, Any]] | None]:
     """Pre hooks see a record made of each dictionary; what they cannot see is refused."""
     model, hooks = execution.model, _pre_hooks(execution.shape, "created")
     if upsert:
@@ -103,20 +103,19 @@ def _with_hooks(
 def _update(execution: Execution, statement: Update) -> Any:
     shape, model = execution.shape, execution.model
     _refuse_if_asked(shape, model, execution.what)
+    values = updated_values(statement, execution.params, shape.mapper)
     if model.info.bulk != "batch":
-        _refuse_hooks(execution, "updated")
+        trashing = any(model.info.trash in given for given in (*values, *_listed(execution.params)))
+        _refuse_hooks(execution, CHANGES if trashing else ("updated",))
     if execution.many:
         return _update_by_key(execution, statement)
-    values = updated_values(statement, execution.params, shape.mapper)
     _validate(model, values, complete=False)
     sets = dict.fromkeys(name for given in values for name in given)
-    return _written(execution, statement, ("updated",), lambda e, s: updated(e, s, sets), given=values)
+    return _written(execution, statement, CHANGES, lambda e, s: updated(e, s, sets), given=values)
 
 
 def _update_by_key(execution: Execution, statement: Update) -> Any:
-    values: Sequence[Mapping[str, Any]] = (
-        [execution.params] if isinstance(execution.params, Mapping) else list(execution.params or ())
-    )
+    values = _listed(execution.params)
     _validate(execution.model, values, complete=False)
     keys = methods.keys_of(execution.model, values)
 
@@ -125,7 +124,11 @@ def _update_by_key(execution: Execution, statement: Update) -> Any:
         result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run)
         return Outcome(result, facts, {})
 
-    return _written(execution, statement, ("updated",), write, given=values)
+    return _written(execution, statement, CHANGES, write, given=values)
+
+
+def _listed(params: Params) -> Sequence[Mapping[str, Any]]:
+    return [params] if isinstance(params, Mapping) else list(params or ())
 
 
 def _delete(execution: Execution, statement: Delete) -> Any:
@@ -186,13 +189,14 @@ def _refuse_if_asked(shape: Shape, model: Model, what: str) -> None:
             raise BulkRefused(known.info.name, what, why)
 
 
-def _pre_hooks(shape: Shape, kind: Kind) -> list[str]:
-    found = (hook for model in shape.known for hook in model.bus.plans.flow(model.cls, kind).before)
+def _pre_hooks(shape: Shape, *kinds: Kind) -> list[str]:
+    flows = (model.bus.plans.flow(model.cls, kind) for model in shape.known for kind in kinds)
+    found = (hook for flow in flows for hook in flow.before)
     return list(dict.fromkeys(hook.name for hook in found))
 
 
-def _refuse_hooks(execution: Execution, kind: Kind) -> None:
-    if hooks := _pre_hooks(execution.shape, kind):
+def _refuse_hooks(execution: Execution, kinds: Iterable[Kind]) -> None:
+    if hooks := _pre_hooks(execution.shape, *kinds):
         raise execution.refuse(_CANNOT_RUN.format(hooks[0]))
 
 
@@ -235,7 +239,7 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         methods.before_objects(session, model, values, kind)
     else:
         _before_mappings(session, shape, model, values, kind)
-    if model.info.bulk == "rows" and hears(session, shape.known, kind):
+    if model.info.bulk == "rows" and _heard(session, shape, kind):
         facts = _write_mappings(session, shape, model, values, options)
     else:
         _bulk_save_mappings(session, mapper, values, **options)
@@ -247,6 +251,10 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
             fields = sorted({name for each in given for name in each})
             tell_batch(session, connection, model, kind, {"count": len(values), "fields": fields})
         tell(session, connection, shape, facts, {})
+
+
+def _heard(session: Session, shape: Shape, kind: Kind) -> bool:
+    return any(hears(session, shape.known, each) for each in (CHANGES if kind == "updated" else (kind,)))
 
 
 def _named(options: Mapping[str, Any]) -> str:

@@ -228,7 +228,7 @@ def _gone(cascade: Cascade, there: Mapping[Key, Row]) -> list[Fact]:
 def _emptied(cascade: Cascade, there: Mapping[Key, Row]) -> Iterator[Fact]:
     for key, row in there.items():
         if changes := differences(cascade.rows[key], row):
-            yield Fact("updated", row, changes)
+            yield Fact(row.mapping.info.kind_of(changes), row, changes)
 
 
 # --- amid a flush ----------------------------------------------------------------------------

@@ -15,14 +15,16 @@ __all__ = ["Params", "attribute_of", "inserted_values", "is_sql", "updated_value
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
-def inserted_values(statement: Insert, params: Params, mapper: Mapper[Any]) -> list[dict[str, Any]] | None:
+def inserted_values(statement: Insert, params: Params, mapper: Mapper[Any]) -> Sequence[Mapping[str, Any]] | None:
     """The rows of an INSERT, SQL expressions as they are; None if the database makes them (INSERT … SELECT)."""
     if statement.select is not None:
         return None
     if statement._multi_values:
         return [_named(row, {}, mapper) for rows in statement._multi_values for row in rows]
     every = [params] if isinstance(params, Mapping) else list(params or [{}])
-    common: Any = statement._values or {}
+    common: Any = statement._values
+    if not common:
+        return every
     return [{**_by_attribute(given, mapper), **_named(common, given, mapper)} for given in every]
 
 

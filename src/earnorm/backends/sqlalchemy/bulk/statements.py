@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Delete, Insert, Update, select
+from sqlalchemy import Column, Connection, Delete, Insert, Update, event, select
 from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.cursor import null_dml_result
 from sqlalchemy.orm import Session
@@ -83,10 +83,34 @@ def returning(execution: Execution, statement: Insert, *more: Any) -> tuple[Any,
     shape, dialect = execution.shape, execution.connection.dialect
     require_returning(execution, dialect.insert_executemany_returning if execution.many else dialect.insert_returning)
     ours = (*shape.columns, *more)
-    if statement._returning or execution.many or statement.select is not None:
+    if execution.many and not statement._returning:
+        return _gathered(execution, _with_defaults(statement, shape.key_columns, ours), ours)
+    if statement._returning or statement.select is not None:
         return _cut(execution.run(statement.returning(*ours)), len(ours), asked=bool(statement._returning))
     result = execution.run(_with_defaults(statement, shape.key_columns, ours))
     return result, _beside(result, ours)
+
+
+def _gathered(execution: Execution, statement: Insert, ours: Sequence[Any]) -> tuple[Any, list[Sequence[Any]]]:
+    """Rows beside each of the statements that dictionaries of unlike keys become, without the ORM's loading."""
+    found: list[Sequence[Any]] = []
+
+    def gather(_connection: Any, _statement: Any, _many: Any, _one: Any, _options: Any, result: Any) -> None:
+        take = result._tuple_getter(ours)
+        found.extend(take(row) for row in result.returned_defaults_rows or ())
+
+    event.listen(execution.connection, "after_execute", gather)
+    try:
+        execution.run(statement)
+    finally:
+        event.remove(execution.connection, "after_execute", gather)
+    return _counted(found), found
+
+
+def _counted(tuples: Sequence[Any]) -> Any:
+    empty = _Written(null_dml_result()._metadata, iter([]))
+    empty.rowcount = len(tuples)
+    return empty
 
 
 def require_returning(execution: Execution, able: bool) -> None:  # noqa: FBT001  # what a dialect says of itself
@@ -134,9 +158,7 @@ def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[Sequ
     tuples: list[Sequence[Any]] = [tuple(row)[-ours:] for row in frozen.data]
     if asked:
         return frozen().columns(*range(len(frozen.metadata.keys) - ours)), tuples
-    empty = _Written(null_dml_result()._metadata, iter([]))
-    empty.rowcount = len(tuples)
-    return empty, tuples
+    return _counted(tuples), tuples
 
 
 # --- UPDATE ----------------------------------------------------------------------------------
@@ -168,7 +190,7 @@ def changed(before: Mapping[Key, Row], after: Mapping[Key, Row]) -> Iterable[Fac
     for key, old in before.items():
         new = after.get(key)
         if new is not None and (changes := differences(old, new)):
-            yield Fact("updated", new, changes)
+            yield Fact(new.mapping.info.kind_of(changes), new, changes)
 
 
 def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]:

@@ -24,6 +24,7 @@ from earnorm.handler import Phase
 from earnorm.occurrence import Kind, Occurrence
 
 __all__ = [
+    "CHANGES",
     "Fact",
     "Records",
     "differences",
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 Records = Mapping[Key, Any]
+# What the difference between old and new values may turn out to be.
+CHANGES: tuple[Kind, ...] = ("updated", "trashed", "restored")
 _LATER = frozenset({Phase.DURABLE})
 
 
@@ -118,7 +121,7 @@ def forget(session: Session, records: Iterable[Any]) -> None:
 def run_before(session: Session, row: Row, kind: Kind, record: Any, changes: Changes = NO_CHANGES) -> None:
     """Pre hooks of one record that a bulk write is about to write."""
     model, scope = row.mapping, scope_of(session)
-    occurrence = _occurrence(model, Fact(kind, row, changes), record, session)
+    occurrence = _occurrence(Fact(kind, row, changes), record, session)
     with within(scope):
         for hook in model.bus.plans.flow(model.cls, kind).before:
             try:
@@ -151,25 +154,42 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
 
     `gone` are the records of deleted rows, loaded before; the others are loaded here if somebody is handed them.
     """
-    heard = [fact for fact in facts if hears(session, [fact.row.mapping], fact.kind)]
+    kinds: set[Kind] = {fact.kind for fact in facts}
+    ears = {(model.cls, kind): _ears(session, model, kind) for model in shape.known for kind in kinds}
+    heard = [fact for fact in facts if ears[fact.row.mapping.cls, fact.kind].heard]
     if not heard:
         return
     bus = heard[0].row.mapping.bus
     outbox = outbox_of(connection, bus, f"a bulk write of {heard[0].row.mapping.info.name}")
     outbox.serve(session)
-    loaded = [fact for fact in heard if fact.kind != "deleted" and _loads(fact.row.mapping, fact.kind)]
+    loaded = [fact for fact in heard if fact.kind != "deleted" and ears[fact.row.mapping.cls, fact.kind].loads]
     records: dict[Key, Any] = {**gone, **fetch(session, shape, [fact.row.key for fact in loaded])}
     for fact in loaded:
         if (record := records.get(fact.row.key)) is not None:
             _bring_up(record, fact.row)
-    happened = [o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key))) is not None]
+    if bus.observed or any(ear.loads for ear in ears.values()):
+        happened = [o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key))) is not None]
+    else:
+        # The log alone: nobody in this process is handed anything.
+        happened = [_bare(fact) for fact in heard]
     _dispatch(session, bus, outbox, happened)
+
+
+class _Ears(NamedTuple):
+    """Whether anybody hears of one kind of change to a model, and whether somebody is handed its record here."""
+
+    heard: bool
+    loads: bool
+
+
+def _ears(session: Session, model: Model, kind: Kind) -> _Ears:
+    return _Ears(hears(session, [model], kind), _loads(model, kind))
 
 
 def _happened(session: Session, fact: Fact, record: Any) -> Occurrence | None:
     model = fact.row.mapping
     bus = model.bus
-    occurrence = _occurrence(model, fact, record, session)
+    occurrence = _occurrence(fact, record, session)
     if bus.observed and bus.watch.silences(occurrence):
         return None
     occurrence.handlers = bus.plans.now(model.cls, fact.kind, fact.changes)
@@ -178,18 +198,16 @@ def _happened(session: Session, fact: Fact, record: Any) -> Occurrence | None:
     return occurrence
 
 
-def _occurrence(model: Model, fact: Fact, record: Any, session: Session) -> Occurrence:
-    occurrence = Occurrence(
-        f"{model.info.subject}.{fact.kind}",
-        record,
-        fact.row.values,
-        kind=fact.kind,
-        changes=fact.changes,
-        info=model.info,
-        identity=fact.row.key,
-    )
+def _occurrence(fact: Fact, record: Any, session: Session) -> Occurrence:
+    occurrence = _bare(fact, record)
     attach_session(occurrence, session)
     return occurrence
+
+
+def _bare(fact: Fact, record: Any = None) -> Occurrence:
+    (model, key, values), kind = fact.row, fact.kind
+    name = model.bus.plans.flow(model.cls, kind).name
+    return Occurrence(name, record, values, kind=kind, changes=fact.changes, info=model.info, identity=key)
 
 
 def _dispatch(session: Session, bus: EventBus, outbox: ConnectionOutbox, happened: Sequence[Occurrence]) -> None:

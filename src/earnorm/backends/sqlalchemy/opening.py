@@ -1,0 +1,71 @@
+"""Opening: a flush opens its connections when and where it would without us, and keeps an outbox for each.
+
+What has no boundary is refused as soon as its connection is known: at once if it is open, else when the flush opens
+it, before any SQL on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, UOWTransaction
+from sqlalchemy.orm.state import InstanceState
+
+from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of
+
+__all__ = ["expect_nothing", "outbox_in", "require_boundary"]
+
+# In a flush's `attributes`: its outboxes.
+_OUTBOXES = "earnorm_outboxes"
+# On a Session: the models that its flush will write once it has opened a connection, by engine.
+_EXPECTED = "_earnorm_expected"
+
+
+def expect_nothing(session: Session) -> None:
+    """No flush is under way."""
+    vars(session).pop(_EXPECTED, None)
+
+
+def require_boundary(session: Session, context: UOWTransaction, state: InstanceState[Any], mapping: Mapping) -> None:
+    """Refuse what has no boundary before anything is written. Raises AutocommitRefused, BindNotConnected."""
+    bind = bind_of(session, state)
+    if bind is not None and _is_open(session, bind):
+        outbox_in(session, context, state, mapping)
+    else:
+        vars(session).setdefault(_EXPECTED, {})[bind and bind.engine] = mapping
+
+
+def _is_open(session: Session, bind: Engine | Connection) -> bool:
+    transaction = session._transaction
+    while transaction is not None and transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
+        transaction = transaction.parent
+    return transaction is not None and bind in transaction._connections
+
+
+@event.listens_for(Session, "after_begin")
+def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    expected: dict[Any, Mapping] | None = vars(session).get(_EXPECTED) if session._flushing else None
+    mapping = (expected.get(connection.engine) or expected.get(None)) if expected else None
+    if mapping is not None:
+        _outbox(session, connection, mapping)
+
+
+def outbox_in(
+    session: Session, context: UOWTransaction, state: InstanceState[Any], mapping: Mapping
+) -> ConnectionOutbox:
+    """The outbox of the connection that this flush writes the record on."""
+    # A sharded Session has a connection for each record, any other one for each hierarchy of models.
+    key = state if session.connection_callable is not None else state.mapper.base_mapper
+    known: dict[Any, ConnectionOutbox] = context.attributes.setdefault(_OUTBOXES, {})
+    outbox = known.get(key)
+    if outbox is None:
+        outbox = known[key] = _outbox(session, connection_of(session, state), mapping)
+    return outbox
+
+
+def _outbox(session: Session, connection: Connection, mapping: Mapping) -> ConnectionOutbox:
+    outbox = outbox_of(connection, mapping.bus, f"a save of {mapping.info.name}")
+    outbox.serve(session)
+    return outbox

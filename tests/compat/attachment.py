@@ -1,0 +1,143 @@
+"""An attachment: our hooks on every mapper and Session of a process, to see whether anybody notices.
+
+Ways to attach, from the quietest to the one that looks at everything:
+
+quiet   every mapped class is known, and nobody listens
+hooks   hooks before and after the SQL that take only `self`
+events  hooks that take all there is, handlers of every event and of the change of every field, telemetry
+log     as `events`, and every event is kept in a log, which only counts
+"""
+
+from collections import Counter
+from itertools import count
+
+from sqlalchemy import Column, Engine, event
+from sqlalchemy.orm import Mapper, Session
+
+from earnorm import telemetry
+from earnorm.backends.sqlalchemy import boundary, hooks, mapping, opening
+from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
+from earnorm.bus import EventBus
+from earnorm.handler import Options, Phase, make_handler
+from earnorm.registry import ModelInfo
+
+WAYS = ("quiet", "hooks", "events", "log")
+
+_LISTENERS = (
+    ("after_transaction_end", boundary._after_transaction_end),
+    ("after_begin", opening._after_begin),
+    ("before_flush", hooks._before_flush),
+    ("after_flush", hooks._after_flush),
+    ("after_flush_postexec", hooks._after_flush_postexec),
+)
+
+_HOOKS = [
+    (f"{when}_{what}", phase)
+    for when, phase in (("pre", Phase.BEFORE), ("post", Phase.TRANSACTION))
+    for what in ("save", "create", "update", "delete")
+]
+
+
+class Attachment:
+    """What `way` of attaching does; `calls` counts what came of it, so that nobody takes silence for harmony."""
+
+    def __init__(self, way):
+        self.way = way
+        self.calls = Counter()
+        self.bus = EventBus("compat")
+        self._numbers = count(1)
+        self._seen = lambda record: self.calls.update([type(record).__name__])
+
+    def attach(self):
+        """Listen to every mapper and engine from here on."""
+        if self.way in ("events", "log"):
+            self.bus.on("**", delivery="transaction", name="all")(self._handler("handlers"))
+            telemetry.listen(self._seen, telemetry.Emitted, telemetry.HandlerFailed, telemetry.RolledBack)
+        if self.way == "log":
+            self.bus.attach_door(_Door())
+        self.renew()
+
+    def renew(self):
+        """Listen again: some tests of SQLAlchemy's take every listener away when they are done."""
+        if not event.contains(Session, "before_flush", hooks._before_flush):
+            for name, listener in _LISTENERS:
+                event.listen(Session, name, listener)
+            for part in (expressions, cascades, associations):
+                part.listen()
+        if not event.contains(Mapper, "after_mapper_constructed", self._known):
+            event.listen(Mapper, "after_mapper_constructed", self._known)
+        if self.way == "log" and not event.contains(Engine, "engine_connect", self._connected):
+            event.listen(Engine, "engine_connect", self._connected)
+
+    def _known(self, mapper, cls):
+        info = ModelInfo(cls, f"{cls.__name__.lower().strip('_') or 'model'}_{next(self._numbers)}", _stored(mapper))
+        info.handlers = self._handlers(info)
+        mapping.register(cls, info, self.bus, info.fields)
+
+    def _handlers(self, info):
+        if self.way == "quiet":
+            return []
+        hook = self._simple_hook() if self.way == "hooks" else self._curious_hook()
+        found = [make_handler(hook, word, phase, Options(), model=info.cls) for word, phase in _HOOKS]
+        if self.way != "hooks":
+            found.append(make_handler(self._handler("views"), "on_event", Phase.TRANSACTION, Options(), model=info.cls))
+            found[-1].events.extend(f"{field}.changed" for field in info.fields)
+        return found
+
+    def _connected(self, connection):
+        if boundary.log_of(connection.engine) is None:
+            boundary.connect_engine(connection.engine, CountingLog(self.bus, self.calls))
+
+    # --- what hears ---------------------------------------------------------------------------
+
+    def _simple_hook(self):
+        def hook(model):
+            self.calls["hooks"] += 1
+
+        return hook
+
+    def _curious_hook(self):
+        def hook(model, event, changes, created, session):
+            self.calls["hooks"] += 1
+            assert event.subject is model
+            assert event.changes == changes
+
+        return hook
+
+    def _handler(self, name):
+        def handler(subject, event, changes):
+            self.calls[name] += 1
+
+        return handler
+
+
+class CountingLog:
+    """A log that keeps nothing."""
+
+    name = "compat"
+
+    def __init__(self, bus, calls):
+        self.bus = bus
+        self._calls = calls
+
+    def keeps_of(self, info):
+        return True
+
+    def append(self, connection, occurrences):
+        self._calls["appended"] += len(occurrences)
+        return occurrences
+
+    def appended(self, occurrences):
+        self._calls["committed"] += len(occurrences)
+
+    def refresh(self, occurrence):
+        return occurrence
+
+
+class _Door:
+    connected = True
+
+
+def _stored(mapper):
+    """The attributes that are columns of the mapper's tables, not expressions of them."""
+    return tuple(key for key, column in mapper.columns.items() if isinstance(column, Column))

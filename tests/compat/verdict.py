@@ -1,0 +1,63 @@
+"""A verdict: how each test of a suite ended without us and with us, and which of them we broke."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+_READ_BACK = (
+    "somebody hears of the event, so a value that the database made is read back at once, not when it is asked for"
+)
+_REFUSED = "the model has a pre hook, which no bulk write can run, so that it is refused"
+
+# Differences that are promised, or that no listener on every Session could avoid: by name of the test, and why.
+EXEMPT = {
+    "SessionEventsTest::test_sessionmaker_gen_after_session_listen": "calls every listener of before_flush without "
+    "its arguments",
+    "NewStyleExecutionTest::test_dml_execute[orm-insert]": _REFUSED,
+    "NewStyleExecutionTest::test_dml_execute[orm-update]": _REFUSED,
+    "SessionStateTest::test_bulk_save_mappings_resets_flushing_on_pending_rollback": _REFUSED,
+    "ClauseAttributesTest::test_clauseelement_accessor": _READ_BACK,
+    "ClauseAttributesTest::test_update": _READ_BACK,
+    "ClauseAttributesTest::test_multi_update": _READ_BACK,
+    "ClauseAttributesTest::test_update_special_comparator": _READ_BACK,
+    "DefaultTest::test_insert[not_eager_defaults]": _READ_BACK,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`without` and `with_us` are outcomes by test. A test that did not run with us counts as broken."""
+
+    without: dict
+    with_us: dict
+
+    @property
+    def broken(self):
+        """What passed without us and does not with us, and why."""
+        return {
+            test: self.with_us.get(test, "did not run")
+            for test, outcome in self.without.items()
+            if outcome == "passed" and self.with_us.get(test) != "passed" and exemption(test) is None
+        }
+
+    def table(self):
+        """Rows of module, passed without us, passed with us, broken, exempt."""
+        modules = sorted({module_of(test) for test in self.without})
+        without, with_us = _passed(self.without), _passed(self.with_us)
+        broken = Counter(map(module_of, self.broken))
+        exempt = Counter(module_of(t) for t in self.without if exemption(t) and self.with_us.get(t) != "passed")
+        return [(m, without[m], with_us[m], broken[m], exempt[m]) for m in modules]
+
+
+def exemption(test):
+    """Why this test is exempt, or None. The database's name in that of its class does not count."""
+    _, _, name = re.sub(r"_\w+\+[\w.]+(?=::)", "", test).partition("::")
+    return EXEMPT.get(name) or EXEMPT.get(name.partition("[")[0])
+
+
+def module_of(test):
+    return test.partition("::")[0]
+
+
+def _passed(outcomes):
+    return Counter(module_of(test) for test, outcome in outcomes.items() if outcome == "passed")
