@@ -1,5 +1,7 @@
 """Listeners of other libraries on the same sessions, before and after ours, that change what is about to be written."""
 
+import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -238,3 +240,23 @@ def test_a_record_is_told_once_in_each_of_many_flushes_of_one_session(db, sessio
 
     assert [("pre", str(number)) for number in range(4)] == [seen for seen in SEEN if seen[0] == "pre"]
     assert ["note.created", *["note.updated"] * 3] == names(db)
+
+
+def test_a_session_whose_flush_another_listener_refused_is_not_kept_alive(db, Note):
+    db.ready()
+    session = db.session()
+
+    def refuse(*_):
+        raise RuntimeError("no")
+
+    event.listen(session, "before_flush", refuse)
+    session.add(Note(text="ours"))
+    with pytest.raises(RuntimeError, match="no"):
+        session.commit()
+    session.close()
+    gone = weakref.ref(session)
+    event.remove(session, "before_flush", refuse)
+    del session
+    gc.collect()
+
+    assert gone() is None

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
 __all__ = ["after_others", "is_last"]
 
-# Sessions we listen to, with what is to be done in the flush that is under way.
-_waiting: WeakKeyDictionary[Session, Callable[[], None] | None] = WeakKeyDictionary()
+# On a Session that we listen to: what is to be done in the flush that is under way. A table of ours would keep a
+# Session alive whose flush ended before its SQL.
+_LOOK = "earnorm_look_again"
 
 
 def is_last(session: Session, ours: Callable[..., Any]) -> bool:
@@ -27,18 +27,18 @@ def is_last(session: Session, ours: Callable[..., Any]) -> bool:
 
 def after_others(session: Session, look: Callable[[], None]) -> None:
     """Call `look` when every listener of this flush has run, before its SQL."""
-    if session not in _waiting:
+    if _LOOK not in vars(session):
         event.listen(session, "after_transaction_create", _begun)
-    _waiting[session] = look
+    vars(session)[_LOOK] = look
 
 
 def _begun(session: Session, transaction: SessionTransaction) -> None:
     if not session._flushing or transaction.origin is not SessionTransactionOrigin.SUBTRANSACTION:
         return
-    look = _waiting.get(session)
+    look: Callable[[], None] | None = vars(session).get(_LOOK)
     if look is None:
         return
-    _waiting[session] = None
+    vars(session)[_LOOK] = None
     try:
         look()
     except BaseException:

@@ -47,8 +47,8 @@ def _is_open(session: Session, bind: Engine | Connection) -> bool:
 @event.listens_for(Session, "after_begin")
 def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
     expected: dict[Any, Mapping] | None = vars(session).get(_EXPECTED) if session._flushing else None
-    mapping = expected and (expected.get(connection.engine) or expected.get(None))
-    if mapping:
+    mapping = (expected.get(connection.engine) or expected.get(None)) if expected else None
+    if mapping is not None:
         _outbox(session, connection, mapping)
 
 
