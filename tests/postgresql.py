@@ -1,5 +1,6 @@
 """PostgreSQL for tests: a schema of its own for each, on the server that `make services` starts."""
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ def libpq(url: URL) -> str:
 def _admin(_pid: int) -> psycopg.Connection | str:
     """A connection of this process that makes and drops, or why there is none."""
     try:
-        return psycopg.connect(libpq(server()), autocommit=True, connect_timeout=3)
+        connection = psycopg.connect(libpq(server()), autocommit=True, connect_timeout=3)
+        atexit.register(connection.close)
+        return connection
     except psycopg.OperationalError as error:
         return f"PostgreSQL does not answer ({str(error).strip()}); start it with: make services SERVICES=postgresql"
 
