@@ -4,7 +4,7 @@
 #   tools/services.sh                   all six; what cannot be had is reported
 #   tools/services.sh postgresql redis  these; exits 1 if one of them is not up in the end
 #
-# A server that answers already is left as it is.
+# A server that answers already is left as it is; but with CI=true PostgreSQL is restarted if it cannot do what is tested.
 set -euo pipefail
 
 all=(postgresql mariadb redis rabbitmq mosquitto nats)
@@ -12,7 +12,7 @@ declare -A port=([postgresql]=5432 [mariadb]=3306 [redis]=6379 [rabbitmq]=5672 [
 declare -A program=([postgresql]=pg_ctlcluster [mariadb]=mariadbd [redis]=redis-server
   [rabbitmq]=rabbitmq-server [mosquitto]=mosquitto [nats]=nats-server)
 declare -A package=([postgresql]=postgresql [mariadb]=mariadb-server [redis]=redis-server
-  [rabbitmq]=rabbitmq-server [mosquitto]=mosquitto [nats]=nats-server)
+  [rabbitmq]=rabbitmq-server [mosquitto]=mosquitto [nats]=nats-server [pgbouncer]=pgbouncer)
 
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -31,6 +31,8 @@ answers_soon() {
 missing() {
   for name in "$@"; do
     if ! answers "$name" && ! command -v "${program[$name]}" >/dev/null; then echo "$name"; fi
+    # A pooler in front of PostgreSQL: tests start one of their own.
+    if [[ $name == postgresql ]] && ! command -v pgbouncer >/dev/null; then echo pgbouncer; fi
   done
 }
 
@@ -49,14 +51,24 @@ install_missing() {
   fi
 }
 
+# A package installed on a machine without a service manager may have no cluster yet.
+pg_version() { pg_lsclusters -h | awk '$2 == "main" { print $1 }' | sort -V | tail -n 1; }
+
+ask_postgresql() { psql -h 127.0.0.1 -U postgres -AtX -c "$1"; }
+
+# Two-phase commit is off unless told otherwise, and is tested.
+allow_two_phases() {
+  answers_soon postgresql
+  if [[ $(ask_postgresql "SHOW max_prepared_transactions") != 0 ]]; then return 0; fi
+  ask_postgresql "ALTER SYSTEM SET max_prepared_transactions = 64"
+  pg_ctlcluster --skip-systemctl-redirect "$(pg_version)" main restart
+}
+
 launch() {
   case $1 in
     postgresql)
-      # A package installed on a machine without a service manager may have no cluster yet.
-      local version
-      version=$(pg_lsclusters -h | awk '$2 == "main" { print $1 }' | sort -V | tail -n 1)
-      # Two-phase commit is off unless told otherwise, and is tested.
-      pg_ctlcluster --skip-systemctl-redirect "$version" main start -- -o "-c max_prepared_transactions=64"
+      pg_ctlcluster --skip-systemctl-redirect "$(pg_version)" main start
+      allow_two_phases
       ;;
     mariadb)
       install -d -o mysql -g mysql /run/mysqld
@@ -74,6 +86,7 @@ launch() {
 
 ensure() {
   if answers "$1"; then
+    if [[ $1 == postgresql && ${CI:-} == true ]]; then allow_two_phases >/dev/null && answers_soon postgresql; fi
     say "$1" "up on ${port[$1]}"
   elif ! command -v "${program[$1]}" >/dev/null; then
     say "$1" "not installed"
