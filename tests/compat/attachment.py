@@ -67,13 +67,16 @@ class Attachment:
     def _known(self, mapper, cls):
         info = ModelInfo(cls, f"{cls.__name__.lower().strip('_') or 'model'}_{next(self._numbers)}", _stored(mapper))
         info.handlers = self._handlers(info)
+        # A bulk write can run no pre hook, and is refused to a model with some unless one event for all is enough.
+        info.bulk = "batch" if any(handler.phase is Phase.BEFORE for handler in info.handlers) else "rows"
         mapping.register(cls, info, self.bus, info.fields)
 
     def _handlers(self, info):
         if self.way == "quiet":
             return []
         hook = self._simple_hook() if self.way == "hooks" else self._curious_hook()
-        found = [make_handler(hook, word, phase, Options(), model=info.cls) for word, phase in _HOOKS]
+        words = [(word, phase) for word, phase in _HOOKS if self.way != "log" or phase is not Phase.BEFORE]
+        found = [make_handler(hook, word, phase, Options(), model=info.cls) for word, phase in words]
         if self.way != "hooks":
             found.append(make_handler(self._handler("views"), "on_event", Phase.TRANSACTION, Options(), model=info.cls))
             found[-1].events.extend(f"{field}.changed" for field in info.fields)
