@@ -15,7 +15,7 @@ from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
 from earnorm.dispatch import DEPTH_LIMIT
-from earnorm.errors import Abort, Discard, PayloadError, RetryLater, StopPropagation, UnknownHandler
+from earnorm.errors import Abort, ConnectionLost, Discard, PayloadError, RetryLater, StopPropagation, UnknownHandler
 from earnorm.event import Entry, Event, Origin, current_event, running
 from earnorm.runner import Hydrated, Runner, error_text
 
@@ -354,3 +354,19 @@ class TestErrorText:
 
     def test_no_message_forges_a_line(self):
         assert "ValueError: a\\nb\\x1b[2J\\x00" == error_text(self.error("a\nb\x1b[2J\0")).splitlines()[0]
+
+
+def test_a_connection_that_breaks_while_a_record_is_loaded_is_no_attempt(rig):
+    """It was set aside for five seconds, and counted, as if the handler had failed."""
+
+    def hydrate(entry, event):
+        raise ConnectionLost("server closed the connection")
+
+    rig.on(lambda order: None)
+    rig.runner = Runner(rig.bus, hydrate, decode)
+
+    with pytest.raises(ConnectionLost):
+        rig.run()
+    with pytest.raises(ConnectionLost):
+        asyncio.run(rig.runner.arun(rig.delivery()))
+    assert ["HandlerStarted", "HandlerStarted"] == rig.transitions()

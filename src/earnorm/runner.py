@@ -25,6 +25,7 @@ from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.dispatch import refuse_loop
 from earnorm.envelope import origin_of
 from earnorm.errors import (
+    ConnectionLost,
     Control,
     Discard,
     EventLoopError,
@@ -150,11 +151,14 @@ class Runner:
     # --- the pipe ----------------------------------------------------------------------------
 
     def run(self, delivery: Delivery) -> Outcome:
-        """Run one attempt in this thread. Raises UnknownHandler; of a handler's own doing, nothing."""
+        """Run one attempt in this thread. Raises UnknownHandler, ConnectionLost; of a handler's own doing, nothing."""
         run = self._begin(delivery)
         try:
             with acting_for(delivery.entry.tenant):
                 outcome = self._prepare(run) or self._perform(run)
+        except ConnectionLost:
+            # Ours, as the record was loaded: no doing of the handler, and so no attempt.
+            raise
         except _FAILURES as error:
             return self._failed(run, error)
         return self._ended(run, outcome)
@@ -167,6 +171,9 @@ class Runner:
         try:
             with acting_for(delivery.entry.tenant):
                 outcome = await self._aprepare(run, executor) or await self._aperform(run)
+        except ConnectionLost:
+            # Ours, as the record was loaded: no doing of the handler, and so no attempt.
+            raise
         except _FAILURES as error:
             return self._failed(run, error)
         return self._ended(run, outcome)

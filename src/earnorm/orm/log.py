@@ -199,5 +199,5 @@ class DatabaseLog:
         return Hydrated(subject, found.info, value, missing=subject is None)
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
-        with self._reading() as session:
+        with self.store.noticing_loss(), self._reading() as session:
             return load(session, found, identity)

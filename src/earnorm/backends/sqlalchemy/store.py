@@ -56,9 +56,14 @@ class SQLAlchemyStore:
     @contextmanager
     def begin(self, *, readonly: bool = False) -> Iterator[SQLAlchemyTransaction]:
         engine = self._reader if readonly else self._engine
+        with self.noticing_loss(), engine.begin() as connection:
+            yield self.join(connection)
+
+    @contextmanager
+    def noticing_loss(self) -> Iterator[None]:
+        """Raises ConnectionLost in place of what a driver says of a connection that broke."""
         try:
-            with engine.begin() as connection:
-                yield self.join(connection)
+            yield
         except BaseException as error:
             if self._dialect.is_lost(error):
                 self._dialect.forget()
