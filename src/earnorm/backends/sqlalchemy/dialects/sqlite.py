@@ -152,6 +152,8 @@ def _execute(connection: DBAPIConnection | PoolProxiedConnection, statement: str
 # Not max(position), which falls back when the log is pruned.
 _LAST_POSITION = f"SELECT seq FROM sqlite_sequence WHERE name = '{tables.log.name}'"  # noqa: S608  a name of ours
 
+_ANY_CAPTURED = f"SELECT 1 FROM {tables.capture.name} LIMIT 1"  # noqa: S608  a name of ours
+
 
 class SQLite:
     """The store's words for SQLite."""
@@ -163,8 +165,9 @@ class SQLite:
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._insert_text = lru_cache(maxsize=1024)(partial(_insert_text, dialect))
 
-    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
         self.insert(connection, tables.log, rows)
+        return connection.exec_driver_sql(_ANY_CAPTURED).fetchone() is not None
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         # As text past Core: 13 µs for one row where Core's insert takes 25 (SQLAlchemy 2.1, two slow cores).
