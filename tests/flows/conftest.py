@@ -15,6 +15,7 @@ from tests.flows.stories import Look, Memory
 ON_EACH = {
     "test_attach",
     "test_boundary",
+    "test_captures",
     "test_bulk",
     "test_composition",
     "test_deleted",
