@@ -14,6 +14,7 @@ from tests.flows.stories import Look, Memory
 
 ON_EACH = {
     "test_attach",
+    "test_audit",
     "test_boundary",
     "test_captures",
     "test_bulk",

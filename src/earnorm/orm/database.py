@@ -29,7 +29,7 @@ from earnorm.errors import (
 )
 from earnorm.event import running
 from earnorm.orm.absence import Absence
-from earnorm.orm.captures import Captures
+from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
@@ -91,6 +91,7 @@ class Database:
             wake=self._wake,
             ready=self.ready,
         )
+        self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
         alone = not (self._embedded or self._engines.in_process)
@@ -121,10 +122,10 @@ class Database:
             finally:
                 self._preparer = 0
 
-    @property
-    def captures(self) -> Captures:
-        """The tables whose changes are told whoever makes them: `install`, `remove`, `installed`."""
-        return self.log.captures
+    def audit(self, model: type) -> Audit:
+        """Compare the log with the model's table: iterate it for each record that changed unseen."""
+        self.ready()
+        return Audit(model, self.store.own_engine, self.captures)
 
     @property
     def tenant_engine(self) -> Engine:
