@@ -134,7 +134,7 @@ def test_a_composite_key_and_a_subclass_are_audited(db):
     Pet(id=2, name="Tom").save()
     unseen(
         db,
-        f'UPDATE {Line.__tablename__} SET text = \'c\' WHERE "order" = 2',
+        f"UPDATE {Line.__tablename__} SET text = 'c' WHERE \"order\" = 2",
         f'DELETE FROM {Line.__tablename__} WHERE "order" = 1',
         f"UPDATE {Pet.__tablename__} SET name = 'Max'",
     )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from earnorm.backends.sqlalchemy.capture.target import target_of
-from earnorm.cli.failures import NotUnderstood, clear_errors
-from earnorm.cli.target import choose
+from earnorm.backends.sqlalchemy import migrations
+from earnorm.backends.sqlalchemy.capture import triggers
+from earnorm.backends.sqlalchemy.capture.target import model_named
+from earnorm.cli.failures import NotUnderstood
+from earnorm.cli.target import Target, choose
 from earnorm.codec import encode
 from earnorm.errors import PayloadError
 from earnorm.orm.audit import Audit, Drift
+from earnorm.orm.captures import Work
 from earnorm.orm.database import Database
 
 __all__ = ["audit", "capture"]
@@ -38,7 +41,7 @@ def capture() -> None:
 @models
 def install(app: str, models: Sequence[str]) -> None:
     """Put triggers on the tables, or renew stale ones. Safe to repeat."""
-    _work(app, models, lambda database: database.captures.install, "captured")
+    _work(app, models, triggers.install, "captured")
 
 
 @capture.command()
@@ -46,7 +49,7 @@ def install(app: str, models: Sequence[str]) -> None:
 @models
 def remove(app: str, models: Sequence[str]) -> None:
     """Take the triggers off. What they saw before is told all the same."""
-    _work(app, models, lambda database: database.captures.remove, "no longer captured")
+    _work(app, models, triggers.remove, "no longer captured")
 
 
 @capture.command(name="list")
@@ -54,9 +57,9 @@ def remove(app: str, models: Sequence[str]) -> None:
 @as_json_option
 def list_(app: str, *, as_json: bool) -> None:
     """Show the captured tables: current, stale (`install` renews), or unknown to this application."""
-    database = _database(app)
-    with clear_errors(app), database:
-        found = database.captures.installed()
+    target, database = _application(app)
+    with target.read() as connection:
+        found = triggers.installed(connection, database.captures.targets().values())
     if as_json:
         click.echo(json.dumps([{"table": one.table, "state": one.state} for one in found], indent=2))
         return
@@ -72,9 +75,11 @@ def list_(app: str, *, as_json: bool) -> None:
 @as_json_option
 def audit(app: str, model: str, *, as_json: bool) -> None:
     """Compare the log with the table of MODEL; end with 1 if rows changed unseen. Reads one snapshot, in pages."""
-    database = _database(app)
-    with clear_errors(app), database:
-        found = database.audit(target_of(database.bus, model).mapper.class_)
+    target, database = _application(app)
+    # Not `with database`, which would begin to deliver events here.
+    with target.read() as connection:
+        migrations.check(connection)
+        found = Audit(_model(database, model), database.store.own_engine, database.captures)
         for drift in found:
             click.echo(json.dumps(_as_json(drift)) if as_json else "\n".join(_lines(drift)))
     click.echo(json.dumps(_summary(found)) if as_json else _verdict(model, found))
@@ -82,21 +87,29 @@ def audit(app: str, model: str, *, as_json: bool) -> None:
         click.get_current_context().exit(_DRIFTED)
 
 
-def _work(app: str, models: Sequence[str], verb: Callable[[Database], Callable[..., list[str]]], done: str) -> None:
-    database = _database(app)
-    with clear_errors(app), database:
-        changed = verb(database)(*models)
+def _work(app: str, models: Sequence[str], work: Work, done: str) -> None:
+    target, database = _application(app)
+    with target.begin() as connection:
+        migrations.check(connection)
+        changed = database.captures.change(connection, models, work)
     for table in changed:
         click.echo(f"{table}: {done}")
     if not changed:
         click.echo("nothing to do")
 
 
-def _database(app: str) -> Database:
-    found = choose(app, None).database
+def _application(app: str) -> tuple[Target, Database]:
+    target = choose(app, None)
+    assert target.database is not None, "choose() of an application gives its database or fails"
+    return target, target.database
+
+
+def _model(database: Database, name: str) -> type:
+    found = model_named(database.bus, name)
     if found is None:
-        raise NotUnderstood(f"{app!r} names no application's database; write module:db, as in shop.models:db")
-    return found
+        known = sorted(database.bus.registry.models)
+        raise NotUnderstood(f"{name!r} is no model of the application; its models: {', '.join(known) or 'none'}")
+    return found.cls
 
 
 def _lines(drift: Drift) -> list[str]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Captures", "Installed"]
 
+Work = Callable[[Connection, Target], bool]
+
 
 class Captures:
     """`db.captures`: which tables are captured. `ready` makes the tables be there.
@@ -52,13 +54,16 @@ class Captures:
         with self._log.store.begin(readonly=True) as transaction:
             return triggers.installed(transaction.connection, self.targets().values())
 
-    def _each(self, models: Sequence[type | str], work: Callable[[Connection, Target], bool]) -> list[str]:
-        chosen = [target_of(self._log.bus, model) for model in models]
+    def _each(self, models: Sequence[type | str], work: Work) -> list[str]:
         self._ready()
         with self._log.store.begin() as transaction:
-            connection = transaction.connection
-            dialect_named(connection.dialect).lock_schema(connection)
-            return [target.name for target in chosen if work(connection, target)]
+            return self.change(transaction.connection, models, work)
+
+    def change(self, connection: Connection, models: Sequence[type | str], work: Work) -> list[str]:
+        """`triggers.install` or `triggers.remove`, in the caller's transaction; all of them or none."""
+        chosen = [target_of(self._log.bus, model) for model in models]
+        dialect_named(connection.dialect).lock_schema(connection)
+        return [target.name for target in chosen if work(connection, target)]
 
     def targets(self) -> dict[str, Target]:
         """The tables that could be captured, by subject."""

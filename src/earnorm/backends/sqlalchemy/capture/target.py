@@ -15,7 +15,7 @@ from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, mappings
 from earnorm.bus import EventBus
 from earnorm.errors import NotCapturable
 
-__all__ = ["Target", "target_of", "targets"]
+__all__ = ["Target", "model_named", "target_of", "targets"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def targets(bus: EventBus) -> dict[str, Target]:
 
 def target_of(bus: EventBus, model: type | str) -> Target:
     """Of a class, or of the name of a class, subject or table. Raises NotCapturable."""
-    mapping = mapping_of(model) if isinstance(model, type) else _named(bus, model)
+    mapping = mapping_of(model) if isinstance(model, type) else model_named(bus, model)
     if mapping is None or mapping.bus is not bus:
         known = sorted(target.name for target in targets(bus).values())
         raise NotCapturable(model, f"it is no model known here; known tables: {', '.join(known) or 'none'}")
@@ -79,7 +79,8 @@ def target_of(bus: EventBus, model: type | str) -> Target:
     return _target(root, base)
 
 
-def _named(bus: EventBus, name: str) -> Mapping | None:
+def model_named(bus: EventBus, name: str) -> Mapping | None:
+    """The model by the name of its table, of its subject or of its class, the first that fits."""
     ours = [mapping for mapping in mappings() if mapping.bus is bus]
     for names in (_table_of, lambda found: found.info.subject, lambda found: found.cls.__name__):
         matching = [mapping for mapping in ours if names(mapping) == name]
