@@ -33,9 +33,7 @@ class Verdict:
         return {
             test: self.with_us.get(test, "did not run")
             for test, outcome in self.without.items()
-            if outcome == "passed"
-            and self.with_us.get(test, "did not run") != "passed"
-            and exemption(test) is None
+            if outcome == "passed" and self.with_us.get(test, "did not run") != "passed" and exemption(test) is None
         }
 
     def table(self):
@@ -46,9 +44,7 @@ class Verdict:
         exempt = Counter(
             module_of(test)
             for test, outcome in self.without.items()
-            if outcome == "passed"
-            and self.with_us.get(test, "did not run") != "passed"
-            and exemption(test) is not None
+            if outcome == "passed" and self.with_us.get(test, "did not run") != "passed" and exemption(test) is not None
         )
         return [(m, without[m], with_us[m], broken[m], exempt[m]) for m in modules]
 

@@ -168,7 +168,9 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
         if (record := records.get(fact.row.key)) is not None:
             _bring_up(record, fact.row)
     if bus.observed or any(ear.loads for ear in ears.values()):
-        happened = [o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key), outbox)) is not None]
+        happened = [
+            o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key), outbox)) is not None
+        ]
     else:
         # The log alone: nobody in this process is handed anything.
         happened = [_bare(fact) for fact in heard]
