@@ -3,7 +3,8 @@
 EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
-│   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, MissingExtra
+│   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, NotCapturable,
+│   ├── MissingExtra
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -81,6 +82,7 @@ __all__ = [
     "NoTrash",
     "NotAMethod",
     "NotAttachable",
+    "NotCapturable",
     "NotConnected",
     "NotFound",
     "OptionWithoutMeaning",
@@ -247,6 +249,16 @@ class MigrationWithoutConnection(ConfigurationError):
             f"offline (alembic upgrade --sql) there is none: add the output of `earnorm db sql` to your script"
         )
         self.given = given
+
+
+class NotCapturable(ConfigurationError):
+    """A table that triggers were to be put on cannot have them, or nobody could tell what they saw."""
+
+    def __init__(self, what: type | str, why: str) -> None:
+        name = what if isinstance(what, str) else what.__name__
+        super().__init__(f"{name} cannot be captured: {why}")
+        self.what = what
+        self.why = why
 
 
 class MissingExtra(ConfigurationError):

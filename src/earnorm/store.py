@@ -19,7 +19,7 @@ from uuid import UUID
 from earnorm.delivery import Delivery
 from earnorm.event import Entry
 
-__all__ = ["Advance", "Lease", "Seen", "Settlement", "Store", "Transaction"]
+__all__ = ["Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,4 +158,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back what the store holds open."""
+        ...
+
+
+class Intake(Protocol):
+    """What others left beside the log, for a worker's pass to take in."""
+
+    def pending(self) -> bool:
+        """Whether there is anything to take in."""
+        ...
+
+    def take(self) -> bool:
+        """Take some of it in, in a transaction of its own; whether anything was."""
         ...

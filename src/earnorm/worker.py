@@ -22,7 +22,7 @@ from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.lanes import Batch, Lanes
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
-from earnorm.store import Lease, Store, Transaction
+from earnorm.store import Intake, Lease, Store, Transaction
 from earnorm.subscription import Audience, Counts, Window, due_for, fold, next_due, plan
 from earnorm.tenure import Tenure
 
@@ -68,8 +68,10 @@ class Worker:
         concurrency: int = 32,
         threads: int = 8,
         loop: LoopThread | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self._store = store
+        self._intake = intake
         self._runner = runner
         self._clock = clock or SystemClock()
         self._seconds = lease
@@ -213,6 +215,9 @@ class Worker:
     def _is_drained(self) -> bool:
         """Whether nothing is due for the handlers of this process, as the store has it."""
         try:
+            # First, since what is taken in between the two looks is then in the window.
+            if self._intake is not None and self._intake.pending():
+                return False
             with self._store.begin(readonly=True) as transaction:
                 return self._window(transaction, limit=1).is_empty
         except Exception:  # noqa: BLE001  whoever works the log logs it; until then nothing can be said
@@ -286,6 +291,8 @@ class Worker:
     def _pass(self, until: float | None) -> bool:
         self.refresh()
         moved = self._settle()
+        if self._intake is not None:
+            moved = self._intake.take() or moved
         window = self._look()
         if window.is_empty or self._stopping.is_set():
             return moved

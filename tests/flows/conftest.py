@@ -14,7 +14,9 @@ from tests.flows.stories import Look, Memory
 
 ON_EACH = {
     "test_attach",
+    "test_audit",
     "test_boundary",
+    "test_captures",
     "test_bulk",
     "test_composition",
     "test_deleted",

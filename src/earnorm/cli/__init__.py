@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from earnorm.cli.capture import audit, capture
 from earnorm.cli.database import db
 
 __all__ = ["main"]
@@ -20,3 +21,5 @@ def main() -> None:
 
 
 main.add_command(db)
+main.add_command(capture)
+main.add_command(audit)

@@ -29,6 +29,7 @@ from earnorm.errors import (
 )
 from earnorm.event import running
 from earnorm.orm.absence import Absence
+from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
@@ -88,9 +89,11 @@ class Database:
             reading=self.reading,
             subscribed=self._is_subscribed,
             wake=self._wake,
+            ready=self.ready,
         )
+        self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop)
+        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -118,6 +121,11 @@ class Database:
                     yield connection
             finally:
                 self._preparer = 0
+
+    def audit(self, model: type) -> Audit:
+        """Compare the log with the model's table: iterate it for each record that changed unseen."""
+        self.ready()
+        return Audit(model, self.store.own_engine, self.captures)
 
     @property
     def tenant_engine(self) -> Engine:

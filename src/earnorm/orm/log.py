@@ -23,6 +23,7 @@ from earnorm.event import Entry, Event
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
 from earnorm.occurrence import Occurrence
+from earnorm.orm.captures import Captures
 from earnorm.orm.loading import load, snapshot
 from earnorm.registry import ModelInfo
 from earnorm.runner import Hydrated
@@ -65,7 +66,8 @@ class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
     `reading` opens a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
-    called after a commit. `kept` is what it keeps of models that do not say so themselves, and of events about none.
+    called after a commit, `ready` makes the tables be there. `kept` is what it keeps of models that do not say so
+    themselves, and of events about none.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class DatabaseLog:
         reading: Callable[[], AbstractContextManager[Session]],
         subscribed: Callable[[], bool],
         wake: Callable[[], object],
+        ready: Callable[[], object],
     ) -> None:
         self.name = name
+        self.captures = Captures(self, ready)
         self.bus = bus
         self.store = store
         self.clock = clock
@@ -123,19 +127,43 @@ class DatabaseLog:
 
     # --- in ----------------------------------------------------------------------------------
 
-    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> Sequence[Occurrence]:
+    def append(self, connection: Connection, told: Sequence[Occurrence], muted: set[str]) -> Sequence[Occurrence]:
         """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
         transaction = self.store.join(connection)
         if not self._subscribed():
             # Handlers defined since: recorded in this very transaction, so that they miss nothing of it.
             self.subscribe(transaction)
-        kept = occurrences
-        if not all(map(self._keeps, occurrences)):
+        kept = told
+        if not all(map(self._keeps, told)):
             self.look(connection)
-            kept = [occurrence for occurrence in occurrences if self._keeps(occurrence)]
-        if kept:
-            transaction.append([entry_of(occurrence.event, self._data(occurrence)) for occurrence in kept])
+            kept = [occurrence for occurrence in told if self._keeps(occurrence)]
+        entries = self._entries(kept)
+        if (kept and transaction.append_meeting(entries)) or muted:
+            return self._with_captured(transaction, kept, entries, muted)
         return kept
+
+    def _with_captured(
+        self,
+        transaction: SQLAlchemyTransaction,
+        told: Sequence[Occurrence],
+        entries: Sequence[Entry],
+        muted: set[str],
+    ) -> Sequence[Occurrence]:
+        """Triggers saw this transaction write: in place of what was told, what was told and seen, as one."""
+        found = self.captures.settle_own(transaction.connection, told, muted)
+        if found is None:
+            return told
+        before, joined = found
+        transaction.take_back(entries)
+        transaction.append(self.entries([*before, *joined]))
+        return joined
+
+    def entries(self, occurrences: Sequence[Occurrence]) -> list[Entry]:
+        """Of those of the events that are kept."""
+        return self._entries([occurrence for occurrence in occurrences if self._keeps(occurrence)])
+
+    def _entries(self, occurrences: Sequence[Occurrence]) -> list[Entry]:
+        return [entry_of(occurrence.event, self._data(occurrence)) for occurrence in occurrences]
 
     def wait_for_settle(self, occurrence: Occurrence) -> bool:
         """Let a durable handler's own settle append the event; False where none runs here, or nothing keeps it."""

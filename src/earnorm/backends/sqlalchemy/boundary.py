@@ -42,7 +42,7 @@ class Log(Protocol):
     bus: EventBus
     clock: Clock
 
-    def append(self, connection: Connection, occurrences: Sequence[Occurrence]) -> Sequence[Occurrence]:
+    def append(self, connection: Connection, told: Sequence[Occurrence], muted: set[str]) -> Sequence[Occurrence]:
         """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
         ...
 
@@ -76,6 +76,7 @@ class ConnectionOutbox(Outbox):
         self.database = "" if log is None else log.name
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
         self._sessions: list[weakref.ref[Session]] = []
+        self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Occurrence] | None = None
         self.kept: Sequence[Occurrence] = ()
 
@@ -94,8 +95,8 @@ class ConnectionOutbox(Outbox):
 
     def append(self, connection: Connection) -> None:
         self.composed = compose(self.occurrences)
-        if self.log is not None and self.composed:
-            self.kept = self.log.append(connection, self.composed)
+        if self.log is not None and (self.composed or self.muted):
+            self.kept = self.log.append(connection, self.composed, self.muted)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""

@@ -346,6 +346,7 @@ def _happened(session: Session, context: UOWTransaction, change: _Change) -> _Ha
     occurrence = _occurrence(change, NO_PAYLOAD if change.values is None else change.values)
     attach_session(occurrence, session)
     if bus.observed and bus.watch.silences(occurrence):
+        outbox_in(session, context, change.state, mapping).muted.add(occurrence.key)
         return None
     occurrence.handlers = bus.plans.now(mapping.cls, change.kind, change.changes)
     if mapping.info.bubbles_to is not None:

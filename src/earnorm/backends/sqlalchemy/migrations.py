@@ -63,8 +63,19 @@ def _make_interests(connection: Connection) -> None:
     _create(connection, tables.interest)
 
 
+def _make_capture(connection: Connection) -> None:
+    _create(connection, tables.capture)
+
+
 Step = Callable[[Connection], None]
-STEPS: tuple[Step, ...] = (_make_log, _make_subscriptions, _make_lease, _make_deliveries, _make_interests)
+STEPS: tuple[Step, ...] = (
+    _make_log,
+    _make_subscriptions,
+    _make_lease,
+    _make_deliveries,
+    _make_interests,
+    _make_capture,
+)
 
 
 def upgrade(connection: Connection, to: int | None = None) -> list[int]:

@@ -101,8 +101,21 @@ class SQLAlchemyTransaction:
 
     # --- the log ---
 
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
     def append(self, entries: Sequence[Entry]) -> None:
-        self._dialect.append(self._connection, [entry_row(entry) for entry in entries])
+        self.append_meeting(entries)
+
+    def append_meeting(self, entries: Sequence[Entry]) -> bool:
+        """`append`; returns whether triggers may have captured changes of this transaction as well."""
+        return self._dialect.append(self._connection, [entry_row(entry) for entry in entries])
+
+    def take_back(self, entries: Sequence[Entry]) -> None:
+        """Undo an append of this very transaction, to append something else in its place."""
+        for some in _in_lists([entry.id.bytes for entry in entries]):
+            self._connection.execute(delete(tables.log).where(tables.log.c.id.in_(some)))
 
     def now(self) -> datetime:
         return self._dialect.now(self._connection, self._clock)

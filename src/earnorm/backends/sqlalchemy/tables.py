@@ -9,6 +9,7 @@ from sqlalchemy.sql import ColumnElement, FromClause
 
 __all__ = [
     "ENTRY_COLUMNS",
+    "capture",
     "delivery",
     "interest",
     "is_open",
@@ -120,6 +121,28 @@ def _partial_index(name: str, *columns: Column[object], where: ColumnElement[boo
 _partial_index("earnorm_delivery_due", delivery.c.due, delivery.c.id, where=is_open(delivery))
 _partial_index(
     "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
+)
+
+# What triggers on the models' tables saw, in the transaction that wrote it, until it is turned into entries of the log.
+capture = Table(
+    "earnorm_capture",
+    metadata,
+    Column("id", _Position, primary_key=True, autoincrement=True),
+    Column("subject", Text, nullable=False),
+    # The primary key's stored values, as JSON.
+    Column("key", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    # Stored values by column, as JSON; None where there are none.
+    Column("old", Text),
+    Column("new", Text),
+    # Names of sensitive columns that changed, as JSON.
+    Column("hidden", Text, nullable=False),
+    # Whose it is, where a database numbers its transactions; else 0.
+    Column("transaction", BigInteger, nullable=False),
+    Column("at", _Time, nullable=False),
+    Index("earnorm_capture_key", "subject", "key"),
+    Index("earnorm_capture_transaction", "transaction"),
+    sqlite_autoincrement=True,
 )
 
 schema = Table(

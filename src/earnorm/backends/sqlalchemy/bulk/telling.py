@@ -168,7 +168,9 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
         if (record := records.get(fact.row.key)) is not None:
             _bring_up(record, fact.row)
     if bus.observed or any(ear.loads for ear in ears.values()):
-        happened = [o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key))) is not None]
+        happened = [
+            o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key), outbox)) is not None
+        ]
     else:
         # The log alone: nobody in this process is handed anything.
         happened = [_bare(fact) for fact in heard]
@@ -186,11 +188,12 @@ def _ears(session: Session, model: Model, kind: Kind) -> _Ears:
     return _Ears(hears(session, [model], kind), _loads(model, kind))
 
 
-def _happened(session: Session, fact: Fact, record: Any) -> Occurrence | None:
+def _happened(session: Session, fact: Fact, record: Any, outbox: ConnectionOutbox) -> Occurrence | None:
     model = fact.row.mapping
     bus = model.bus
     occurrence = _occurrence(fact, record, session)
     if bus.observed and bus.watch.silences(occurrence):
+        outbox.muted.add(occurrence.key)
         return None
     occurrence.handlers = bus.plans.now(model.cls, fact.kind, fact.changes)
     if model.info.bubbles_to is not None:

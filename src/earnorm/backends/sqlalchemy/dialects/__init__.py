@@ -33,8 +33,8 @@ class Dialect(Protocol):
     locks_rows: bool
     guards: Sequence[str]
 
-    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add `rows` to the log, in a transaction that is about to commit."""
+    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
+        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write."""
         ...
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -16,7 +16,13 @@ from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGG
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 
-__all__ = ["PostgreSQL"]
+__all__ = ["CAPTURED", "PostgreSQL"]
+
+CAPTURED = "earnorm.captured"
+"""The setting by which triggers on captured tables say, for one transaction, that they saw it write."""
+
+# The append itself brings it back: asking for it alone would cost every commit a round trip.
+_IS_CAPTURED = f"coalesce(current_setting('{CAPTURED}', true) = 'y', false)"
 
 _IDLE = "idle_in_transaction_session_timeout"
 # A client that died between append and COMMIT must not hold the horizon for hours. A shorter limit of the user's stays.
@@ -59,8 +65,9 @@ class PostgreSQL:
 
     # --- writing ---
 
-    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING}")
+    def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
+        found = self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING} RETURNING {_IS_CAPTURED}")
+        return found is not None and bool(found.fetchone()[0])
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         self._insert(connection, table, rows, "")
@@ -69,13 +76,14 @@ class PostgreSQL:
         # Sorted, or two processes that add the same rows in opposite orders wait for each other.
         self._insert(connection, table, sorted(rows), " ON CONFLICT DO NOTHING")
 
-    def _insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], tail: str) -> None:
+    def _insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], tail: str) -> Any:
         """One statement, and one of two texts, however many rows there are. Never executemany: a lock for each row."""
         if len(rows) == 1:
             # As most appends are, and half the time of a list of one.
-            connection.exec_driver_sql(self._text(table, tail, alone=True), rows[0])
-        elif rows:
-            connection.exec_driver_sql(self._text(table, tail, alone=False), _columns(rows))
+            return connection.exec_driver_sql(self._text(table, tail, alone=True), rows[0])
+        if rows:
+            return connection.exec_driver_sql(self._text(table, tail, alone=False), _columns(rows))
+        return None
 
     def _compose(self, table: Table, tail: str, *, alone: bool) -> str:
         given = [column for column in table.c if column is not table.autoincrement_column]

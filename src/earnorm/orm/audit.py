@@ -1,0 +1,182 @@
+"""An audit: the log's events of a model, folded, beside the rows of its table; what differs changed unseen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.orm import Mapper
+
+from earnorm.backends.sqlalchemy.capture.changes import read_values
+from earnorm.backends.sqlalchemy.capture.rows import peek
+from earnorm.backends.sqlalchemy.dialects import READONLY
+from earnorm.backends.sqlalchemy.history import Line, histories, last_lines, row_pages, there
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.codec import decode
+from earnorm.errors import UnmappedModel
+from earnorm.occurrence import key_of
+from earnorm.orm.captures import Captures
+
+__all__ = ["Audit", "Drift"]
+
+_VERBS = ("created", "updated", "trashed", "restored", "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A record whose row is not what the log says.
+
+    kind      "differs"; "missing": the log knows of no deletion, and there is no row; "extra": of one, and there is
+    fields    of one that differs: by field, the logged value and the table's
+    position  of the record's last event in the log; the row was changed unseen after `at`, when that happened
+    """
+
+    key: str
+    kind: Literal["differs", "missing", "extra"]
+    position: int
+    at: datetime
+    fields: dict[str, tuple[Any, Any]] = field(default_factory=dict[str, tuple[Any, Any]])
+
+
+class Audit:
+    """What `db.audit(Order)` returns: iterating it makes the comparison and gives each Drift as it is found.
+
+    It reads one snapshot of the database, in pages, whatever the table's size. Afterwards `rows` says how many rows
+    there were, `unlogged` how many of them the log knows nothing of, since they are older or were written unseen.
+    """
+
+    def __init__(self, model: type, engine: Engine, captures: Captures) -> None:
+        found = mapping_of(model)
+        if found is None:
+            raise UnmappedModel(model.__name__)
+        self._mapper: Mapper[Any] = inspect(model)
+        self._engine = engine
+        self._captures = captures
+        self.rows = 0
+        self.unlogged = 0
+        self.drifted = 0
+
+    def __iter__(self) -> Iterator[Drift]:
+        self.rows = self.unlogged = self.drifted = 0
+        while self._captures.take():
+            pass
+        with self._snapshot() as connection:
+            waiting = self._waiting(connection)
+            for mapper in self._mapper.self_and_descendants:
+                mapping = mapping_of(mapper.class_)
+                if mapping is not None:
+                    yield from self._counted(self._of_rows(connection, mapper, mapping, waiting))
+                    yield from self._counted(self._of_log(connection, mapper, mapping, waiting))
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        options: dict[str, Any] = dict(READONLY)
+        if self._engine.dialect.name == "postgresql":
+            options["isolation_level"] = "REPEATABLE READ"
+        with self._engine.execution_options(**options).begin() as connection:
+            yield connection
+
+    def _waiting(self, connection: Connection) -> set[tuple[Any, ...]]:
+        """Records whose captured changes are on their way into the log."""
+        base = mapping_of(self._mapper.base_mapper.class_)
+        target = self._captures.targets().get(base.info.subject) if base is not None else None
+        if target is None:
+            return set()
+        stored = [dict(zip(target.key, json.loads(key), strict=False)) for key in peek(connection, target.subject)]
+        is_sqlite = connection.dialect.name == "sqlite"
+        documents = [json.dumps([values] if is_sqlite else values) for values in stored]
+        values = read_values(connection, target, documents) if documents else []
+        return {tuple(row[name] for name in target.key) for row in values}
+
+    def _counted(self, drifts: Iterator[Drift]) -> Iterator[Drift]:
+        for drift in drifts:
+            self.drifted += 1
+            yield drift
+
+    # --- from the rows -----------------------------------------------------------------------
+
+    def _of_rows(
+        self, connection: Connection, mapper: Mapper[Any], mapping: Mapping, waiting: set[tuple[Any, ...]]
+    ) -> Iterator[Drift]:
+        subject, names = mapping.info.subject, _names(mapping)
+        for page in row_pages(connection, mapper, mapping.columns):
+            self.rows += len(page)
+            identities = [tuple(row[name] for name in mapping.primary_key) for row in page]
+            keys = [key_of(subject, identity) for identity in identities]
+            known = histories(connection, keys, names)
+            for row, identity, key in zip(page, identities, keys, strict=True):
+                lines = known.get(key)
+                if lines is None:
+                    self.unlogged += 1
+                elif identity not in waiting:
+                    yield from self._compared(connection, mapper, mapping, row, lines)
+
+    def _compared(
+        self, connection: Connection, mapper: Mapper[Any], mapping: Mapping, row: dict[str, Any], lines: list[Line]
+    ) -> Iterator[Drift]:
+        last = lines[-1]
+        if last.name.endswith(".deleted"):
+            yield Drift(last.key, "extra", last.position, last.at)
+            return
+        logged = _folded(lines)
+        fields = {
+            name: (logged[name], row[name])
+            for name in mapping.columns
+            if name in logged
+            and name not in mapping.info.sensitive
+            and not _agree(connection, mapper.columns[name].type, logged[name], row[name])
+        }
+        if fields:
+            yield Drift(last.key, "differs", last.position, last.at, fields)
+
+    # --- from the log ------------------------------------------------------------------------
+
+    def _of_log(
+        self, connection: Connection, mapper: Mapper[Any], mapping: Mapping, waiting: set[tuple[Any, ...]]
+    ) -> Iterator[Drift]:
+        for page in last_lines(connection, mapping.info.subject, _names(mapping)):
+            living = {_identity(line): line for line in page if not line.name.endswith(".deleted")}
+            found = there(connection, mapper, list(living)) if living else set[tuple[Any, ...]]()
+            for identity, line in living.items():
+                if identity not in found and identity not in waiting:
+                    yield Drift(line.key, "missing", line.position, line.at)
+
+
+def _names(mapping: Mapping) -> Sequence[str]:
+    return [f"{mapping.info.subject}.{verb}" for verb in _VERBS]
+
+
+def _identity(line: Line) -> tuple[Any, ...]:
+    return tuple(decode(line.data).get("identity", ()))
+
+
+def _folded(lines: list[Line]) -> dict[str, Any]:
+    """The record's last values that the log knows; a value that was left out of it is unknown from there on."""
+    values: dict[str, Any] = {}
+    for line in lines:
+        data = decode(line.data)
+        values |= data.get("payload", {})
+        values |= {name: pair[1] for name, pair in data.get("changes", {}).items()}
+        for name in (*data.get("omitted", ()), *data.get("hidden", ())):
+            values.pop(name, None)
+    return values
+
+
+def _agree(connection: Connection, kind: Any, logged: Any, stored: Any) -> bool:
+    if logged == stored:
+        return True
+    if logged is None or stored is None:
+        return False
+    # What was logged is what the program had set, and the column may have its own way of writing it.
+    bind = kind._cached_bind_processor(connection.dialect)
+    read = kind._cached_result_processor(connection.dialect, None)
+    try:
+        written = logged if bind is None else bind(logged)
+        return bool((written if read is None else read(written)) == stored)
+    except Exception:  # noqa: BLE001  a value that its own column would refuse is not the one that stands there
+        return False
