@@ -67,9 +67,9 @@ class Attachment:
     def _known(self, mapper, cls):
         info = ModelInfo(cls, f"{cls.__name__.lower().strip('_') or 'model'}_{next(self._numbers)}", _stored(mapper))
         info.handlers = self._handlers(info)
+        mapping.register(cls, info, self.bus, info.fields)
         # A bulk write can run no pre hook, and is refused to a model with some unless one event for all is enough.
         info.bulk = "batch" if any(handler.phase is Phase.BEFORE for handler in info.handlers) else "rows"
-        mapping.register(cls, info, self.bus, info.fields)
 
     def _handlers(self, info):
         if self.way == "quiet":

@@ -3,10 +3,12 @@
 It is unpacked into a folder that git ignores, and nothing of it is ours to keep.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import sqlalchemy
@@ -15,6 +17,8 @@ VERSION = sqlalchemy.__version__
 ROOM = Path(__file__).parent.parent.parent / ".cache" / "compat"
 FOLDER = ROOM / f"sqlalchemy-{VERSION}"
 
+# What needs an async driver, and tests nothing with another one.
+ASYNCHRONOUS = "test/ext/asyncio/"
 SHORT = (
     "test/orm/test_session.py",
     "test/orm/test_transaction.py",
@@ -73,10 +77,23 @@ def fetch():
 
 def run(modules, way, outcomes, jobs):
     """Run the modules with our hooks attached in this way ("none": without us); writes how each test ended."""
+    found = {"outcomes": {}, "calls": Counter()}
+    for driver in ("pysqlite", "aiosqlite"):
+        some = [module for module in modules if module.startswith(ASYNCHRONOUS) == (driver == "aiosqlite")]
+        part = outcomes.with_suffix(f".{driver}.json")
+        part.unlink(missing_ok=True)
+        _run(some, driver, way, part, jobs)
+        ended = json.loads(part.read_text())
+        found["outcomes"].update(ended["outcomes"])
+        found["calls"].update(ended["calls"])
+    outcomes.write_text(json.dumps(found))
+
+
+def _run(modules, driver, way, outcomes, jobs):
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--tb=short", "--strict-markers", "-o", "addopts="),
         *("--nomemory", "--notimingintensive", "--nomypy", "--maxfail=0"),
-        *("-p", "tests.compat.plugin", "-p", "warnings", "-p", "logging"),
+        *("--dburi", f"sqlite+{driver}:///:memory:", "-p", "tests.compat.plugin", "-p", "warnings", "-p", "logging"),
         # Ours, and what a suite that was written without them does not expect.
         *(
             word
