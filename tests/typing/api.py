@@ -272,11 +272,11 @@ def attaching() -> None:
 def other_programs(db: Database) -> None:
     assert_type(db.captures.install(Invoice, "orders"), list[str])
     assert_type(db.captures.remove(Invoice), list[str])
-    assert_type([found.state for found in db.captures.installed()], list[Literal["current", "stale", "unknown"]])
-    assert_type(
-        [(drift.key, drift.kind) for drift in db.audit(Invoice)],
-        list[tuple[str, Literal["differs", "missing", "extra"]]],
-    )
+    for found in db.captures.installed():
+        assert_type(found.state, Literal["current", "stale", "unknown"])
+    for drift in db.audit(Invoice):
+        assert_type(drift.kind, Literal["differs", "missing", "extra"])
+        assert_type(drift.fields, dict[str, tuple[Any, Any]])
     db.captures.install(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
 
 
