@@ -93,3 +93,19 @@ def test_audit_of_no_model_ends_with_two(shop):
 
     assert 2 == told.exit_code
     assert "'invoices' is no model of the application; its models: order" in told.stderr
+
+
+def test_the_commands_deliver_nothing(tmp_path, monkeypatch):
+    """An application on SQLite has a worker of its own; a command must not become one more."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = textwrap.dedent(SHOP.format(url=f"sqlite:///{tmp_path}/quiet.db"))
+    (tmp_path / "quiet_shop.py").write_text(source)
+    shop = __import__("quiet_shop")
+    run("db", "upgrade", app(shop))
+    with shop.db.before_ready() as connection:
+        shop.Order.metadata.create_all(connection)
+
+    assert "orders: captured" in run("capture", "install", app(shop), "orders").stdout
+    assert 0 == run("audit", app(shop), "orders").exit_code
+    assert "not running" in repr(shop.db.worker)

@@ -579,3 +579,45 @@ def folded(events):
             case _:
                 del found[event.key]
     return found
+
+
+def test_programs_and_sessions_that_write_at_once_leave_an_unbroken_chain(Order, url):
+    """Each event's old value is the last one's new value, and the last one's is the row's: none lost, none twice."""
+    failures = []
+
+    def run(work):
+        try:
+            work()
+        except Exception as error:
+            failures.append(error)
+
+    def elsewhere():
+        with driver(url) as connection:
+            for number in range(40):
+                write(
+                    connection,
+                    f"UPDATE orders SET status = 'e{number}-{threading.get_ident()}' WHERE id = {number % 2}",
+                )
+
+    def here():
+        for number in range(40):
+            with db.session() as session, session.begin():
+                order = session.get(Order, number % 2, with_for_update=True)
+                order.status = f"h{number}-{threading.get_ident()}"
+                session.flush()
+                if number % 3 == 0:
+                    session.execute(text(f"UPDATE orders SET status = status || '!' WHERE id = {number % 2}"))
+
+    with connect(url, worker=True) as db, driver(url) as look:
+        db.captures.install(Order)
+        for number in range(2):
+            Order(id=number, status="new").save()
+        threads = [threading.Thread(target=run, args=(work,)) for work in (elsewhere, elsewhere, here, here)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+        assert [] == failures
+        assert table(look) == folded(told(db))
+        assert 162 == len(log(db))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 from uuid import UUID
 
 from sqlalchemy import ColumnElement
@@ -267,6 +267,17 @@ def attaching() -> None:
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
     connect("sqlite://", log="subscribed")
+
+
+def other_programs(db: Database) -> None:
+    assert_type(db.captures.install(Invoice, "orders"), list[str])
+    assert_type(db.captures.remove(Invoice), list[str])
+    for found in db.captures.installed():
+        assert_type(found.state, Literal["current", "stale", "unknown"])
+    for drift in db.audit(Invoice):
+        assert_type(drift.kind, Literal["differs", "missing", "extra"])
+        assert_type(drift.fields, dict[str, tuple[Any, Any]])
+    db.captures.install(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
 
 
 # --- frameworks ---

@@ -34,6 +34,7 @@ class Captures:
         self._log = log
         self._ready = ready
         self._known = (-1, dict[str, Target]())
+        self._met = set[str]()
 
     # --- which tables ------------------------------------------------------------------------
 
@@ -96,18 +97,21 @@ class Captures:
 
     # --- by our own transaction --------------------------------------------------------------
 
+    def expects(self, told: Sequence[Occurrence]) -> bool:
+        """Whether triggers saw records of these kinds written before."""
+        return bool(self._met) and any(one.info is not None and one.info.subject in self._met for one in told)
+
     def settle_own(
         self, connection: Connection, told: Sequence[Occurrence], muted: Collection[str]
-    ) -> tuple[list[Occurrence], list[Occurrence]] | None:
-        """What triggers saw of this transaction, made one with what its Sessions told; None if they saw nothing.
+    ) -> tuple[list[Occurrence], list[Occurrence]]:
+        """What triggers saw of this transaction, made one with what its Sessions told.
 
         Returns events of others, whose place is before it, and then its own.
         """
         known = self.targets()
         before, own = take_own(connection, known)
-        if not own:
-            return None
         seen = {found.key: found for found in told_by(connection, known, own, whole=True)}
+        self._met.update(key.partition(":")[0] for key in seen)
         joined: list[Occurrence] = []
         for occurrence in told:
             found = seen.pop(occurrence.key, None) if occurrence.kind != "event" else None

@@ -137,26 +137,23 @@ class DatabaseLog:
         if not all(map(self._keeps, told)):
             self.look(connection)
             kept = [occurrence for occurrence in told if self._keeps(occurrence)]
+        if muted or self.captures.expects(kept):
+            return self._append_joined(transaction, kept, muted)
         entries = self._entries(kept)
-        if (kept and transaction.append_meeting(entries)) or muted:
-            return self._with_captured(transaction, kept, entries, muted)
+        if kept and transaction.append_meeting(entries):
+            # The first such transaction of this process. Its place is behind what it may now have to wait for.
+            transaction.take_back(entries)
+            return self._append_joined(transaction, kept, muted)
         return kept
 
-    def _with_captured(
-        self,
-        transaction: SQLAlchemyTransaction,
-        told: Sequence[Occurrence],
-        entries: Sequence[Entry],
-        muted: set[str],
+    def _append_joined(
+        self, transaction: SQLAlchemyTransaction, told: Sequence[Occurrence], muted: set[str]
     ) -> Sequence[Occurrence]:
-        """Triggers saw this transaction write: in place of what was told, what was told and seen, as one."""
-        found = self.captures.settle_own(transaction.connection, told, muted)
-        if found is None:
-            return told
-        before, joined = found
-        transaction.take_back(entries)
-        transaction.append(self.entries([*before, *joined]))
-        return joined
+        """Append what was told of this transaction and what triggers saw of it, as one."""
+        before, joined = self.captures.settle_own(transaction.connection, told, muted)
+        kept = [occurrence for occurrence in joined if self._keeps(occurrence)]
+        transaction.append([*self.entries(before), *self._entries(kept)])
+        return kept
 
     def entries(self, occurrences: Sequence[Occurrence]) -> list[Entry]:
         """Of those of the events that are kept."""

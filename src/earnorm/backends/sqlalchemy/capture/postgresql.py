@@ -157,7 +157,8 @@ def stored_values(connection: Connection, target: Target, documents: list[str]) 
         ),
         {"documents": f"[{', '.join(documents)}]"},
     )
-    types = {name: part[1] for name, part in zip(names, found.cursor.description, strict=True)}
+    cursor: Any = found.cursor
+    types = {name: part[1] for name, part in zip(names, cursor.description, strict=True)}
     kept = [json.loads(document).keys() for document in documents]
     rows = [dict(zip(names, row, strict=True)) for row in found]
     return [({name: row[name] for name in there if name in row}, types) for row, there in zip(rows, kept, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, Select, delete, literal_column, select, tuple_
+from sqlalchemy import BigInteger, Connection, Select, delete, literal_column, select, tuple_
 
 from earnorm.backends.sqlalchemy.capture import sqlite
 from earnorm.backends.sqlalchemy.capture.postgresql import OWN_TRANSACTION, try_alone
@@ -67,17 +67,21 @@ def take_own(connection: Connection, subjects: Collection[str]) -> tuple[list[Ca
     Those of others were committed before, so they come first. If a worker is turning them into events just now, it is
     waited for, so that its events have the lower positions.
     """
-    record = tuple_(capture.c.subject, capture.c.key)
     own = capture.alias("own")
     if connection.dialect.name == "sqlite":
-        is_own = own.c.id > sqlite.committed(connection)
+        last = sqlite.committed(connection)
+        is_own, is_own_row = own.c.id > last, capture.c.id > last
     else:
-        is_own = own.c.transaction == literal_column(OWN_TRANSACTION)
+        number = literal_column(OWN_TRANSACTION, BigInteger)
+        is_own, is_own_row = own.c.transaction == number, capture.c.transaction == number
     records = select(own.c.subject, own.c.key).where(is_own, own.c.subject.in_(subjects))
-    rows = _rows(connection, _ROW.where(record.in_(records)), skip_locked=False)
-    ids = set(connection.scalars(select(own.c.id).where(is_own)))
-    _remove(connection, rows)
-    return [row for row in rows if row.id not in ids], [row for row in rows if row.id in ids]
+    statement = _ROW.add_columns(is_own_row).where(tuple_(capture.c.subject, capture.c.key).in_(records))
+    before: list[Captured] = []
+    ours: list[Captured] = []
+    for *row, mine in connection.execute(statement.with_for_update()):
+        (ours if mine else before).append(Captured(*row))
+    _remove(connection, [*before, *ours])
+    return before, ours
 
 
 def _rows(connection: Connection, statement: Select[Any], *, skip_locked: bool) -> list[Captured]:

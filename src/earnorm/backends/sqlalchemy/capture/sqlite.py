@@ -171,6 +171,8 @@ def committed(connection: Connection) -> int:
     Only another connection sees what is committed and not what is ours. It reads, in WAL mode, whoever writes.
     """
     with closing(sqlite3.connect(_file_of(connection), isolation_level=None)) as other:
+        if other.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone() is None:
+            return 0  # even our tables are not committed yet
         row = other.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (tables.capture.name,)).fetchone()
     return row[0] if row else 0
 
