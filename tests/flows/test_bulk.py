@@ -4,7 +4,20 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Column, Computed, ForeignKey, Integer, String, Table, delete, event, func, insert, select, update
+from sqlalchemy import (
+    Column,
+    Computed,
+    ForeignKey,
+    Integer,
+    String,
+    Table,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, with_loader_criteria
@@ -750,3 +763,50 @@ def test_a_statement_that_puts_rows_into_the_trash_says_so(db):
     execute(db, update(Page), [{"id": 1, "trashed_at": None}])
 
     assert ["page.created", "page.trashed", "page.restored"] == names(db)
+
+
+def test_a_bulk_method_writes_nothing_else_that_is_dirty(db):
+    """Telling of it ended a subtransaction, whose end flushed the Session: another record was written too early."""
+    User = make_user()
+    ada, eve = (User(name=name, email=f"{name}@example.com").save() for name in ("Ada", "Eve"))
+
+    with db.session() as session:
+        ada, eve = session.get(User, ada.id), session.get(User, eve.id)
+        ada.name, eve.name = "Ada L.", "Eve M."
+        session.bulk_save_objects([ada])
+
+        assert [eve] == [record for record in session.dirty if record is eve]
+        session.rollback()
+
+
+def test_a_class_that_was_unmapped_since_is_passed_over(db):
+    class Base(DeclarativeBase):
+        pass
+
+    class Passing(DeclarativeBase):
+        metadata = Base.metadata
+
+    class Whole(Base):
+        __tablename__ = "wholes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+        @post_delete
+        def gone(self): ...
+
+    class Part(Passing):
+        __tablename__ = "parts"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        whole_id: Mapped[int] = mapped_column(ForeignKey("wholes.id", ondelete="CASCADE"))
+
+    earnorm.attach(Base)
+    earnorm.attach(Passing)
+    Base.metadata.create_all(db.engine)
+    Passing.registry.dispose()
+
+    with db.session() as session:
+        session.add(whole := Whole(id=1))
+        session.commit()
+        session.delete(whole)
+        session.commit()
+
+        assert session.get(Whole, 1) is None

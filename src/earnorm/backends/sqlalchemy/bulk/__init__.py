@@ -242,6 +242,8 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
     else:
         _bulk_save_mappings(session, mapper, values, **options)
         facts = []
+    if not facts and model.info.bulk != "batch":
+        return
     connection = session.connection(bind_arguments={"mapper": mapper})
     with vetoable(session):
         if model.info.bulk == "batch":

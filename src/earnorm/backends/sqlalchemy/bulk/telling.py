@@ -146,7 +146,12 @@ def vetoable(session: Session) -> Iterator[None]:
     except BaseException:
         transaction.rollback(_capture_exception=True)
         raise
-    transaction.commit()
+    # As at the end of a flush: what else is dirty in the Session is not written sooner for this.
+    flushing, session._flushing = session._flushing, True
+    try:
+        transaction.commit()
+    finally:
+        session._flushing = flushing
 
 
 def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence[Fact], gone: Records) -> None:
