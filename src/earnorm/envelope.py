@@ -62,8 +62,7 @@ def encode_all_changes(
         payloads = [{name: value for name, value in each.items() if name not in hidden} for each in payloads]
     written = encode_records(identities, payloads, changes, refer=refer)
     return [
-        encode_change(*part, refer, hidden) if data is None else data
-        for data, part in zip(written, parts, strict=True)
+        encode_change(*part, refer, hidden) if data is None else data for data, part in zip(written, parts, strict=True)
     ]
 
 

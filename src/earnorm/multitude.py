@@ -54,6 +54,7 @@ class Multitude:
         info: ModelInfo,
         identities: Sequence[tuple[Any, ...]],
         payloads: Sequence[Mapping[str, Any]],
+        *,
         changes: Sequence[Changes] = (),
         subjects: Sequence[Any] = (),
     ) -> None:
@@ -92,8 +93,8 @@ class Multitude:
             self.info,
             list(compress(self.identities, chosen)),
             list(compress(self.payloads, chosen)),
-            list(compress(self.changes, chosen)),
-            list(compress(self.subjects, chosen)),
+            changes=list(compress(self.changes, chosen)),
+            subjects=list(compress(self.subjects, chosen)),
         )
         some.database, some.link, some.tenant, some.at = self.database, self.link, self.tenant, self.at
         return some

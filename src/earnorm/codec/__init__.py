@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from earnorm.codec._read import Reader
+from earnorm.codec._together import written_together
 from earnorm.codec._words import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -33,7 +34,6 @@ from earnorm.codec._words import (
     register_type,
     too_large,
 )
-from earnorm.codec._together import written_together
 from earnorm.codec._write import Writer
 from earnorm.errors import PayloadError
 

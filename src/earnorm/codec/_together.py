@@ -1,4 +1,4 @@
-"""Many records alike → their JSON, written together: what a value needs is seen by its column, and each is encoded in C."""
+"""Many records alike → their JSON, written together: what a value needs is seen by its column."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def written_together(
     """The data of each, as `encode_record` writes it; None where one of them takes a closer look."""
     writer = Writer(refer)
     try:
-        records = zip(
-            _rows(identities, writer), _members(payloads, writer), _pairs(changes, writer), strict=True
-        )
+        records = zip(_rows(identities, writer), _members(payloads, writer), _pairs(changes, writer), strict=True)
         written = _to_lines([{"identity": i, "payload": p, "changes": c} for i, p, c in records])
     except (Refusal, UnicodeEncodeError):
         return None

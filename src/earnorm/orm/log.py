@@ -203,9 +203,7 @@ class DatabaseLog:
             return entry_of(occurrence.event, occurrence.data)
         hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
         event = occurrence.event
-        return entry_of(
-            event, encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden)
-        )
+        return entry_of(event, encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden))
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:

@@ -65,7 +65,7 @@ def _record(session: Session, context: UOWTransaction, alike: Sequence[Written])
         mapping.info,
         [mapping.identity(change.state) for change in alike],
         [change.values or {} for change in alike],
-        [change.changes for change in alike] if first.kind in CHANGING else (),
-        [change.record for change in alike],
+        changes=[change.changes for change in alike] if first.kind in CHANGING else (),
+        subjects=[change.record for change in alike],
     )
     outbox_in(session, context, first.state, mapping).record_many(many)

@@ -77,9 +77,9 @@ def differences(before: Row, after: Row) -> dict[str, Change]:
     """Fields whose value is another one now."""
     old = before.values
     return {
-        name: Change(old[name], value)
+        name: Change(was, value)
         for name, value in after.values.items()
-        if name in old and old[name] is not value and not (type(old[name]) is type(value) and old[name] == value)
+        if (was := old.get(name, value)) is not value and not (type(was) is type(value) and was == value)
     }
 
 
@@ -161,7 +161,10 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
     """
     kinds: set[Kind] = {fact.kind for fact in facts}
     ears = {(model.cls, kind): _ears(session, model, kind) for model in shape.known for kind in kinds}
-    heard = [fact for fact in facts if ears[fact.row.mapping.cls, fact.kind].heard]
+    if all(ear.heard for ear in ears.values()):
+        heard = facts
+    else:
+        heard = [fact for fact in facts if ears[fact.row.mapping.cls, fact.kind].heard]
     if not heard:
         return
     bus = heard[0].row.mapping.bus
@@ -196,7 +199,7 @@ def _record_for_log(outbox: ConnectionOutbox, facts: Sequence[Fact]) -> None:
             model.info,
             [row.key for row in rows],
             [row.values for row in rows],
-            [fact.changes for fact in some] if kind in CHANGING else (),
+            changes=[fact.changes for fact in some] if kind in CHANGING else (),
         )
         outbox.record_many(many)
 

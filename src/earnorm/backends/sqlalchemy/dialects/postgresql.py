@@ -134,7 +134,8 @@ class PostgreSQL:
         columns["data"] = "substring(shared.all_data FROM each.start FOR each.size)"
         columns["correlation_id"] = f"coalesce(shared.correlation_id, {columns['id']})"
         return (
-            f"WITH appended AS (INSERT INTO {tables.log.name} ({', '.join(map(quote, names))}) SELECT {', '.join(columns.values())} "  # noqa: S608  names of ours
+            f"WITH appended AS (INSERT INTO {tables.log.name} ({', '.join(map(quote, names))}) "  # noqa: S608  names of ours
+            f"SELECT {', '.join(columns.values())} "
             f"FROM (SELECT {', '.join(shared)}, {data}::bytea AS all_data) AS shared "
             f"CROSS JOIN ROWS FROM (json_array_elements_text({keys}::text::json), unnest({sizes}::text::int[]), "
             f"unnest({starts}::text::int[])) WITH ORDINALITY AS each (key, size, start, number) "
