@@ -6,7 +6,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import JSON, LargeBinary, Numeric, Uuid, delete, insert, update
+from sqlalchemy import JSON, LargeBinary, Numeric, Uuid, delete, insert, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import earnorm
@@ -32,15 +32,15 @@ def User():
 
 @pytest.fixture
 def together(monkeypatch):
-    """How many entries each `append_many` was handed."""
+    """How many entries each append of many alike was handed."""
     sizes = []
-    real = SQLAlchemyTransaction.append_many
+    real = SQLAlchemyTransaction.append_many_meeting
 
-    def append_many(self, entries):
+    def append_many_meeting(self, entries):
         sizes.append(len(entries))
-        real(self, entries)
+        return real(self, entries)
 
-    monkeypatch.setattr(SQLAlchemyTransaction, "append_many", append_many)
+    monkeypatch.setattr(SQLAlchemyTransaction, "append_many_meeting", append_many_meeting)
     return sizes
 
 
@@ -303,6 +303,22 @@ def test_captured_and_muted_ones_are_looked_at_one_by_one(db, User, together):
 
     assert ([], 12, 12) == (together, len(seen), len(log(db)))
     assert [event.id for event in log(db)] == [event.id for event in seen]
+
+
+def test_what_triggers_saw_as_well_is_told_once(db, User, together):
+    db.captures.install(User)
+    with db.session() as session:
+        session.execute(insert(User), DOZEN)
+        session.execute(text("UPDATE users SET name = 'raw' WHERE id = 3"))
+        session.commit()
+
+    found = log(db)
+
+    assert [12] == together
+    assert [(f"user:{n}", "raw" if n == 3 else f"n{n - 1}") for n in range(1, 13)] == [
+        (event.key, event.payload["name"]) for event in found
+    ]
+    assert 12 == len({event.id for event in found})
 
 
 def test_telemetry_of_the_commit_tells_each_under_the_id_in_the_log(db, User, together):
