@@ -162,6 +162,19 @@ def test_two_writes_of_the_same_rows_are_one_event_each(db, User, together):
     assert [{"visits": (0, 2)}] * 12 == [pairs(event) for event in log(db)[12:]]
 
 
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_handler_after_the_commit_gets_a_record_that_a_bulk_write_changed_unseen(db, User, count):
+    seen = []
+    event_handler("user.created", delivery="after_commit")(lambda user: seen.append((user.id, user.visits)))
+    with db.session() as session:
+        session.add_all(User(name="n") for _ in range(count))
+        session.flush()
+        session.execute(update(User).values(visits=7))
+        session.commit()
+
+    assert [(n, 7) for n in range(1, count + 1)] == seen
+
+
 def test_what_came_back_to_where_it_began_is_nothing(db, User):
     execute(db, (insert(User), DOZEN))
     execute(db, (update(User).values(visits=1),), (update(User).values(visits=0),))

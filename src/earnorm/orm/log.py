@@ -221,7 +221,7 @@ class DatabaseLog:
 
     def refresh(self, occurrence: Occurrence) -> Occurrence | None:
         """For a handler after the commit: the record as it is now; None (told as skipped) if it is gone."""
-        found = mappings.mapping_of(type(occurrence.subject))
+        found = mappings.mapping_of(_class_of(occurrence))
         if found is None:
             return occurrence
         if occurrence.kind == "deleted":
@@ -261,3 +261,10 @@ class DatabaseLog:
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
         with self.store.noticing_loss(), self._reading() as session:
             return load(session, found, identity)
+
+
+def _class_of(occurrence: Occurrence) -> type[Any]:
+    """Of its subject, or of the record that a bulk write changed unseen."""
+    if occurrence.subject is None and occurrence.info is not None and occurrence.kind != "event":
+        return occurrence.info.cls
+    return type(occurrence.subject)
