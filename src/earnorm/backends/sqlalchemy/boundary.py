@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -20,48 +20,19 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
 
+from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
-from earnorm.clock import Clock
 from earnorm.composition import compose
 from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, BindNotConnected
 from earnorm.handler import Handler, Phase
 from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
-from earnorm.registry import ModelInfo
 from earnorm.telemetry import HandlerFailed, tell
 from earnorm.tenant import acting_for
 
-__all__ = ["Log", "connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
-
-
-class Log(Protocol):
-    """The database an engine belongs to: where its events are kept."""
-
-    name: str
-    bus: EventBus
-    clock: Clock
-
-    def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
-        """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
-        ...
-
-    def keeps_of(self, info: ModelInfo) -> bool:
-        """Whether it would keep any save or deletion of the model, as far as it knows who is subscribed."""
-        ...
-
-    def look(self, connection: Connection) -> None:
-        """See in the database who is subscribed by now."""
-        ...
-
-    def appended(self, happenings: Sequence[Happening]) -> None:
-        """They are committed: wake whoever waits for them."""
-        ...
-
-    def refresh(self, occurrence: Occurrence) -> Occurrence | None:
-        """The occurrence with its subject loaded anew, for a handler after the commit; None if the row is gone."""
-        ...
+__all__ = ["connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
 
 
 class ConnectionOutbox(Outbox):
