@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
 
 import pytest
 
-from earnorm._uuid7 import uuid7
+from earnorm._uuid7 import uuid7, uuid7s
 from earnorm.clock import Clock, SystemClock, VirtualClock
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -160,6 +161,13 @@ class TestUuid7:
         made = [uuid7() for _ in range(100_000)]
 
         assert sorted(set(made)) == made
+
+    def test_many_at_once_rise_among_single_ones(self):
+        made = [uuid7(), *(UUID(bytes=one) for one in uuid7s(10_000)), uuid7(), *map(UUID, map(bytes.hex, uuid7s(3)))]
+
+        assert sorted(set(made)) == made
+        assert {(7, "specified in RFC 4122")} == {(one.version, one.variant) for one in made}
+        assert [] == uuid7s(0)
 
     def test_threads_make_different_ones_each_rising(self):
         made: list[list] = [[] for _ in range(8)]

@@ -22,6 +22,7 @@ from earnorm.event import Event
 from earnorm.flow import Plans
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name
 from earnorm.lifecycle import flattened
+from earnorm.multitude import singly
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
 from earnorm.plan import Handle, Step, compile_plan, handle_of, when_call
@@ -299,7 +300,7 @@ class EventBus:
             here.outbox.emit(occurrence, self.caller, here.dispatcher)
         finally:
             _here.reset(token)
-        for happened in here.outbox.occurrences:
+        for happened in singly(here.outbox.happenings):
             self.run_after(happened)
         return handle_of(occurrence.event)
 

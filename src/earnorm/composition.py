@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from earnorm.event import NO_CHANGES, Change, Changes
+from earnorm.multitude import Happening, Multitude
 from earnorm.occurrence import CHANGING, Kind, Occurrence, recast
 
 __all__ = ["compose", "fold"]
 
 
-def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
+def compose(happenings: Sequence[Happening]) -> list[Happening]:
     """Lifecycle events of one transaction, one per record; custom events as they are.
 
     create+update = created with final values; update+update = updated, first old, last new; update+delete = deleted;
@@ -19,12 +22,15 @@ def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
     trashed or restored, by where it was first and is last. A creation or update stands where the record's first flush
     stood, a deletion where its last one did. An update that came back to where it began is nothing.
     """
-    if len(occurrences) == 1:
-        return list(occurrences)
-    placed: list[Occurrence | None] = []
+    if len(happenings) == 1:
+        return list(happenings)
+    placed: list[Happening | None] = []
     where: dict[str, int] = {}
     before: dict[str, Mapping[str, Any]] = {}
-    for occurrence in occurrences:
+    for occurrence in _apart(happenings):
+        if isinstance(occurrence, Multitude):
+            placed.append(occurrence)
+            continue
         if occurrence.kind == "event" or occurrence.key not in where:
             if occurrence.kind != "event":
                 where[occurrence.key] = len(placed)
@@ -32,7 +38,7 @@ def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
             continue
         index = where.pop(occurrence.key)
         earlier = placed[index]
-        assert earlier is not None
+        assert isinstance(earlier, Occurrence)
         folded = fold(earlier, occurrence, before.get(occurrence.key))
         if earlier.kind in CHANGING:
             # Deleted and made again, the record is compared with what it was before the transaction.
@@ -46,6 +52,27 @@ def compose(occurrences: Sequence[Occurrence]) -> list[Occurrence]:
         placed[index] = folded
         where[occurrence.key] = index
     return [o for o in placed if o is not None]
+
+
+def _apart(happenings: Sequence[Happening]) -> Iterable[Happening]:
+    """The same, with each multitude one by one that has a record of which there is more."""
+    if not any(isinstance(happening, Multitude) for happening in happenings):
+        return happenings
+    keys: list[str] = []
+    for happening in happenings:
+        if isinstance(happening, Multitude):
+            keys += happening.keys
+        elif happening.kind != "event":
+            keys.append(happening.key)
+    if len(set(keys)) == len(keys):
+        return happenings
+    more = {key for key, times in Counter(keys).items() if times > 1}
+    return chain.from_iterable(
+        happening.occurrences()
+        if isinstance(happening, Multitude) and not more.isdisjoint(happening.keys)
+        else (happening,)
+        for happening in happenings
+    )
 
 
 def fold(earlier: Occurrence, later: Occurrence, before: Mapping[str, Any] | None = None) -> Occurrence | None:

@@ -17,6 +17,7 @@ from earnorm.binding import Source, compile_call
 from earnorm.errors import Abort, AsyncHandlerUnderSync, EventLoopError, MissingPayload, StopPropagation
 from earnorm.event import Event, HasEvent, Running, _running
 from earnorm.handler import Handler, Phase
+from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.plan import noted
 from earnorm.portal import await_here, can_await
@@ -297,13 +298,13 @@ class Outbox:
     """The events of one transaction, in the order they happened."""
 
     def __init__(self) -> None:
-        self.occurrences: list[Occurrence] = []
+        self.happenings: list[Happening] = []
         self._savepoints: list[tuple[str, int]] = []
 
     # --- savepoints --------------------------------------------------------------------------
 
     def savepoint(self, name: str) -> None:
-        self._savepoints.append((name, len(self.occurrences)))
+        self._savepoints.append((name, len(self.happenings)))
 
     def release_savepoint(self, name: str) -> None:
         self._forget(name)
@@ -320,27 +321,31 @@ class Outbox:
         return 0
 
     def _drop(self, mark: int) -> None:
-        dropped = self.occurrences[mark:]
-        del self.occurrences[mark:]
+        dropped = self.happenings[mark:]
+        del self.happenings[mark:]
         if dropped and telemetry.wanted(telemetry.RolledBack):
-            for occurrence in dropped:
+            for occurrence in singly(dropped):
                 telemetry.tell(telemetry.RolledBack(occurrence.event))
 
-    def rollback(self) -> Sequence[Occurrence]:
+    def rollback(self) -> Sequence[Happening]:
         """The whole transaction went; returns what had happened in it."""
-        lost = self.occurrences[:]
+        lost = self.happenings[:]
         self._drop(0)
         return lost
 
     # --- recording ---------------------------------------------------------------------------
 
     def record(self, occurrence: Occurrence) -> None:
-        self.occurrences.append(occurrence)
+        self.happenings.append(occurrence)
         tell_emitted(occurrence)
+
+    def record_many(self, multitude: Multitude) -> None:
+        """Record what nobody hears of here: no handler, and no telemetry."""
+        self.happenings.append(multitude)
 
     def emit(self, occurrence: Occurrence, caller: Caller, dispatcher: Dispatcher) -> None:
         """Record an event and run its transaction handlers; if one raises, the event never was."""
-        mark, nested = len(self.occurrences), dispatcher.busy
+        mark, nested = len(self.happenings), dispatcher.busy
         self.record(occurrence)
         try:
             dispatcher.enqueue(caller, occurrence, self)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_values
+from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_records, encode_values
 from earnorm.errors import PayloadError
-from earnorm.event import Change, Entry, Event, Origin
+from earnorm.event import Change, Changes, Entry, Event, Origin
 
-__all__ = ["encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "origin_of"]
+__all__ = ["encode_all_changes", "encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "origin_of"]
 
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
@@ -20,25 +20,50 @@ def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: R
         raise PayloadError(error.path.removeprefix("payload."), error.value, error.why) from None
 
 
-def encode_change(event: Event, identity: Sequence[Any], refer: Refer, hidden: Collection[str] = ()) -> bytes:
+def encode_change(
+    identity: Sequence[Any],
+    payload: Mapping[str, Any],
+    changes: Changes,
+    refer: Refer,
+    hidden: Collection[str] = (),
+) -> bytes:
     """The data of a lifecycle event. It never refuses: what cannot be kept is left out, its name in "omitted".
 
     The name of a hidden (sensitive) or omitted field is kept among the changes, its values are not.
     """
     if not hidden:
-        plain = encode_record(identity, event.payload, event.changes, refer=refer)
+        plain = encode_record(identity, payload, changes, refer=refer)
         if plain is not None:
             return plain
-    payload = {name: value for name, value in event.payload.items() if name not in hidden}
-    changes = {name: [change.old, change.new] for name, change in event.changes.items() if name not in hidden}
-    silent = [name for name in event.changes if name in hidden]
-    data: dict[str, Any] = {"identity": list(identity), "payload": payload, "changes": changes}
+    seen = {name: value for name, value in payload.items() if name not in hidden}
+    pairs = {name: [change.old, change.new] for name, change in changes.items() if name not in hidden}
+    silent = [name for name in changes if name in hidden]
+    data: dict[str, Any] = {"identity": list(identity), "payload": seen, "changes": pairs}
     if silent:
         data["hidden"] = silent
     try:
         return encode(data, refer=refer)
     except PayloadError:
         return _encode_what_fits(data, refer)
+
+
+def encode_all_changes(
+    identities: Sequence[Sequence[Any]],
+    payloads: Sequence[Mapping[str, Any]],
+    changes: Sequence[Changes],
+    refer: Refer,
+    hidden: frozenset[str] = frozenset(),
+) -> list[bytes]:
+    """`encode_change` of each of many records."""
+    parts = zip(identities, payloads, changes, strict=True)
+    if hidden and not all(map(hidden.isdisjoint, changes)):
+        return [encode_change(*part, refer, hidden) for part in parts]
+    if hidden:
+        payloads = [{name: value for name, value in each.items() if name not in hidden} for each in payloads]
+    written = encode_records(identities, payloads, changes, refer=refer)
+    return [
+        encode_change(*part, refer, hidden) if data is None else data for data, part in zip(written, parts, strict=True)
+    ]
 
 
 def _encode_what_fits(data: dict[str, Any], refer: Refer) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ __all__ = [
     "NO_PAYLOAD",
     "Change",
     "Changes",
+    "Entries",
     "Entry",
     "Event",
     "Origin",
@@ -169,6 +170,45 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     version: int = 1
     position: int = 0
+
+
+class Entries(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries that differ in id, key and data alone: a column of each, and what they share once.
+
+    An id is its sixteen bytes. Without a `correlation_id` each is the first of its chain.
+    """
+
+    ids: Sequence[bytes]
+    keys: Sequence[str]
+    data: Sequence[bytes]
+    name: str
+    subject: str
+    at: datetime
+    correlation_id: UUID | None = None
+    causation_id: UUID | None = None
+    depth: int = 0
+    tenant: str | None = None
+    version: int = 1
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Entry]:
+        for sixteen, key, data in zip(self.ids, self.keys, self.data, strict=True):
+            made = UUID(bytes=sixteen)
+            yield Entry(
+                id=made,
+                name=self.name,
+                subject=self.subject,
+                key=key,
+                data=data,
+                at=self.at,
+                correlation_id=self.correlation_id or made,
+                causation_id=self.causation_id,
+                depth=self.depth,
+                tenant=self.tenant,
+                version=self.version,
+            )
 
 
 class HasEvent(Protocol):

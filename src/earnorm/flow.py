@@ -23,7 +23,7 @@ class Flow:
     simple         pre hooks, and all who hear it, take nothing but their subject and run inside the transaction
     simple_after   so do all who hear it
     always         who hears it inside the transaction, whatever fields it changes
-    phases         when those who hear it run, once its SQL is done
+    logged         who hears it once its SQL is done, if anybody, does so from a log: nobody is handed it here
     """
 
     name: str
@@ -33,7 +33,7 @@ class Flow:
     simple: bool
     simple_after: bool
     always: tuple[Handler, ...]
-    phases: frozenset[Phase]
+    logged: bool
 
 
 class Plans:
@@ -79,7 +79,7 @@ class Plans:
             simple=simple_after and all(map(self._takes_subject_only, before)),
             simple_after=simple_after,
             always=() if kind in CHANGING else self.now(cls, kind),
-            phases=frozenset(handler.phase for handler in (*after, *later)),
+            logged=info.bubbles_to is None and {handler.phase for handler in (*after, *later)} <= {Phase.DURABLE},
         )
 
     def _takes_subject_only(self, handler: Handler) -> bool:

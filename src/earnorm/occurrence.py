@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
+from uuid import UUID
 
 from msgspec import structs
 
@@ -105,6 +106,10 @@ class Occurrence:
         if found is None:
             found = self._event = self._make()
         return found
+
+    def identify(self, id_: UUID) -> None:
+        """Its event has this id, by which it is known elsewhere already."""
+        self._event = structs.replace(self._make(), _id=id_)
 
     def _make(self) -> Event:
         return Event(self.name, self.subject, self.payload, self.changes, self.key, self._origin(), _at=self.at)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from earnorm.delivery import Delivery
-from earnorm.event import Entry
+from earnorm.event import Entries, Entry
 
 __all__ = ["Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
 
@@ -75,6 +75,10 @@ class Transaction(Protocol):
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Add `entries` to the log, in order, in one statement. Their `position` is the store's to give."""
+        ...
+
+    def append_many(self, entries: Entries) -> None:
+        """`append`, for entries that share all but their id, key and data: each of those is written once."""
         ...
 
     def subscribe(self, names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from earnorm import telemetry
 from earnorm.backends.sqlalchemy import boundary, flushing, mapping, opening
 from earnorm.bus import EventBus
 from earnorm.handler import Options, Phase, make_handler
+from earnorm.multitude import singly
 from earnorm.registry import ModelInfo
 
 WAYS = ("quiet", "hooks", "events", "log")
@@ -122,11 +123,11 @@ class CountingLog:
         return True
 
     def append(self, connection, occurrences):
-        self._calls["appended"] += len(occurrences)
+        self._calls["appended"] += sum(1 for _ in singly(occurrences))
         return occurrences
 
     def appended(self, occurrences):
-        self._calls["committed"] += len(occurrences)
+        self._calls["committed"] += sum(1 for _ in singly(occurrences))
 
     def refresh(self, occurrence):
         return occurrence

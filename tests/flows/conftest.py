@@ -25,6 +25,7 @@ ON_EACH = {
     "test_inherited_tables",
     "test_kept",
     "test_models",
+    "test_multitude",
     "test_other_listeners",
     "test_ownership",
     "test_phases",

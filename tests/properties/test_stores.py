@@ -15,9 +15,11 @@ from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_e
 from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
 from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
+from earnorm.backends.sqlalchemy.tables import SHARED_COLUMNS
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
+from earnorm.event import Entries
 from earnorm.store import Advance, Lease, Settlement
 from earnorm.testing._store_verbs import NOON, entry, set_aside
 
@@ -113,6 +115,14 @@ class TwoStores(RuleBasedStateMachine):
     @rule(entries=st.lists(ENTRIES, max_size=5), undo=st.booleans())
     def append(self, entries, undo):
         self.both(lambda t: t.append(entries), undo=undo and self.undoes_numbers)
+
+    @rule(entries=st.lists(ENTRIES, min_size=1, max_size=5), undo=st.booleans())
+    def append_many(self, entries, undo):
+        first = entries[0]
+        shared = {name: getattr(first, name) for name in SHARED_COLUMNS}
+        columns = {"ids": [e.id.bytes for e in entries], "keys": [e.key for e in entries]}
+        alike = Entries(**columns, data=[e.data for e in entries], **shared)
+        self.both(lambda t: t.append_many(alike), undo=undo and self.undoes_numbers)
 
     @rule(names=st.lists(NAMES, max_size=3), entries=st.lists(ENTRIES, max_size=2), undo=st.booleans())
     def append_and_subscribe(self, names, entries, undo):

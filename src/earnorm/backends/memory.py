@@ -14,7 +14,7 @@ from msgspec import structs
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
-from earnorm.event import Entry
+from earnorm.event import Entries, Entry
 from earnorm.store import Lease, Settlement
 
 __all__ = ["MemoryStore", "MemoryTransaction"]
@@ -83,6 +83,9 @@ class MemoryTransaction:
         first = self.state.last_position + 1
         self.state.log += tuple(structs.replace(entry, position=first + i) for i, entry in enumerate(entries))
         self.state.last_position += len(entries)
+
+    def append_many(self, entries: Entries) -> None:
+        self.append(tuple(entries))
 
     def now(self) -> datetime:
         return self._clock.now()

@@ -14,12 +14,13 @@ Reading imports nothing by name: of an enum unknown here the value remains, of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from earnorm.codec._read import Reader
+from earnorm.codec._together import written_together
 from earnorm.codec._words import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -46,6 +47,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_record",
+    "encode_records",
     "encode_values",
     "fields_of",
     "register_enum",
@@ -54,6 +56,10 @@ __all__ = [
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
+
+
+# Records that are written together: enough for their columns to pay, and few for what one misfit costs.
+_TOGETHER = 500
 
 
 def _no_model(_value: object) -> None:
@@ -97,6 +103,25 @@ def encode_record(
     except (Refusal, UnicodeEncodeError):
         return None
     return None if len(data) > MAX_BYTES or b"\\u0000" in data else data
+
+
+def encode_records(
+    identities: Sequence[Sequence[Any]],
+    payloads: Sequence[Mapping[str, Any]],
+    changes: Sequence[Mapping[str, Any]],
+    *,
+    refer: Refer = _no_model,
+) -> list[bytes | None]:
+    """What `encode_record` makes of each of many records, in a third of the time where they are alike."""
+    found: list[bytes | None] = []
+    for start in range(0, len(identities), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
+        parts = identities[some], payloads[some], changes[some]
+        # One that does not fit makes the others of its lot slower, and no more.
+        found += written_together(*parts, refer) or [
+            encode_record(i, p, c, refer=refer) for i, p, c in zip(*parts, strict=True)
+        ]
+    return found
 
 
 def _written(payload: object, refer: Refer) -> bytes:

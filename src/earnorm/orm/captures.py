@@ -13,6 +13,7 @@ from earnorm.backends.sqlalchemy.capture.rows import pending, take, take_own
 from earnorm.backends.sqlalchemy.capture.target import Target, target_of, targets
 from earnorm.backends.sqlalchemy.capture.triggers import Installed
 from earnorm.backends.sqlalchemy.dialects import dialect_named
+from earnorm.multitude import Happening
 from earnorm.occurrence import Occurrence
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Captures:
 
     # --- by our own transaction --------------------------------------------------------------
 
-    def expects(self, told: Sequence[Occurrence]) -> bool:
+    def expects(self, told: Sequence[Happening]) -> bool:
         """Whether triggers saw records of these kinds written before."""
         return bool(self._met) and any(one.info is not None and one.info.subject in self._met for one in told)
 

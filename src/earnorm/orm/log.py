@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -18,10 +19,11 @@ from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.envelope import encode_change, entry_of, event_of, identity_of
-from earnorm.event import Entry, Event
+from earnorm.envelope import encode_all_changes, encode_change, entry_of, event_of, identity_of
+from earnorm.event import Entries, Entry, Event
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
+from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import load, snapshot
@@ -118,16 +120,31 @@ class DatabaseLog:
         """Whether it would keep any save or deletion of the model, as far as it knows who is subscribed."""
         return (info.log or self._kept) == "all" or self._interests.hears_of(info.subject, info.fields)
 
-    def _keeps(self, occurrence: Occurrence) -> bool:
-        info = occurrence.info
+    def _keeps(self, happening: Happening) -> bool:
+        """Whether it would keep it: of a multitude each."""
+        info = happening.info
         if ((info.log if info is not None else None) or self._kept) == "all":
             return True
+        if isinstance(happening, Multitude):
+            return all(self._chosen(happening))
         subject = info.subject if info is not None else ""
-        return self._interests.hears(occurrence.name, subject, occurrence.changes)
+        return self._interests.hears(happening.name, subject, happening.changes)
+
+    def _chosen(self, many: Multitude) -> list[bool]:
+        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.each_changes]
+
+    def _kept_of(self, happening: Happening) -> Happening | None:
+        """What of it is kept."""
+        if self._keeps(happening):
+            return happening
+        if not isinstance(happening, Multitude):
+            return None
+        chosen = self._chosen(happening)
+        return happening.where(chosen) if any(chosen) else None
 
     # --- in ----------------------------------------------------------------------------------
 
-    def append(self, connection: Connection, told: Sequence[Occurrence], muted: set[str]) -> Sequence[Occurrence]:
+    def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
         """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
         transaction = self.store.join(connection)
         if not self._subscribed():
@@ -136,21 +153,32 @@ class DatabaseLog:
         kept = told
         if not all(map(self._keeps, told)):
             self.look(connection)
-            kept = [occurrence for occurrence in told if self._keeps(occurrence)]
+            kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
         if muted or self.captures.expects(kept):
             return self._append_joined(transaction, kept, muted)
-        entries = self._entries(kept)
-        if kept and transaction.append_meeting(entries):
+        if self._write(transaction, kept):
             # The first such transaction of this process. Its place is behind what it may now have to wait for.
-            transaction.take_back(entries)
+            transaction.take_back([occurrence.event.id.bytes for occurrence in singly(kept)])
             return self._append_joined(transaction, kept, muted)
         return kept
 
+    def _write(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening]) -> bool:
+        """Append them in order; returns whether triggers may have captured changes of this transaction as well."""
+        met = False
+        for is_one, some in groupby(kept, lambda happening: isinstance(happening, Occurrence)):
+            if is_one:
+                met = transaction.append_meeting(self._entries(singly(some))) or met
+                continue
+            for many in some:
+                assert isinstance(many, Multitude)
+                met = transaction.append_many_meeting(self._entries_of(many)) or met
+        return met
+
     def _append_joined(
-        self, transaction: SQLAlchemyTransaction, told: Sequence[Occurrence], muted: set[str]
+        self, transaction: SQLAlchemyTransaction, told: Sequence[Happening], muted: set[str]
     ) -> Sequence[Occurrence]:
         """Append what was told of this transaction and what triggers saw of it, as one."""
-        before, joined = self.captures.settle_own(transaction.connection, told, muted)
+        before, joined = self.captures.settle_own(transaction.connection, list(singly(told)), muted)
         kept = [occurrence for occurrence in joined if self._keeps(occurrence)]
         transaction.append([*self.entries(before), *self._entries(kept)])
         return kept
@@ -159,8 +187,8 @@ class DatabaseLog:
         """Of those of the events that are kept."""
         return self._entries([occurrence for occurrence in occurrences if self._keeps(occurrence)])
 
-    def _entries(self, occurrences: Sequence[Occurrence]) -> list[Entry]:
-        return [entry_of(occurrence.event, self._data(occurrence)) for occurrence in occurrences]
+    def _entries(self, occurrences: Iterable[Occurrence]) -> list[Entry]:
+        return [self._entry(occurrence) for occurrence in occurrences]
 
     def wait_for_settle(self, occurrence: Occurrence) -> bool:
         """Let a durable handler's own settle append the event; False where none runs here, or nothing keeps it."""
@@ -168,25 +196,32 @@ class DatabaseLog:
         if here is None or not self._keeps(occurrence):
             return False
         occurrence.database = self.name
-        return here.add(entry_of(occurrence.event, self._data(occurrence)))
+        return here.add(self._entry(occurrence))
 
-    def _data(self, occurrence: Occurrence) -> bytes:
+    def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:
-            return occurrence.data
+            return entry_of(occurrence.event, occurrence.data)
         hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
-        return encode_change(occurrence.event, occurrence.identity, mappings.refer, hidden)
+        event = occurrence.event
+        return entry_of(event, encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden))
 
-    def appended(self, occurrences: Sequence[Occurrence]) -> None:
+    @staticmethod
+    def _entries_of(many: Multitude) -> Entries:
+        hidden = many.info.sensitive
+        changes = list(many.each_changes)
+        return many.entries(encode_all_changes(many.identities, many.payloads, changes, mappings.refer, hidden))
+
+    def appended(self, happenings: Sequence[Happening]) -> None:
         """They are committed: the worker need not wait for its next look."""
         if wanted(Appended):
-            for occurrence in occurrences:
+            for occurrence in singly(happenings):
                 tell(Appended(occurrence.event))
-        if occurrences:
+        if happenings:
             self._wake()
 
     def refresh(self, occurrence: Occurrence) -> Occurrence | None:
         """For a handler after the commit: the record as it is now; None (told as skipped) if it is gone."""
-        found = mappings.mapping_of(type(occurrence.subject))
+        found = mappings.mapping_of(_class_of(occurrence))
         if found is None:
             return occurrence
         if occurrence.kind == "deleted":
@@ -226,3 +261,10 @@ class DatabaseLog:
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
         with self.store.noticing_loss(), self._reading() as session:
             return load(session, found, identity)
+
+
+def _class_of(occurrence: Occurrence) -> type[Any]:
+    """Of its subject, or of the record that a bulk write changed unseen."""
+    if occurrence.subject is None and occurrence.info is not None and occurrence.kind != "event":
+        return occurrence.info.cls
+    return type(occurrence.subject)

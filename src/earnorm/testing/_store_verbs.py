@@ -7,7 +7,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from earnorm.delivery import Delivery
-from earnorm.event import Entry
+from earnorm.event import Entries, Entry
 from earnorm.store import Advance, Lease, Settlement, Store
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -23,6 +23,15 @@ def entry(name: str = "user.updated", key: str = "user:1", **fields: Any) -> Ent
     return Entry(**words)
 
 
+def alike(count: int, **fields: Any) -> Entries:
+    """Entries that differ in id, key and data alone, each the first of its chain."""
+    numbers = range(count)
+    words: dict[str, Any] = {"name": "user.updated", "subject": "user", "at": NOON}
+    words |= {"ids": [uuid4().bytes for _ in numbers], "keys": [f"user:{n}" for n in numbers]}
+    words |= {"data": [b'{"n": %d}' % n for n in numbers], **fields}
+    return Entries(**words)
+
+
 def set_aside(subscription: str = "mail", key: str = "user:1", due: datetime = NOON, **fields: Any) -> Delivery:
     """A delivery to be set aside."""
     words: dict[str, Any] = {"subscription": subscription, "entry": entry(key=key, position=1), "due": due, **fields}
@@ -36,6 +45,11 @@ def append(store: Store, *names: str) -> None:
 def append_entries(store: Store, *entries: Entry) -> None:
     with store.begin() as t:
         t.append(entries)
+
+
+def append_alike(store: Store, entries: Entries) -> None:
+    with store.begin() as t:
+        t.append_many(entries)
 
 
 def read_all(store: Store) -> list[Entry]:

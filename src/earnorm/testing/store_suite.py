@@ -17,7 +17,9 @@ from earnorm.testing._store_deliveries import DeliverySuite
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
+    alike,
     append,
+    append_alike,
     append_entries,
     claim,
     entry,
@@ -106,8 +108,39 @@ class StoreSuite(DeliverySuite):
 
     def test_appending_nothing_is_nothing(self, store: Store) -> None:
         append_entries(store)
+        append_alike(store, alike(0))
 
         assert read_all(store) == []
+
+    @pytest.mark.parametrize("count", [1, 2, 200, 4_321])
+    def test_many_alike_are_appended_as_if_one_by_one(self, store: Store, count: int) -> None:
+        sent = alike(count)
+        append(store, "before")
+        append_alike(store, sent)
+        append(store, "after")
+
+        first, *read, last = read_all(store)
+
+        assert ("before", "after") == (first.name, last.name)
+        assert [structs.replace(e, position=0) for e in read] == list(sent)
+        assert [e.position for e in read] == sorted({e.position for e in read})
+
+    def test_entries_alike_come_back_as_they_went_in(self, store: Store) -> None:
+        sent = alike(
+            3,
+            keys=["café:Ω \U0001f600 ' \" ; --", "\\u0041\n\t{}[],", ""],
+            data=[bytes(range(256)), b"", b"\\x00"],
+            name="café.geöffnet",
+            at=datetime(2026, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-5))),
+            correlation_id=UUID(int=0),
+            causation_id=UUID(int=2**128 - 1),
+            depth=31,
+            tenant="",
+            version=7,
+        )
+        append_alike(store, sent)
+
+        assert list(sent) == [structs.replace(e, position=0) for e in read_all(store)]
 
     def test_read_begins_past_after_ends_with_upto_and_holds_the_limit(self, store: Store) -> None:
         append(store, *"abcdef")

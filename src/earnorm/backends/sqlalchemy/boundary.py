@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -20,47 +20,19 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
 
+from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
-from earnorm.clock import Clock
 from earnorm.composition import compose
 from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, BindNotConnected
 from earnorm.handler import Handler, Phase
+from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
-from earnorm.registry import ModelInfo
 from earnorm.telemetry import HandlerFailed, tell
 from earnorm.tenant import acting_for
 
-__all__ = ["Log", "connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
-
-
-class Log(Protocol):
-    """The database an engine belongs to: where its events are kept."""
-
-    name: str
-    bus: EventBus
-    clock: Clock
-
-    def append(self, connection: Connection, told: Sequence[Occurrence], muted: set[str]) -> Sequence[Occurrence]:
-        """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
-        ...
-
-    def keeps_of(self, info: ModelInfo) -> bool:
-        """Whether it would keep any save or deletion of the model, as far as it knows who is subscribed."""
-        ...
-
-    def look(self, connection: Connection) -> None:
-        """See in the database who is subscribed by now."""
-        ...
-
-    def appended(self, occurrences: Sequence[Occurrence]) -> None:
-        """They are committed: wake whoever waits for them."""
-        ...
-
-    def refresh(self, occurrence: Occurrence) -> Occurrence | None:
-        """The occurrence with its subject loaded anew, for a handler after the commit; None if the row is gone."""
-        ...
+__all__ = ["connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
 
 
 class ConnectionOutbox(Outbox):
@@ -77,8 +49,8 @@ class ConnectionOutbox(Outbox):
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
         self._sessions: list[weakref.ref[Session]] = []
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
-        self.composed: list[Occurrence] | None = None
-        self.kept: Sequence[Occurrence] = ()
+        self.composed: list[Happening] | None = None
+        self.kept: Sequence[Happening] = ()
 
     def serve(self, session: Session) -> None:
         """Events of this Session's transaction come in here."""
@@ -93,8 +65,12 @@ class ConnectionOutbox(Outbox):
         occurrence.database = self.database
         super().record(occurrence)
 
+    def record_many(self, multitude: Multitude) -> None:
+        multitude.database = self.database
+        super().record_many(multitude)
+
     def append(self, connection: Connection) -> None:
-        self.composed = compose(self.occurrences)
+        self.composed = compose(self.happenings)
         if self.log is not None and (self.composed or self.muted):
             self.kept = self.log.append(connection, self.composed, self.muted)
 
@@ -102,13 +78,19 @@ class ConnectionOutbox(Outbox):
         """The transaction is committed: run what runs after it, in this process."""
         if self.log is not None:
             self.log.appended(self.kept)
-        for occurrence in self.composed or ():
+        for occurrence in singly(filter(self._is_heard_later, self.composed or ())):
             occurrence.later = self._later(occurrence)
             if occurrence.later:
                 with acting_for(occurrence.event.tenant):
                     fresh = self._loaded(occurrence, occurrence.later)
                     if fresh is not None:
                         self._run(fresh, occurrence.later)
+
+    def _is_heard_later(self, happening: Happening) -> bool:
+        """Of a multitude nobody did when it happened; a handler may have been registered since."""
+        if not isinstance(happening, Multitude):
+            return True
+        return not self.bus.plans.flow(happening.info.cls, happening.kind).logged
 
     def _later(self, occurrence: Occurrence) -> Sequence[Handler]:
         """Who hears it after the commit, in this process: with a log, the durable ones read that."""
@@ -137,9 +119,11 @@ class ConnectionOutbox(Outbox):
     def give_up(self) -> None:
         """The transaction is rolled back."""
         with outside(self.sessions):
-            for occurrence in self.rollback():
-                if occurrence.info is not None and occurrence.kind != "event":
-                    self._run(occurrence, self.bus.plans.hooks(occurrence.info.cls, occurrence.kind, Phase.ROLLBACK))
+            for happening in self.rollback():
+                if happening.info is not None and happening.kind != "event":
+                    hooks = self.bus.plans.hooks(happening.info.cls, happening.kind, Phase.ROLLBACK)
+                    for occurrence in singly([happening]) if hooks else ():
+                        self._run(occurrence, hooks)
 
     def _run(self, occurrence: Occurrence, handlers: Sequence[Handler]) -> None:
         occurrence.later = handlers

@@ -21,6 +21,7 @@ from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.opening import expect_nothing, outbox_in, require_boundary
 from earnorm.backends.sqlalchemy.orphans import is_orphan, may_orphan, orphaned_by
 from earnorm.backends.sqlalchemy.scope import Lender, is_nobodys, scope_of, within
+from earnorm.backends.sqlalchemy.together import one_by_one
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, running
 from earnorm.flow import Flow
@@ -317,7 +318,8 @@ def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
         if len(written) == 1 and written[0].values is None and is_nobodys():
             _dispatch_simply(session, written[0])
         else:
-            _dispatch(session, [found for c in written if (found := _happened(session, context, c)) is not None])
+            alone = one_by_one(session, context, written)
+            _dispatch(session, [found for c in alone if (found := _happened(session, context, c)) is not None])
     finally:
         session._flushing = flushing
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, SafeUUID
 
 from earnorm.delivery import Delivery
-from earnorm.event import Entry
+from earnorm.event import Entries, Entry
 
 __all__ = [
     "delivery_row",
@@ -15,6 +15,7 @@ __all__ = [
     "microseconds",
     "parse_id",
     "rescheduling",
+    "shared_row",
     "to_delivery",
     "to_entry",
     "to_id",
@@ -68,6 +69,21 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
         entry.depth,
         entry.tenant,
         entry.version,
+    )
+
+
+def shared_row(entries: Entries) -> tuple[Any, ...]:
+    """What they share, in the order of SHARED_COLUMNS; no correlation id means that each is its own."""
+    correlation, cause = entries.correlation_id, entries.causation_id
+    return (
+        entries.name,
+        entries.subject,
+        microseconds(entries.at),
+        None if correlation is None else correlation.bytes,
+        None if cause is None else cause.bytes,
+        entries.depth,
+        entries.tenant,
+        entries.version,
     )
 
 

@@ -26,7 +26,7 @@ from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.errors import ConnectionLost, LeaseLost
-from earnorm.event import Entry
+from earnorm.event import Entries, Entry
 from earnorm.store import Advance, Lease, Seen, Settlement
 
 __all__ = ["SQLAlchemyStore", "SQLAlchemyTransaction"]
@@ -112,10 +112,17 @@ class SQLAlchemyTransaction:
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
         return self._dialect.append(self._connection, [entry_row(entry) for entry in entries])
 
-    def take_back(self, entries: Sequence[Entry]) -> None:
+    def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""
-        for some in _in_lists([entry.id.bytes for entry in entries]):
+        for some in _in_lists(list(ids)):
             self._connection.execute(delete(tables.log).where(tables.log.c.id.in_(some)))
+
+    def append_many(self, entries: Entries) -> None:
+        self.append_many_meeting(entries)
+
+    def append_many_meeting(self, entries: Entries) -> bool:
+        """`append_many`, as `append_meeting`."""
+        return self._dialect.append_many(self._connection, entries)
 
     def now(self) -> datetime:
         return self._dialect.now(self._connection, self._clock)

@@ -9,6 +9,7 @@ from sqlalchemy.sql import ColumnElement, FromClause
 
 __all__ = [
     "ENTRY_COLUMNS",
+    "SHARED_COLUMNS",
     "capture",
     "delivery",
     "interest",
@@ -31,6 +32,8 @@ _Id = LargeBinary(16)
 _Time = BigInteger
 
 ENTRY_COLUMNS = ("name", "subject", "key", "data", "at", "correlation_id", "causation_id", "depth", "tenant", "version")
+# Those that many entries of one kind have in common.
+SHARED_COLUMNS = tuple(name for name in ENTRY_COLUMNS if name not in ("key", "data"))
 
 
 def _entry_columns() -> Iterator[Column[object]]:

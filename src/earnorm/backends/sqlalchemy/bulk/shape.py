@@ -39,6 +39,10 @@ class _Reader(NamedTuple):
     take: Callable[[Sequence[Any]], tuple[Any, ...]]
     take_key: Callable[[Sequence[Any]], Key]
 
+    def row(self, values: Sequence[Any]) -> Row:
+        mapping, names, take, take_key = self
+        return Row(mapping, take_key(values), dict(zip(names, take(values))))  # noqa: B905  as many, and strict costs
+
 
 class Shape:
     """How the rows of one mapper are read.
@@ -63,14 +67,12 @@ class Shape:
 
     def rows(self, found: Iterable[Sequence[Any]]) -> Iterator[Row]:
         """Tuples of `columns` as rows of their models; those of classes unknown here are passed over."""
-        for values in found:
-            reader = self._reader(None if self._kind is None else values[self._kind])
-            if reader is not None:
-                yield Row(
-                    reader.mapping,
-                    reader.take_key(values),
-                    dict(zip(reader.names, reader.take(values), strict=True)),
-                )
+        if self._kind is not None:
+            for values in found:
+                if (reader := self._reader(values[self._kind])) is not None:
+                    yield reader.row(values)
+        elif (reader := self._reader(None)) is not None:
+            yield from map(reader.row, found)
 
     def _reader(self, kind: Any) -> _Reader | None:
         if kind not in self._readers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, select
@@ -20,8 +21,8 @@ from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.bus import EventBus
 from earnorm.errors import StopPropagation
 from earnorm.event import NO_CHANGES, Change, Changes
-from earnorm.handler import Phase
-from earnorm.occurrence import Kind, Occurrence
+from earnorm.multitude import FEW, Multitude
+from earnorm.occurrence import CHANGING, Kind, Occurrence
 
 __all__ = [
     "CHANGES",
@@ -41,7 +42,6 @@ __all__ = [
 Records = Mapping[Key, Any]
 # What the difference between old and new values may turn out to be.
 CHANGES: tuple[Kind, ...] = ("updated", "trashed", "restored")
-_LATER = frozenset({Phase.DURABLE})
 
 
 class Fact(NamedTuple):
@@ -70,16 +70,16 @@ def _loads(model: Model, kind: Kind) -> bool:
     bus, flow = model.bus, model.bus.plans.flow(model.cls, kind)
     if bus.observed or not flow.heard:
         return bus.observed
-    return not bus.connected or model.info.bubbles_to is not None or flow.phases != _LATER
+    return not bus.connected or not flow.logged
 
 
 def differences(before: Row, after: Row) -> dict[str, Change]:
     """Fields whose value is another one now."""
     old = before.values
     return {
-        name: Change(old[name], value)
+        name: Change(was, value)
         for name, value in after.values.items()
-        if name in old and old[name] is not value and not (type(old[name]) is type(value) and old[name] == value)
+        if (was := old.get(name, value)) is not value and not (type(was) is type(value) and was == value)
     }
 
 
@@ -161,7 +161,10 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
     """
     kinds: set[Kind] = {fact.kind for fact in facts}
     ears = {(model.cls, kind): _ears(session, model, kind) for model in shape.known for kind in kinds}
-    heard = [fact for fact in facts if ears[fact.row.mapping.cls, fact.kind].heard]
+    if all(ear.heard for ear in ears.values()):
+        heard = facts
+    else:
+        heard = [fact for fact in facts if ears[fact.row.mapping.cls, fact.kind].heard]
     if not heard:
         return
     bus = heard[0].row.mapping.bus
@@ -176,10 +179,33 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
         happened = [
             o for fact in heard if (o := _happened(session, fact, records.get(fact.row.key), outbox)) is not None
         ]
+        _dispatch(session, bus, outbox, happened)
     else:
-        # The log alone: nobody in this process is handed anything.
-        happened = [_bare(fact) for fact in heard]
-    _dispatch(session, bus, outbox, happened)
+        _record_for_log(outbox, heard)
+
+
+def _record_for_log(outbox: ConnectionOutbox, facts: Sequence[Fact]) -> None:
+    """The log alone hears of them: nobody in this process is handed anything."""
+    for (model, kind), alike in groupby(facts, _model_and_kind):
+        some = list(alike)
+        if len(some) < FEW:
+            for fact in some:
+                outbox.record(_bare(fact))
+            continue
+        rows = [fact.row for fact in some]
+        many = Multitude(
+            model.bus.plans.flow(model.cls, kind).name,
+            kind,
+            model.info,
+            [row.key for row in rows],
+            [row.values for row in rows],
+            changes=[fact.changes for fact in some] if kind in CHANGING else (),
+        )
+        outbox.record_many(many)
+
+
+def _model_and_kind(fact: Fact) -> tuple[Model, Kind]:
+    return fact.row.mapping, fact.kind
 
 
 class _Ears(NamedTuple):

@@ -15,6 +15,7 @@ from earnorm.backends.sqlalchemy.capture.rows import Captured
 from earnorm.backends.sqlalchemy.capture.target import Target
 from earnorm.composition import compose
 from earnorm.event import NO_CHANGES, Change
+from earnorm.multitude import singly
 from earnorm.occurrence import CHANGING, Kind, Occurrence, recast
 
 __all__ = ["UNREADABLE", "Told", "Values", "merged", "read_values", "told_by"]
@@ -55,7 +56,7 @@ def told_by(
             part = 0 if whole else row.transaction or row.id
             groups.setdefault((row.subject, row.key, part), []).append(occurrence)
     return [
-        Told(happened[0].key, _looked_at(targets[subject], happened[0]), compose(happened))
+        Told(happened[0].key, _looked_at(targets[subject], happened[0]), list(singly(compose(happened))))
         for (subject, _, _), happened in groups.items()
     ]
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
+from earnorm.event import Entries
 
 __all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
 
@@ -35,6 +36,10 @@ class Dialect(Protocol):
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
         """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write."""
+        ...
+
+    def append_many(self, connection: Connection, entries: Entries) -> bool:
+        """Add entries that share most of their columns to the log, in order, as `append` does."""
         ...
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:

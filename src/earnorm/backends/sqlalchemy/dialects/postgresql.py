@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any
 
+from msgspec import json
 from sqlalchemy import Connection, Table
 from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon
+from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
+from earnorm.event import Entries
 
 __all__ = ["CAPTURED", "PostgreSQL"]
 
@@ -33,6 +37,9 @@ _LIMIT_IDLING = (
 
 # connection_exception, operator_intervention: the server shuts down, or the backend was ended.
 _CONNECTION_GONE = ("08", "57P")
+
+# An event's data takes 256 KB at most, and a value that PostgreSQL is handed 1 GB.
+_ROWS_A_STATEMENT = 2_000
 
 _NOW = "SELECT clock_timestamp()"
 
@@ -69,6 +76,22 @@ class PostgreSQL:
         found = self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING} RETURNING {_IS_CAPTURED}")
         return found is not None and bool(found.fetchone()[0])
 
+    def append_many(self, connection: Connection, entries: Entries) -> bool:
+        # Not arrays of bytea and text, which drivers write element by element, in Python.
+        shared, met = shared_row(entries), False
+        for start in range(0, len(entries), _ROWS_A_STATEMENT):
+            some = slice(start, start + _ROWS_A_STATEMENT)
+            sizes = [len(data) for data in entries.data[some]]
+            columns = (
+                b"".join(entries.ids[some]),
+                b"".join(entries.data[some]),
+                json.encode(entries.keys[some]).decode(),
+                f"{{{','.join(map(str, sizes))}}}",
+                f"{{{','.join(map(str, accumulate([1, *sizes[:-1]])))}}}",
+            )
+            met = bool(connection.exec_driver_sql(self._many_text, (*shared, *columns)).scalar()) or met
+        return met
+
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         self._insert(connection, table, rows, "")
 
@@ -94,6 +117,30 @@ class PostgreSQL:
         )
         source = f"SELECT {values}" if alone else f"SELECT * FROM unnest({values})"  # noqa: S608  names of ours
         return f"INSERT INTO {table.name} ({names}) {source}{tail}"
+
+    @cached_property
+    def _many_text(self) -> str:
+        """The ids and the data of many entries as one value each, cut up by their sizes; the keys as JSON."""
+        quote = self._dialect.identifier_preparer.quote
+        types = {column.name: column.type.compile(dialect=self._dialect) for column in tables.log.c}
+        names = ("id", *tables.ENTRY_COLUMNS)
+        given = {name: f"{self._place(n)}::{types[name]}" for n, name in enumerate(tables.SHARED_COLUMNS, 1)}
+        # In the order of the text, which is how "%s" counts.
+        ids, data, keys, sizes, starts = (self._place(len(given) + number) for number in range(1, 6))
+        shared = [*(f"{value} AS {quote(name)}" for name, value in given.items()), f"{ids}::bytea AS ids"]
+        columns = {name: f"shared.{quote(name)}" for name in names}
+        columns["id"] = "substring(shared.ids FROM each.number::int * 16 - 15 FOR 16)"
+        columns["key"] = "each.key"
+        columns["data"] = "substring(shared.all_data FROM each.start FOR each.size)"
+        columns["correlation_id"] = f"coalesce(shared.correlation_id, {columns['id']})"
+        return (
+            f"WITH appended AS (INSERT INTO {tables.log.name} ({', '.join(map(quote, names))}) "  # noqa: S608  names of ours
+            f"SELECT {', '.join(columns.values())} "
+            f"FROM (SELECT {', '.join(shared)}, {data}::bytea AS all_data) AS shared "
+            f"CROSS JOIN ROWS FROM (json_array_elements_text({keys}::text::json), unnest({sizes}::text::int[]), "
+            f"unnest({starts}::text::int[])) WITH ORDINALITY AS each (key, size, start, number) "
+            f"WHERE {_LIMIT_IDLING}) SELECT {_IS_CAPTURED}"
+        )
 
     def _place(self, number: int) -> str:
         return f"${number}" if self._dialect.paramstyle == "numeric_dollar" else "%s"

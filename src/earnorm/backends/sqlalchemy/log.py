@@ -1,0 +1,44 @@
+"""The log of a database, as the boundary of its transactions knows it. What it is: `earnorm.orm.log`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from earnorm.bus import EventBus
+from earnorm.clock import Clock
+from earnorm.multitude import Happening
+from earnorm.occurrence import Occurrence
+from earnorm.registry import ModelInfo
+
+__all__ = ["Log"]
+
+
+class Log(Protocol):
+    """The database an engine belongs to: where its events are kept."""
+
+    name: str
+    bus: EventBus
+    clock: Clock
+
+    def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
+        """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
+        ...
+
+    def keeps_of(self, info: ModelInfo) -> bool:
+        """Whether it would keep any save or deletion of the model, as far as it knows who is subscribed."""
+        ...
+
+    def look(self, connection: Connection) -> None:
+        """See in the database who is subscribed by now."""
+        ...
+
+    def appended(self, happenings: Sequence[Happening]) -> None:
+        """They are committed: wake whoever waits for them."""
+        ...
+
+    def refresh(self, occurrence: Occurrence) -> Occurrence | None:
+        """The occurrence with its subject loaded anew, for a handler after the commit; None if the row is gone."""
+        ...

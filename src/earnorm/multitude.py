@@ -1,0 +1,159 @@
+"""A multitude: one kind of change to many records, in flight in a transaction as one value.
+
+It stands for an occurrence each where nobody in this process is handed one: the log alone hears of it. Whoever needs
+them one by one after all (composition, telemetry that somebody turned on meanwhile) has them made by `singly`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import compress, repeat
+from typing import Any
+from uuid import UUID
+
+from earnorm._uuid7 import uuid7s
+from earnorm.event import NO_CHANGES, Changes, Entries, Running, running
+from earnorm.occurrence import Kind, Occurrence, key_of
+from earnorm.registry import ModelInfo
+from earnorm.tenant import current_tenant
+
+__all__ = ["FEW", "Happening", "Multitude", "singly"]
+
+FEW = 8
+"""Fewer are told one by one: a statement of their own would cost more than it saves."""
+
+
+class Multitude:
+    """A column of each thing that differs from record to record; `changes` and `subjects` may be empty.
+
+    No record is in it twice. `ids` are those of the events, once the log has them.
+    """
+
+    __slots__ = (
+        "_keys",
+        "at",
+        "changes",
+        "database",
+        "identities",
+        "ids",
+        "info",
+        "kind",
+        "link",
+        "name",
+        "payloads",
+        "subjects",
+        "tenant",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        info: ModelInfo,
+        identities: Sequence[tuple[Any, ...]],
+        payloads: Sequence[Mapping[str, Any]],
+        *,
+        changes: Sequence[Changes] = (),
+        subjects: Sequence[Any] = (),
+    ) -> None:
+        self.name = name
+        self.kind: Kind = kind
+        self.info = info
+        self.identities = identities
+        self.payloads = payloads
+        self.changes = changes
+        self.subjects = subjects
+        self.ids: Sequence[bytes] = ()
+        self.database = ""
+        self.link: Running | None = running()
+        self.tenant = current_tenant()
+        self.at = time.time()
+        self._keys: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.identities)
+
+    @property
+    def keys(self) -> list[str]:
+        if self._keys is None:
+            self._keys = _keys_of(self.info.subject, self.identities)
+        return self._keys
+
+    @property
+    def each_changes(self) -> Iterable[Changes]:
+        return self.changes or repeat(NO_CHANGES, len(self))
+
+    def where(self, chosen: Sequence[bool]) -> Multitude:
+        """Those of the records that are chosen."""
+        some = Multitude(
+            self.name,
+            self.kind,
+            self.info,
+            list(compress(self.identities, chosen)),
+            list(compress(self.payloads, chosen)),
+            changes=list(compress(self.changes, chosen)),
+            subjects=list(compress(self.subjects, chosen)),
+        )
+        some.database, some.link, some.tenant, some.at = self.database, self.link, self.tenant, self.at
+        return some
+
+    def entries(self, data: Sequence[bytes]) -> Entries:
+        """For the log, with the data of each; from now on each has its id."""
+        self.ids = uuid7s(len(self))
+        cause = None if self.link is None else self.link.event
+        return Entries(
+            ids=self.ids,
+            keys=self.keys,
+            data=data,
+            name=self.name,
+            subject=self.info.subject,
+            at=datetime.fromtimestamp(self.at, UTC),
+            correlation_id=None if cause is None else cause.correlation_id,
+            causation_id=None if cause is None else cause.id,
+            depth=0 if cause is None else cause.depth + 1,
+            tenant=self.tenant,
+        )
+
+    def occurrences(self) -> Iterator[Occurrence]:
+        """Each as one of its own, under the id that the log has of it, if it has."""
+        parts = zip(
+            self.identities,
+            self.payloads,
+            self.each_changes,
+            self.subjects or repeat(None, len(self)),
+            self.ids or repeat(b"", len(self)),
+            strict=True,
+        )
+        return (self._single(*part) for part in parts)
+
+    def _single(
+        self, identity: tuple[Any, ...], payload: Mapping[str, Any], changes: Changes, subject: Any, sixteen: bytes
+    ) -> Occurrence:
+        one = Occurrence(
+            self.name, subject, payload, kind=self.kind, changes=changes, info=self.info, identity=identity
+        )
+        one.database, one.link, one.tenant, one.at = self.database, self.link, self.tenant, self.at
+        if sixteen:
+            one.identify(UUID(bytes=sixteen))
+        return one
+
+
+Happening = Occurrence | Multitude
+"""What enters an outbox."""
+
+
+def singly(happenings: Iterable[Happening]) -> Iterator[Occurrence]:
+    """One by one."""
+    for happening in happenings:
+        if isinstance(happening, Multitude):
+            yield from happening.occurrences()
+        else:
+            yield happening
+
+
+def _keys_of(subject: str, identities: Sequence[tuple[Any, ...]]) -> list[str]:
+    if all(len(identity) == 1 and type(identity[0]) is int for identity in identities):
+        return [f"{subject}:{number}" for (number,) in identities]
+    return [key_of(subject, identity) for identity in identities]

@@ -1,0 +1,415 @@
+"""Records by the dozen that the log alone hears of: told as one value, and kept as if each had been told alone."""
+
+import asyncio
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from sqlalchemy import JSON, LargeBinary, Numeric, Uuid, delete, insert, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import earnorm
+from earnorm import BaseModel, IntegerField, StringField, default_bus, event_handler, telemetry, tenant
+from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
+from earnorm.event import caused_by
+from earnorm.telemetry import Appended, RolledBack
+from tests.flows.stories import log, names, pairs
+
+DOZEN = [{"name": f"n{number}"} for number in range(12)]
+
+
+@pytest.fixture
+def User():
+    class User(BaseModel):
+        id = IntegerField(primary_key=True)
+        name = StringField()
+        visits = IntegerField(default=0)
+        token = StringField(default="", sensitive=True)
+
+    return User
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """How many entries each append of many alike was handed."""
+    sizes = []
+    real = SQLAlchemyTransaction.append_many_meeting
+
+    def append_many_meeting(self, entries):
+        sizes.append(len(entries))
+        return real(self, entries)
+
+    monkeypatch.setattr(SQLAlchemyTransaction, "append_many_meeting", append_many_meeting)
+    return sizes
+
+
+def execute(db, *statements):
+    with db.session() as session:
+        for statement, *parameters in statements:
+            session.execute(statement, *parameters)
+        session.commit()
+
+
+def entries(db):
+    with db.store.begin(readonly=True) as transaction:
+        return transaction.read(0, transaction.horizon(), 100_000)
+
+
+def insert_statement(db, model):
+    execute(db, (insert(model), DOZEN))
+
+
+def bulk_mappings(db, model):
+    with db.session() as session:
+        session.bulk_insert_mappings(model, DOZEN)
+        session.commit()
+
+
+def one_flush(db, model):
+    with db.session() as session:
+        session.add_all(model(**values) for values in DOZEN)
+        session.commit()
+
+
+def one_async_flush(db, model):
+    async def save():
+        async with db.asession() as session:
+            session.add_all(model(**values) for values in DOZEN)
+            await session.commit()
+
+    db.ready()
+    asyncio.run(save())
+
+
+@pytest.mark.parametrize("create", [insert_statement, bulk_mappings, one_flush, one_async_flush])
+def test_a_dozen_records_go_to_the_log_together_in_their_order(db, User, together, create):
+    create(db, User)
+
+    kept = entries(db)
+
+    assert [12] == together
+    assert [(f"user:{n + 1}", f"n{n}") for n in range(12)] == [(e.key, e.payload["name"]) for e in log(db)]
+    assert {("user.created", "user", 0, None, None, 1)} == {
+        (e.name, e.subject, e.depth, e.causation_id, e.tenant, e.version) for e in kept
+    }
+    assert [e.id for e in kept] == sorted({e.id for e in kept}) == [e.correlation_id for e in kept]
+    assert {7} == {e.id.version for e in kept}
+
+
+def test_a_few_are_told_one_by_one(db, User, together):
+    execute(db, (insert(User), DOZEN[:7]))
+
+    assert ([], 7) == (together, len(log(db)))
+
+
+def test_a_handler_in_this_process_is_handed_each(db, User, together):
+    seen = []
+    event_handler("user.created", delivery="after_commit")(lambda event: seen.append(event.key))
+    execute(db, (insert(User), DOZEN))
+
+    assert ([], 12, 12) == (together, len(log(db)), len(seen))
+
+
+def test_a_durable_handler_alone_is_the_log_s_to_serve(db, User, together):
+    event_handler("user.created", name="greet")(lambda _event: None)
+    execute(db, (insert(User), DOZEN))
+
+    assert ([12], 12) == (together, len(log(db)))
+
+
+def test_updates_and_deletions_carry_what_they_changed(db, User, together):
+    execute(db, (insert(User), DOZEN))
+    execute(db, (update(User).values(visits=User.id * 2),))
+    with db.session() as session:
+        for user in session.query(User).order_by(User.id):
+            user.name = user.name.upper()
+        session.commit()
+    execute(db, (delete(User),))
+
+    found = log(db)
+
+    assert [12, 12, 12, 12] == together
+    assert [{"visits": (0, 2 * n)} for n in range(1, 13)] == [pairs(event) for event in found[12:24]]
+    assert sorted((f"n{n}", f"N{n}") for n in range(12)) == sorted(pairs(event)["name"] for event in found[24:36])
+    assert {("user.deleted", 0)} == {(event.name, len(event.changes)) for event in found[36:]}
+    assert {f"N{n}" for n in range(12)} == {event.payload["name"] for event in found[36:]}
+
+
+# --- composition -----------------------------------------------------------------------------
+
+
+def test_a_record_written_again_in_the_transaction_is_still_one_event(db, User, together):
+    with db.session() as session:
+        session.execute(insert(User), DOZEN)
+        ada = session.get(User, 3)
+        ada.name = "Ada"
+        session.flush()
+        session.delete(session.get(User, 5))
+        session.commit()
+
+    assert [] == together
+    assert ["user.created"] * 11 == names(db)
+    assert [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12] == [event.payload["id"] for event in log(db)]
+    assert "Ada" == log(db)[2].payload["name"]
+
+
+def test_two_writes_of_the_same_rows_are_one_event_each(db, User, together):
+    execute(db, (insert(User), DOZEN))
+    execute(db, (update(User).values(visits=1),), (update(User).values(visits=2),))
+
+    assert [12] == together
+    assert [{"visits": (0, 2)}] * 12 == [pairs(event) for event in log(db)[12:]]
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_handler_after_the_commit_gets_a_record_that_a_bulk_write_changed_unseen(db, User, count):
+    seen = []
+    event_handler("user.created", delivery="after_commit")(lambda user: seen.append((user.id, user.visits)))
+    with db.session() as session:
+        session.add_all(User(name="n") for _ in range(count))
+        session.flush()
+        session.execute(update(User).values(visits=7))
+        session.commit()
+
+    assert [(n, 7) for n in range(1, count + 1)] == seen
+
+
+def test_what_came_back_to_where_it_began_is_nothing(db, User):
+    execute(db, (insert(User), DOZEN))
+    execute(db, (update(User).values(visits=1),), (update(User).values(visits=0),))
+
+    assert 12 == len(log(db))
+
+
+def test_other_records_of_the_transaction_leave_it_together(db, User, together):
+    with db.session() as session:
+        session.add(User(id=100, name="first"))
+        session.flush()
+        session.execute(insert(User), [{"id": n, "name": "n"} for n in range(1, 13)])
+        session.add_all(User(id=n, name="n") for n in range(13, 25))
+        session.commit()
+
+    assert [12, 12] == together
+    assert ["user:100", *(f"user:{n}" for n in range(1, 25))] == [event.key for event in log(db)]
+
+
+def test_a_savepoint_rolled_back_takes_them_all(db, User, together):
+    with db.session() as session:
+        session.execute(insert(User), [{"id": 1, "name": "kept"}])
+        savepoint = session.begin_nested()
+        session.execute(insert(User), [{"id": n, "name": "lost"} for n in range(2, 14)])
+        savepoint.rollback()
+        with session.begin_nested():
+            session.execute(insert(User), [{"id": n, "name": "kept"} for n in range(20, 32)])
+        session.commit()
+
+    assert [12] == together
+    assert {"kept"} == {event.payload["name"] for event in log(db)}
+    assert 13 == len(log(db))
+
+
+def test_a_rollback_leaves_nothing(db, User, together):
+    with db.session() as session:
+        session.execute(insert(User), DOZEN)
+        session.rollback()
+
+    assert ([], []) == (together, log(db))
+
+
+# --- what an event carries -------------------------------------------------------------------
+
+
+def test_sensitive_values_stay_out(db, User, together):
+    execute(db, (insert(User), [{"name": "n", "token": f"secret{n}"} for n in range(12)]))
+    execute(db, (update(User).values(token="new secret"),))
+
+    assert [12, 12] == together
+    assert not any(b"secret" in entry.data for entry in entries(db))
+    assert {("token",)} == {tuple(event.changes) for event in log(db)[12:]}
+
+
+def test_each_is_of_the_tenant_and_the_cause_it_happened_under(db, User, together):
+    cause = earnorm.Event("import.started")
+    with tenant("acme"), caused_by(cause, "importer"):
+        execute(db, (insert(User), DOZEN))
+
+    assert [12] == together
+    assert {("acme", cause.id, cause.id, 1)} == {
+        (e.tenant, e.causation_id, e.correlation_id, e.depth) for e in entries(db)
+    }
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Parcel(Base):
+    __tablename__ = "parcels"
+    code: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[int] = mapped_column(primary_key=True)
+    uid: Mapped[UUID] = mapped_column(Uuid)
+    sent: Mapped[datetime]
+    day: Mapped[date]
+    price: Mapped[Decimal] = mapped_column(Numeric(10, 2))
+    weight: Mapped[float]
+    seal: Mapped[bytes] = mapped_column(LargeBinary)
+    tags: Mapped[list[str]] = mapped_column(JSON)
+    note: Mapped[str | None]
+
+
+def parcel(number, **values):
+    return {
+        "code": f"a/b {number} ü\n",
+        "part": number,
+        "uid": UUID(int=number),
+        "sent": datetime(2026, 1, 1, number % 24),
+        "day": date(2026, 1, 1 + number % 28),
+        "price": Decimal(number) / 4,
+        "weight": number / 8,
+        "seal": bytes([number]),
+        "tags": ["x" * number, str(number)],
+        "note": None if number % 2 else "odd",
+        **values,
+    }
+
+
+@pytest.fixture
+def parcels(db):
+    earnorm.attach(Parcel, log="all")
+    Base.metadata.create_all(db.engine)
+    return db
+
+
+def test_values_of_every_type_come_back_as_they_were(parcels, together):
+    sent = [parcel(number) for number in range(12)]
+    execute(parcels, (insert(Parcel), sent))
+
+    found = log(parcels)
+
+    assert [12] == together
+    assert [{**values, "sent": values["sent"].astimezone()} for values in sent] == [event.payload for event in found]
+    assert "parcel:a%2Fb 3 ü\n/3" == found[3].key
+
+
+@pytest.mark.parametrize(
+    "value, kept", [("\\u0000 spelled out", "\\u0000 spelled out"), ("x" * 300_000, None)], ids=["escape", "huge"]
+)
+def test_one_that_is_strange_is_kept_as_it_would_be_alone(parcels, value, kept):
+    sent = [parcel(number) for number in range(12)]
+    execute(parcels, (insert(Parcel), [*sent, parcel(12, note=value)]))
+
+    found = log(parcels)
+
+    assert kept == found[-1].payload.get("note")
+    assert [values["tags"] for values in sent] == [event.payload["tags"] for event in found[:-1]]
+
+
+# --- who watches -----------------------------------------------------------------------------
+
+
+def test_captured_and_muted_ones_are_looked_at_one_by_one(db, User, together):
+    with default_bus.capture("user.*") as seen:
+        execute(db, (insert(User), DOZEN))
+    with default_bus.muted("user.*", reason="an import"):
+        execute(db, (insert(User), DOZEN))
+
+    assert ([], 12, 12) == (together, len(seen), len(log(db)))
+    assert [event.id for event in log(db)] == [event.id for event in seen]
+
+
+def test_what_triggers_saw_as_well_is_told_once(db, User, together):
+    db.captures.install(User)
+    with db.session() as session:
+        session.execute(insert(User), DOZEN)
+        session.execute(text("UPDATE users SET name = 'raw' WHERE id = 3"))
+        session.commit()
+
+    found = log(db)
+
+    assert [12] == together
+    assert [(f"user:{n}", "raw" if n == 3 else f"n{n - 1}") for n in range(1, 13)] == [
+        (event.key, event.payload["name"]) for event in found
+    ]
+    assert 12 == len({event.id for event in found})
+
+
+def test_telemetry_of_the_commit_tells_each_under_the_id_in_the_log(db, User, together):
+    told = []
+    undo = telemetry.listen(lambda record: told.append(record.event), Appended)
+    try:
+        execute(db, (insert(User), DOZEN))
+    finally:
+        undo()
+
+    assert [12] == together
+    assert [(e.id, e.key, e.name) for e in log(db)] == [(e.id, e.key, e.name) for e in told]
+
+
+def test_telemetry_that_begins_meanwhile_tells_each_that_is_lost(db, User):
+    told = []
+    with db.session() as session:
+        session.execute(insert(User), DOZEN)
+        undo = telemetry.listen(lambda record: told.append(record.event.key), RolledBack)
+        try:
+            session.rollback()
+        finally:
+            undo()
+
+    assert [f"user:{n}" for n in range(1, 13)] == told
+
+
+def test_a_handler_that_comes_before_the_commit_is_handed_each(db, User):
+    seen = []
+    with db.session() as session:
+        session.add_all(User(**values) for values in DOZEN)
+        session.flush()
+        event_handler("user.created", delivery="after_commit")(lambda user: seen.append(user.name))
+        session.commit()
+
+    assert [values["name"] for values in DOZEN] == seen
+
+
+def test_of_what_is_subscribed_to_the_rows_that_somebody_hears_are_kept(url, together):
+    with earnorm.connect(url, worker=False, log="subscribed") as db:
+
+        class User(BaseModel):
+            id = IntegerField(primary_key=True)
+            name = StringField()
+            visits = IntegerField(default=0)
+
+        event_handler("user.visits.changed", name="count")(lambda _event: None)
+        with db.session() as session:
+            session.execute(insert(User), DOZEN)
+            session.commit()
+            for user in session.query(User).order_by(User.id):
+                user.name = "renamed"
+                if user.id % 2:
+                    user.visits = 1
+            session.commit()
+
+        assert [6] == together
+        assert {f"user:{n}" for n in range(1, 13, 2)} == {event.key for event in log(db)}
+        assert 6 == len(log(db))
+
+
+def test_twenty_five_thousand_rows(db, User, together):
+    execute(db, (insert(User), [{"name": f"n{number}"} for number in range(25_000)]))
+
+    kept = entries(db)
+
+    assert [25_000] == together
+    assert [f"user:{n}" for n in range(1, 25_001)] == [e.key for e in kept]
+    assert 25_000 == len({e.id for e in kept})
+    assert [e.id for e in kept] == sorted(e.id for e in kept)
+
+
+def test_a_session_on_a_connection_that_others_commit(db, User, together):
+    db.ready()
+    with db.engine.begin() as connection:
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            session.execute(insert(User), DOZEN)
+            session.commit()
+        assert [] == together
+
+    assert ([12], 12) == (together, len(log(db)))
