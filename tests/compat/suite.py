@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy
 
 VERSION = sqlalchemy.__version__
-ROOM = Path(__file__).parent.parent.parent / ".cache" / "compat"
+ROOM = Path(__file__).parent.parent.parent / ".compat"
 FOLDER = ROOM / f"sqlalchemy-{VERSION}"
 
 # What needs an async driver, and tests nothing with another one.
@@ -105,7 +105,7 @@ def _run(modules, driver, way, outcomes, jobs):
         *modules,
     ]
     # PYTHONNOUSERSITE makes the suite take the installed SQLAlchemy, not the one beside it.
-    environment = {**_environment(), "PYTHONPATH": str(ROOM.parent.parent), "PYTHONNOUSERSITE": "1"}
+    environment = {**_environment(), "PYTHONPATH": str(ROOM.parent), "PYTHONNOUSERSITE": "1"}
     log = outcomes.with_suffix(".txt")
     with log.open("w") as output:
         subprocess.run(command, cwd=FOLDER, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)

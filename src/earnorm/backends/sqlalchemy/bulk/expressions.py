@@ -14,7 +14,7 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.bulk.given import is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
-from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, hears
+from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, reads
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 
 __all__ = ["after_flush", "before_flush"]
@@ -32,7 +32,7 @@ def before_flush(session: Session, context: UOWTransaction) -> None:
         if model is None:
             continue
         worked_out = _worked_out(model, state)
-        if worked_out and any(hears(session, [model], kind) for kind in CHANGES):
+        if worked_out and any(reads(session, model, kind) for kind in CHANGES):
             context.attributes.setdefault(_OLD, {})[state] = worked_out
 
 
@@ -72,7 +72,7 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
         made = state.key is None and state.expired_attributes
         if (made or state in old) and not deleted and not listed_only:
             model = mapping_of(state.class_)
-            if model is not None and (state in old or hears(session, [model], "created")):
+            if model is not None and (state in old or reads(session, model, "created")):
                 unread[state.mapper].append(state)
     for mapper, states in unread.items():
         _read(session, mapper, states, old)

@@ -33,6 +33,7 @@ __all__ = [
     "forget",
     "hears",
     "loads",
+    "reads",
     "run_before",
     "tell",
     "tell_batch",
@@ -59,6 +60,12 @@ def hears(session: Session, models: Iterable[Model], kind: Kind) -> bool:
         and listening(session, model.cls) is not None
         for model in models
     )
+
+
+def reads(session: Session, model: Model, kind: Kind) -> bool:
+    """Whether anybody who learns of it is given values: a hook that takes only `self` asks the record for them."""
+    flow = model.bus.plans.flow(model.cls, kind)
+    return (model.bus.attentive or not flow.simple_after) and hears(session, [model], kind)
 
 
 def loads(models: Iterable[Model], kind: Kind) -> bool:
