@@ -333,6 +333,13 @@ def test_what_triggers_saw_as_well_is_told_once(db, User, together):
     ]
     assert 12 == len({event.id for event in found})
 
+    # From now on the process knows that triggers see this table.
+    execute(db, (update(User).values(visits=User.id),))
+
+    assert [12] == together
+    assert {f"user:{n}": {"visits": (0, n)} for n in range(1, 13)} == {e.key: pairs(e) for e in log(db)[12:]}
+    assert 24 == len(log(db))
+
 
 def test_telemetry_of_the_commit_tells_each_under_the_id_in_the_log(db, User, together):
     told = []
