@@ -2,7 +2,7 @@
 
 What executes an ORM-enabled INSERT, UPDATE or DELETE, and `Session._bulk_save_mappings`, are wrapped once for every
 Session. That is below every `do_orm_execute` listener, so that the statement is the one that runs, and it costs a
-SELECT nothing (docs/decisions/0014).
+SELECT nothing (docs/decisions/0013).
 """
 
 from __future__ import annotations
