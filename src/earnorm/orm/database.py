@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from earnorm.backends.sqlalchemy import boundary
-from earnorm.backends.sqlalchemy.dialects import READONLY
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
@@ -182,9 +181,7 @@ class Database:
             yield scope.session
             return
         self.ready()
-        engine = self._engine_here()
-        engine = self._engines.acting(engine, self._schemas).execution_options(**READONLY)
-        with Session(engine, expire_on_commit=False) as session:
+        with Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False) as session:
             yield session
             session.expunge_all()
 

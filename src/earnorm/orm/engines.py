@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from earnorm.backends.sqlalchemy.dialects import backend_of
+from earnorm.backends.sqlalchemy.dialects import READONLY, backend_of
 from earnorm.errors import UnsupportedDatabase
 from earnorm.tenant import current_tenant
 
@@ -34,6 +34,7 @@ class Engines:
     twin: AsyncEngine
     private: str | None = None
     maker: int = field(default_factory=os.getpid)
+    _readers: dict[Engine, Engine] = field(default_factory=dict[Engine, Engine])
 
     @classmethod
     def of(cls, target: str | URL | Engine | AsyncEngine) -> Engines:
@@ -82,6 +83,16 @@ class Engines:
         found = schemas(name)
         options = {"schema_translate_map": {None: found} if isinstance(found, str) else dict(found)}
         return engine.execution_options(**options)
+
+    def reading(self, engine: Engine, schemas: Schemas | None) -> Engine:
+        """`acting`, for reading alone. Kept: an engine with options takes longer to make than a row to read."""
+        acting = self.acting(engine, schemas)
+        if acting is not engine:
+            return acting.execution_options(**READONLY)
+        found = self._readers.get(engine)
+        if found is None:
+            found = self._readers[engine] = engine.execution_options(**READONLY)
+        return found
 
     def remove_private(self) -> None:
         atexit.unregister(self.remove_private)
