@@ -92,6 +92,8 @@ def transaction(db):
     """Forked amid a transaction: it is the parent's, and goes on there. The child sees what is committed."""
     with db:
         Order(number=1).save()
+        # Or the worker's settle would wait for this transaction, and once too long make it deliver again.
+        db.drain()
         with db.transaction():
             Order(number=2).save()
             joined([fork(look_amid, db)])
