@@ -49,7 +49,8 @@ def _compared(database: str, pace: Pace, url: Callable[[str], str]) -> Iterator[
     for what, (ours, plain, target) in COMPARED.items():
         ratio = found[ours].typical / found[plain].typical
         raw = {"SQLAlchemy": found[plain].typical, "earnorm": found[ours].typical}
-        yield Row(SECTION, f"{database}: {what}", ratio, target=target[database], raw=raw)
+        # Most targets are missed today, as the page says; what fails a run is a step far back from there.
+        yield Row(SECTION, f"{database}: {what}", ratio, target=target[database], raw=raw, gross_at=4.0)
 
 
 @contextmanager
