@@ -10,7 +10,6 @@ import atexit
 import functools
 import importlib
 import logging
-import os
 import threading
 import weakref
 from dataclasses import dataclass
@@ -370,7 +369,7 @@ class Worker:
         return moves
 
 
-# --- exit and fork ---------------------------------------------------------------------------
+# --- exit --------------------------------------------------------------------------------
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
@@ -387,12 +386,3 @@ def _stop_at_exit() -> None:
 def _stop_all() -> None:
     for worker in tuple(_workers):
         worker.stop(_GRACE_AT_EXIT)
-
-
-def _after_fork() -> None:
-    for worker in tuple(_workers):
-        worker._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

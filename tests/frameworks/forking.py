@@ -145,7 +145,7 @@ def close_at_once(db):
     say("closed", time.monotonic() - began < 10)
 
 
-# These are about transactions. A worker's thread that is inside SQLite at the fork would leave its locks with the child.
+# These are about transactions: no worker beside them.
 AMID_A_TRANSACTION = ("transaction", "unwound", "others_transaction")
 
 if __name__ == "__main__":

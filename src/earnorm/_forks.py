@@ -1,0 +1,35 @@
+"""Forks: no worker is inside its store while its process forks, and in the child each begins anew.
+
+A thread does not come along into the child, but the locks that it held do: those of SQLite and of the pool for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from earnorm.worker import _workers
+
+# Seconds that a fork waits for a worker's pass; a handler that forks itself is inside one.
+_PATIENCE = 2.0
+_paused: list[threading.Lock] = []
+
+
+def _pause() -> None:
+    passes = [worker._passing for worker in tuple(_workers)]
+    _paused.extend(lock for lock in passes if lock.acquire(timeout=_PATIENCE))
+
+
+def _go_on() -> None:
+    while _paused:
+        _paused.pop().release()
+
+
+def _begin_anew() -> None:
+    _paused.clear()
+    for worker in tuple(_workers):
+        worker._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew)
