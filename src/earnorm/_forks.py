@@ -31,5 +31,7 @@ def _begin_anew() -> None:
         worker._begin_anew()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew)
+def watch() -> None:
+    """From now on, where processes fork at all."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew)

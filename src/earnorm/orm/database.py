@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from earnorm import _forks  # noqa: F401  listens for forks
+from earnorm import _forks
 from earnorm.backends.sqlalchemy import boundary
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
@@ -392,5 +392,6 @@ def _after_fork() -> None:
         database._begin_anew()
 
 
+_forks.watch()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
