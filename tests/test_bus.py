@@ -328,6 +328,16 @@ def test_a_condition_decides(bus, seen):
     assert [3] == seen
 
 
+@pytest.fixture
+def uncollected():
+    """No collection now: what one finalizes at the end of the stack fails there, whosever it is."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
 def test_handlers_that_emit_each_other_for_ever_are_stopped(bus):
     @bus.on("thing.made", delivery="transaction")
     def made(thing):
@@ -340,15 +350,6 @@ def test_handlers_that_emit_each_other_for_ever_are_stopped(bus):
     with pytest.raises(EventLoopError, match=r"thing\.") as raised:
         bus.emit("thing.made")
     assert raised.value.chain
-
-
-@pytest.fixture
-def uncollected():
-    """No collection now: what one finalizes at the end of the stack fails there, whosever it is."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")
