@@ -21,7 +21,7 @@ from earnorm.cli.failures import NotUnderstood, clear_errors
 from earnorm.orm.database import Database
 from earnorm.orm.engines import Engines
 
-__all__ = ["Target", "choose", "named"]
+__all__ = ["Target", "application", "application_named", "choose", "named"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,6 +72,9 @@ class Target:
             raise FileNotFoundError("there is no such file; `earnorm db upgrade` makes it")
 
 
+application = click.argument("app", metavar="MODULE:DB")
+
+
 def named(command: F) -> F:
     """The argument and the option that say which database."""
     command = click.argument("app", metavar="[MODULE:DB]", required=False)(command)
@@ -97,6 +100,13 @@ def choose(app: str | None, url: str | None) -> Target:
         engines.remove_private()
         raise NotUnderstood(f"{url} is a temporary file of one process; name a file: sqlite:///app.db")
     return Target(engines)
+
+
+def application_named(app: str) -> tuple[Target, Database]:
+    """The database of an application that a command cannot do without."""
+    target = _of_application(app)
+    assert target.database is not None
+    return target, target.database
 
 
 def _parsed(url: str) -> URL:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
 from earnorm import _forks
 from earnorm.backends.sqlalchemy import boundary
@@ -34,20 +34,13 @@ from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
-from earnorm.orm.tables import Tables, look_after
+from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
-
-_metadata: list[Any] = []
-
-
-def keep_tables_of(base: type[DeclarativeBase]) -> None:
-    """`connect(tables=...)` looks after the tables of this base."""
-    _metadata.append(base.metadata)
 
 
 class Database:
@@ -93,7 +86,10 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
+        self._make_worker = partial(
+            Worker, bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures
+        )
+        self.worker = self._make_worker()
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -206,7 +202,7 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._is_subscribed() and self._prepared == _count_tables()
+        return self._is_subscribed() and self._prepared == count_tables()
 
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
@@ -230,10 +226,10 @@ class Database:
                 self._preparer = 0
 
     def _prepare_once(self) -> None:
-        tables, version = _count_tables(), self.bus.registry.version
+        tables, version = count_tables(), self.bus.registry.version
         if self._prepared != tables:
             with self.store.own_engine.begin() as connection:
-                look_after(connection, self._tables, _metadata)
+                look_after(connection, self._tables)
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
@@ -248,6 +244,13 @@ class Database:
             raise DatabaseClosed(self.name, what)
 
     # --- delivery ----------------------------------------------------------------------------
+
+    def dedicate(self, **options: Any) -> None:
+        """Have a worker here whatever `connect` said, with these options of `Worker`. It starts when all is ready."""
+        self._require_open("a worker")
+        self.worker.stop(0)
+        self.worker = self._make_worker(**options)
+        self._embedded, self._absence = True, None
 
     def drain(self, timeout: float = 30.0) -> dict[str, int]:
         """Wait until every due delivery is done; counts by outcome: done, retry, dead, skipped.
@@ -375,10 +378,6 @@ def connect(
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
-
-
-def _count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in _metadata)
 
 
 # --- fork ------------------------------------------------------------------------------------

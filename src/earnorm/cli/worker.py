@@ -1,0 +1,47 @@
+"""`earnorm worker`: the engine in a process of its own, or in several."""
+
+from __future__ import annotations
+
+import click
+
+from earnorm.cli.fleet import Fleet
+from earnorm.cli.foreground import Settings, log_to_stderr, serve
+from earnorm.cli.target import application
+
+__all__ = ["worker"]
+
+_count = click.IntRange(min=1)
+
+
+@click.command()
+@application
+@click.option("--concurrency", type=_count, default=32, show_default=True, help="Async handlers side by side.")
+@click.option("--threads", type=_count, default=8, show_default=True, help="Plain handlers side by side.")
+@click.option("--processes", type=_count, default=1, show_default=True, help="Worker processes, under one parent.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=25.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What handlers that run have to end in, once it is to stop.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(min=1),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="After how long others take over from one that died.",
+)
+def worker(app: str, *, concurrency: int, threads: int, processes: int, grace: float, lease: float) -> None:
+    """Deliver the events of a database to the handlers of MODULE, in the foreground.
+
+    MODULE:DB is what connect() returned in your application; MODULE imports your handlers. SIGTERM or Ctrl-C: begins
+    nothing more, lets what runs end, gives back the rest and ends with 0. A second one ends at once, with 143 or 130.
+    """
+    log_to_stderr()
+    settings = Settings(grace=grace, options={"lease": lease, "concurrency": concurrency, "threads": threads})
+    if processes > 1:
+        click.get_current_context().exit(Fleet(app, settings, processes).run())
+    serve(app, settings)
