@@ -4,7 +4,7 @@ EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, NotCapturable,
-│   ├── MissingExtra
+│   ├── MissingExtra, InvalidDuration
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -66,6 +66,7 @@ __all__ = [
     "HandlerNameNeeded",
     "HandlerNameTaken",
     "InvalidBulkPolicy",
+    "InvalidDuration",
     "InvalidField",
     "InvalidName",
     "InvalidOption",
@@ -268,6 +269,17 @@ class MissingExtra(ConfigurationError):
         super().__init__(f"{what} needs an extra; install it with: pip install 'earnorm[{extra}]'")
         self.what = what
         self.extra = extra
+
+
+class InvalidDuration(ConfigurationError, ValueError):
+    """What was given for a length of time is none, or one that nobody can wait for."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"{value!r} is no duration: give a number of seconds, a timedelta, or a text such as "
+            f'"90s", "5m", "1h30m" or "2d", between 0 and ten years'
+        )
+        self.value = value
 
 
 # --- models ---------------------------------------------------------------------------------

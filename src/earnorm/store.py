@@ -18,6 +18,7 @@ from uuid import UUID
 
 from earnorm.delivery import Delivery
 from earnorm.event import Entries, Entry
+from earnorm.upkeep import Upkeep
 
 __all__ = ["Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
 
@@ -70,7 +71,7 @@ class Settlement:
     seen: Seen | None = None
 
 
-class Transaction(Protocol):
+class Transaction(Upkeep, Protocol):
     """The verbs, inside one database transaction."""
 
     def append(self, entries: Sequence[Entry]) -> None:

@@ -24,6 +24,7 @@ from earnorm.runner import Runner
 from earnorm.store import Intake, Lease, Store, Transaction
 from earnorm.subscription import Audience, Counts, Window, due_for, fold, next_due, plan
 from earnorm.tenure import Tenure
+from earnorm.trimming import Trimming
 
 __all__ = ["Worker"]
 
@@ -68,9 +69,11 @@ class Worker:
         threads: int = 8,
         loop: LoopThread | None = None,
         intake: Intake | None = None,
+        trimming: Trimming | None = None,
     ) -> None:
         self._store = store
         self._intake = intake
+        self._trimming = trimming
         self._runner = runner
         self._clock = clock or SystemClock()
         self._seconds = lease
@@ -252,8 +255,10 @@ class Worker:
         """Wait for a wake, the next due delivery or the next look; returns how long to wait the next time."""
         if pause >= _IDLE and self._tenure.lease is not None:
             self._give_back()
-        due = self._next_due
-        woken = self._clock.wait(self._wakeup, pause if due is None else min(pause, due))
+        due = [pause if self._next_due is None else self._next_due]
+        if self._trimming is not None:
+            due.append(self._trimming.left())
+        woken = self._clock.wait(self._wakeup, min(pause, *due))
         self._wakeup.clear()
         return _SOON if woken else min(2 * pause, _IDLE)
 
@@ -266,6 +271,8 @@ class Worker:
         try:
             with self._passing:
                 moved = self._pass(until)
+                if until is None and self._trimming is not None:
+                    self._trimming.step()
         except LeaseLost as lost:
             self._unsettled = None
             self._tenure.forget(lost.fence)

@@ -220,9 +220,9 @@ def refused(process):
 def test_a_module_that_cannot_be_imported_ends_with_two(one_shop, processes):
     one_shop.write("import not_there")
 
-    code, line = refused(one_shop.worker("--processes", processes))
+    told = refused(one_shop.worker("--processes", processes))
 
-    assert (2, "Error: shop:db: importing shop failed: ModuleNotFoundError: No module named 'not_there'") == (code, line)
+    assert (2, "Error: shop:db: importing shop failed: ModuleNotFoundError: No module named 'not_there'") == told
 
 
 def test_what_is_no_database_ends_with_two(one_shop):

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import structs
 
+from earnorm.backends.memory_upkeep import MemoryUpkeep
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
@@ -61,17 +62,14 @@ class MemoryStore:
             raise TypeError(f"a memory store joins a transaction from its begin(), not {connection!r}")
         return connection
 
-    def prune(self) -> None:
-        """Empty the log. Its positions are not given out again."""
-        with self._lock:
-            self._state = replace(self._state, log=())
-
     def close(self) -> None:
         """Nothing is held open, and what was stored stays readable."""
 
 
-class MemoryTransaction:
+class MemoryTransaction(MemoryUpkeep):
     """The verbs, on a copy of the state that replaces it at the commit."""
+
+    state: _State
 
     def __init__(self, state: _State, clock: Clock) -> None:
         self.state = state

@@ -6,6 +6,8 @@ import click
 
 from earnorm.cli.capture import audit, capture
 from earnorm.cli.database import db
+from earnorm.cli.dead import dead
+from earnorm.cli.prune import prune
 from earnorm.cli.worker import worker
 
 __all__ = ["main"]
@@ -23,5 +25,7 @@ def main() -> None:
 
 main.add_command(db)
 main.add_command(worker)
+main.add_command(dead)
+main.add_command(prune)
 main.add_command(capture)
 main.add_command(audit)

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +16,15 @@ from click.core import ParameterSource
 from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from earnorm.backends.sqlalchemy import migrations
 from earnorm.backends.sqlalchemy.dialects import READONLY
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.cli.failures import NotUnderstood, clear_errors
+from earnorm.operations import Operations
 from earnorm.orm.database import Database
 from earnorm.orm.engines import Engines
 
-__all__ = ["Target", "application", "application_named", "choose", "named"]
+__all__ = ["Target", "application", "application_named", "choose", "database_url", "named"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +70,20 @@ class Target:
         with self.begin(**READONLY) as connection:
             yield connection
 
+    @contextmanager
+    def operations(self) -> Iterator[Operations]:
+        """The operations on the log, whose tables must be there. Nothing is delivered."""
+        with clear_errors(str(self)):
+            self._require_file()
+            try:
+                with self.database.unready() if self.database is not None else nullcontext():
+                    store = SQLAlchemyStore(self.engines.sync) if self.database is None else self.database.store
+                    with store.begin(readonly=True) as transaction:
+                        migrations.check(transaction.connection)
+                    yield Operations(store, "" if self.database is None else self.database.name)
+            finally:
+                self.engines.sync.dispose()
+
     def _require_file(self) -> None:
         if self.url.get_backend_name() == "sqlite" and not Path(self.url.database or "").exists():
             raise FileNotFoundError("there is no such file; `earnorm db upgrade` makes it")
@@ -77,7 +94,11 @@ application = click.argument("app", metavar="MODULE:DB")
 
 def named(command: F) -> F:
     """The argument and the option that say which database."""
-    command = click.argument("app", metavar="[MODULE:DB]", required=False)(command)
+    return click.argument("app", metavar="[MODULE:DB]", required=False)(database_url(command))
+
+
+def database_url(command: F) -> F:
+    """The option that says which database."""
     return click.option(
         "--url",
         envvar="EARNORM_DATABASE_URL",

@@ -21,13 +21,10 @@ from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.clock import Clock, SystemClock
-from earnorm.errors import (
-    AlreadyConnected,
-    ConfigurationError,
-    DatabaseClosed,
-    DrainInTransaction,
-)
+from earnorm.durations import Duration, seconds_of
+from earnorm.errors import DatabaseClosed, DrainInTransaction
 from earnorm.event import running
+from earnorm.operations import Operations
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
@@ -38,9 +35,10 @@ from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
+from earnorm.trimming import Trimming
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect"]
+__all__ = ["Database"]
 
 
 class Database:
@@ -55,6 +53,7 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        retention: Duration | None = "30d",
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -86,8 +85,17 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
+        self.retention = None if retention is None else seconds_of(retention)
+        trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)
         self._make_worker = partial(
-            Worker, bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures
+            Worker,
+            bus,
+            self.store,
+            self.runner,
+            clock=self._clock,
+            loop=self._own_loop,
+            intake=self.captures,
+            trimming=trimming,
         )
         self.worker = self._make_worker()
         alone = not (self._embedded or self._engines.in_process)
@@ -110,13 +118,30 @@ class Database:
     @contextmanager
     def before_ready(self, **options: Any) -> Iterator[Connection]:
         """A connection for work on the tables, in a transaction of its own, that makes nothing ready by itself."""
+        with self.unready(), self._engines.sync.execution_options(**options).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def unready(self) -> Iterator[None]:
+        """Inside, this thread's connections make nothing ready."""
         with self._lock:
             self._preparer = threading.get_ident()
             try:
-                with self._engines.sync.execution_options(**options).begin() as connection:
-                    yield connection
+                yield
             finally:
                 self._preparer = 0
+
+    @property
+    def operations(self) -> Operations:
+        """What those who run the system ask of it: dead letters, pruning."""
+        return Operations(self.store, self.name, clock=self._clock, enter=self._enter, wake=self._wake)
+
+    def _enter(self, door: str) -> None:
+        """A transaction of the store's own is about to begin."""
+        refuse_in_coroutine(f"operations.{door}", f"operations.a{door}")
+        if current_scope() is not None:
+            raise DrainInTransaction("a transaction", f"operations.{door}")
+        self.ready()
 
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it for each record that changed unseen."""
@@ -218,12 +243,8 @@ class Database:
             self.ready()
 
     def _prepare(self) -> None:
-        with self._lock:
-            self._preparer = threading.get_ident()
-            try:
-                self._prepare_once()
-            finally:
-                self._preparer = 0
+        with self.unready():
+            self._prepare_once()
 
     def _prepare_once(self) -> None:
         tables, version = count_tables(), self.bus.registry.version
@@ -341,43 +362,6 @@ class Database:
         self.bus.forget_plans()
         self.store.close()
         self._own_loop.close()
-
-
-def connect(
-    target: str | URL | Engine | AsyncEngine | None = None,
-    *,
-    name: str = "default",
-    worker: bool | None = None,
-    tables: Tables = "create",
-    log: Kept = "all",
-    schemas: Schemas | None = None,
-) -> Database:
-    """Connect models and handlers to a database; events are durable from here on.
-
-    `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
-    private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
-    process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
-    refuses missing tables, "none" trusts that they are there.
-    `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
-    `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`.
-    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
-    first use.
-    """
-    if target is None:
-        target = os.environ.get("EARNORM_DATABASE_URL")
-        if not target:
-            raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
-    if tables not in ("create", "check", "none"):
-        raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
-    if log not in ("all", "subscribed"):
-        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
-    if name in BY_NAME:
-        raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
-    BY_NAME[name] = database
-    database.bus.forget_plans()
-    return database
 
 
 # --- fork ------------------------------------------------------------------------------------

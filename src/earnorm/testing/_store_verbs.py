@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import uuid4
 
 from earnorm.delivery import Delivery
 from earnorm.event import Entries, Entry
 from earnorm.store import Advance, Lease, Settlement, Store
+from earnorm.upkeep import Pruned
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FAR = 1_000_000
@@ -110,6 +111,13 @@ def blocked(store: Store, *pairs: tuple[str, str]) -> set[tuple[str, str]]:
 def open_(store: Store) -> tuple[int, datetime | None]:
     with store.begin(readonly=True) as t:
         return t.open()
+
+
+def prune(store: Store, before: datetime = NOON + timedelta(days=1), limit: int = FAR, **options: Any) -> Pruned:
+    with store.begin() as t:
+        pruned = t.prune(before, limit, **options)
+    assert pruned is not None
+    return pruned
 
 
 def look(store: Store) -> tuple[dict[str, int], list[Delivery]]:

@@ -14,6 +14,7 @@ from msgspec import structs
 from earnorm.clock import VirtualClock
 from earnorm.store import Lease, Settlement, Store
 from earnorm.testing._store_deliveries import DeliverySuite
+from earnorm.testing._store_upkeep import UpkeepSuite
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
@@ -23,16 +24,18 @@ from earnorm.testing._store_verbs import (
     append_entries,
     claim,
     entry,
+    prune,
     read_all,
     read_all_in,
     set_aside,
 )
+from earnorm.upkeep import Pruned
 
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(DeliverySuite):
-    """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
+class StoreSuite(DeliverySuite, UpkeepSuite):
+    """Inherit it, and give the fixtures below: `store`, and how to join it.
 
     ```python
     class TestMyStore(StoreSuite):
@@ -56,11 +59,6 @@ class StoreSuite(DeliverySuite):
     def caller(self, store: Store) -> Callable[[], AbstractContextManager[Any]]:
         """Opens a transaction of a caller's own: its value is what `store.join` takes."""
         raise NotImplementedError("a backend says what can be joined")
-
-    @pytest.fixture
-    def prune(self, store: Store) -> Callable[[], None]:
-        """Empties the log."""
-        raise NotImplementedError("a backend says how its log is emptied")
 
     # --- append and read ---
 
@@ -198,11 +196,11 @@ class StoreSuite(DeliverySuite):
         with store.begin(readonly=True) as t:
             assert t.horizon() == read_all_in(t)[-1].position
 
-    def test_positions_of_a_pruned_log_are_not_given_out_again(self, store: Store, prune: Callable[[], None]) -> None:
+    def test_positions_of_a_pruned_log_are_not_given_out_again(self, store: Store) -> None:
         append(store, *"abc")
         with store.begin(readonly=True) as t:
             passed = t.horizon()
-        prune()
+        assert prune(store) == Pruned(3, passed)
 
         with store.begin(readonly=True) as t:
             assert (passed, []) == (t.horizon(), read_all_in(t))

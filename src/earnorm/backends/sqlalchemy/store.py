@@ -23,6 +23,7 @@ from earnorm.backends.sqlalchemy.rows import (
     to_time,
 )
 from earnorm.backends.sqlalchemy.statements import Statements
+from earnorm.backends.sqlalchemy.upkeep import SQLAlchemyUpkeep
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.errors import ConnectionLost, LeaseLost
@@ -88,7 +89,7 @@ class SQLAlchemyStore:
         self._engine.dispose()
 
 
-class SQLAlchemyTransaction:
+class SQLAlchemyTransaction(SQLAlchemyUpkeep):
     """The verbs, on one Connection."""
 
     __slots__ = ("_clock", "_connection", "_dialect", "_statements")

@@ -13,6 +13,7 @@ __all__ = [
     "capture",
     "delivery",
     "interest",
+    "is_dead",
     "is_open",
     "is_waited_for",
     "lease",
@@ -112,6 +113,10 @@ def is_open(row: FromClause) -> ColumnElement[bool]:
     return row.c.state == literal_column("'open'")
 
 
+def is_dead(row: FromClause) -> ColumnElement[bool]:
+    return row.c.state == literal_column("'dead'")
+
+
 def is_waited_for(row: FromClause) -> ColumnElement[bool]:
     """Open and ordered: later ones of its subscription and key wait behind it."""
     return is_open(row) & row.c.ordered
@@ -125,6 +130,8 @@ _partial_index("earnorm_delivery_due", delivery.c.due, delivery.c.id, where=is_o
 _partial_index(
     "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
 )
+# For those who look at dead letters among many open ones, and the other way round.
+_partial_index("earnorm_delivery_dead", delivery.c.subscription, delivery.c.id, where=is_dead(delivery))
 
 # What triggers on the models' tables saw, in the transaction that wrote it, until it is turned into entries of the log.
 capture = Table(

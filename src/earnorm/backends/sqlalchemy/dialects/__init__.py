@@ -69,6 +69,10 @@ class Dialect(Protocol):
         """Let one process alone change the schema until this transaction ends."""
         ...
 
+    def lock_pruning(self, connection: Connection) -> bool:
+        """Let one transaction at a time prune the log; False, at once, while another one does."""
+        ...
+
     def require_sound(self, connection: Connection) -> None:
         """Raises UnsoundLog if the log cannot be relied on as it stands here, with the SQL that repairs it."""
         ...

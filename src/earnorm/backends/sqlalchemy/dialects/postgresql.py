@@ -45,6 +45,7 @@ _NOW = "SELECT clock_timestamp()"
 
 # The two words make a key of two halves, which no lock on one bigint, as the horizon's, ever meets.
 _LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtext('earnorm schema'), hashtext(current_schema()))"
+_LOCK_PRUNING = "SELECT pg_try_advisory_xact_lock(hashtext('earnorm pruning'), hashtext(current_schema()))"
 
 _CHECK = f"""\
 SELECT
@@ -170,6 +171,9 @@ class PostgreSQL:
 
     def lock_schema(self, connection: Connection) -> None:
         connection.exec_driver_sql(_LOCK_SCHEMA)
+
+    def lock_pruning(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql(_LOCK_PRUNING).scalar())
 
     def require_sound(self, connection: Connection) -> None:
         standby, cache, guarded, last, highest = connection.exec_driver_sql(_CHECK).one()

@@ -1,0 +1,142 @@
+"""Operations: what those who run a system do to its log and its dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from earnorm.clock import Clock, SystemClock
+from earnorm.delivery import Delivery
+from earnorm.durations import Duration, seconds_of
+from earnorm.envelope import bare_event_of
+from earnorm.store import Store, Transaction
+from earnorm.telemetry import DeadLetterDiscarded, DeadLetterReopened, HandlerRecord, tell
+from earnorm.upkeep import ALL, Selection
+
+__all__ = ["ALL", "Operations", "Selection"]
+
+# Dead letters that are opened again, or discarded, in one transaction.
+_BATCH = 500
+# Seconds between two tries to prune while another process does.
+_BUSY = 0.2
+
+
+class Operations:
+    """`db.operations`. Each verb has an async twin that begins with `a`, and works in transactions of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        database: str = "",
+        *,
+        clock: Clock | None = None,
+        enter: Callable[[str], object] = lambda _door: None,
+        wake: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._database = database
+        self._clock = clock or SystemClock()
+        self._enter = enter
+        self._wake = wake
+
+    # --- dead letters ------------------------------------------------------------------------
+
+    def dead(self, selection: Selection = ALL, *, limit: int = 1_000) -> list[Delivery]:
+        """Dead letters, the oldest first, `limit` at most."""
+        self._enter("dead")
+        with self._store.begin(readonly=True) as transaction:
+            return transaction.dead(selection, limit)
+
+    def count_dead(self, selection: Selection = ALL) -> int:
+        """How many dead letters there are."""
+        self._enter("count_dead")
+        with self._store.begin(readonly=True) as transaction:
+            return transaction.count_dead(selection)
+
+    def retry(self, selection: Selection) -> int:
+        """Let dead letters have one more attempt, at once; returns how many.
+
+        Out of order: later events of their records have been handled meanwhile.
+        """
+        self._enter("retry")
+        count = self._each(selection, lambda transaction, ids: transaction.reopen(ids), self._reopened)
+        if count:
+            self._wake()
+        return count
+
+    def discard(self, selection: Selection) -> int:
+        """Remove dead letters for good, with what is known of their attempts; returns how many."""
+        self._enter("discard")
+        return self._each(selection, lambda transaction, ids: transaction.discard(ids), self._discarded)
+
+    def _each(
+        self,
+        selection: Selection,
+        act: Callable[[Transaction, Sequence[int]], list[int]],
+        told: Callable[[Delivery], HandlerRecord],
+    ) -> int:
+        count, after = 0, 0
+        while True:
+            with self._store.begin() as transaction:
+                found = transaction.dead(selection, _BATCH, after)
+                done = set(act(transaction, [row.id for row in found]))
+            for row in found:
+                if row.id in done:
+                    tell(told(row))
+            count += len(done)
+            if len(found) < _BATCH:
+                return count
+            after = found[-1].id
+
+    def _reopened(self, row: Delivery) -> HandlerRecord:
+        event = bare_event_of(row.entry, attempt=row.attempt + 1, database=self._database)
+        return DeadLetterReopened(event, row.subscription)
+
+    def _discarded(self, row: Delivery) -> HandlerRecord:
+        event = bare_event_of(row.entry, attempt=row.attempt, database=self._database)
+        return DeadLetterDiscarded(event, row.subscription, row.error.partition("\n")[0])
+
+    # --- pruning -----------------------------------------------------------------------------
+
+    def prune(self, older_than: Duration, *, batch: int = 1_000, dry_run: bool = False) -> int:
+        """Remove events older than that which every subscription has passed, a batch at a time; returns how many.
+
+        Each batch is a transaction of its own, and keeps nobody waiting for long. `dry_run` only counts.
+        Raises InvalidDuration.
+        """
+        age = timedelta(seconds=seconds_of(older_than))
+        self._enter("prune")
+        count, after = 0, 0
+        while True:
+            with self._store.begin(readonly=dry_run) as transaction:
+                pruned = transaction.prune(transaction.now() - age, batch, after, dry=dry_run)
+            if pruned is None:
+                self._clock.wait(threading.Event(), _BUSY)
+            elif not pruned.count:
+                return count
+            else:
+                count, after = count + pruned.count, pruned.position
+
+    # --- async twins -------------------------------------------------------------------------
+
+    async def adead(self, selection: Selection = ALL, *, limit: int = 1_000) -> list[Delivery]:
+        """`dead`, awaited."""
+        return await asyncio.to_thread(self.dead, selection, limit=limit)
+
+    async def acount_dead(self, selection: Selection = ALL) -> int:
+        """`count_dead`, awaited."""
+        return await asyncio.to_thread(self.count_dead, selection)
+
+    async def aretry(self, selection: Selection) -> int:
+        """`retry`, awaited."""
+        return await asyncio.to_thread(self.retry, selection)
+
+    async def adiscard(self, selection: Selection) -> int:
+        """`discard`, awaited."""
+        return await asyncio.to_thread(self.discard, selection)
+
+    async def aprune(self, older_than: Duration, *, batch: int = 1_000, dry_run: bool = False) -> int:
+        """`prune`, awaited."""
+        return await asyncio.to_thread(self.prune, older_than, batch=batch, dry_run=dry_run)
