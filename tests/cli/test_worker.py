@@ -1,5 +1,6 @@
 """`earnorm worker`, as a supervisor runs it: real processes, real signals, on both databases."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from earnorm import connect, emit
+from earnorm.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,7 +134,7 @@ def ended(process):
 
 
 def test_a_worker_delivers_to_plain_and_async_handlers_until_it_is_asked_to_stop(shop):
-    process = shop.working()
+    process = shop.working("--lease", "5s", "--concurrency", 3, "--threads", 2, "--grace", "25")
     shop.emit("order.placed", number=1)
     assert ["begun", "1", "1", str(process.pid)] == said(process)
     assert ["done", "1", "1", str(process.pid)] == said(process)
@@ -188,13 +191,6 @@ def test_a_second_signal_ends_at_once_with_128_and_its_number(shop):
     assert (130, []) == ended(process)[:2]
 
 
-def test_the_options_are_those_of_the_worker(one_shop):
-    process = one_shop.working("--lease", 1, "--concurrency", 3, "--threads", 2)
-    process.terminate()
-
-    assert 0 == ended(process)[0]
-
-
 def test_a_database_that_the_module_has_used_already_is_worked_all_the_same(one_shop):
     one_shop.write(SHOP.format(url=one_shop.url, go=str(one_shop.go)) + "\n    db.drain()\n")
     process = one_shop.working()
@@ -208,44 +204,64 @@ def test_a_database_that_the_module_has_used_already_is_worked_all_the_same(one_
 # --- what cannot be started ---
 
 
-def refused(process):
-    code, out, log = ended(process)
-    (line,) = [line for line in log.splitlines() if line.startswith("Error:")]
-    assert [] == out
-    assert "Traceback" not in log
-    return code, line
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Runs the command here, on a module with this source; its exit code and its one line."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = []
+
+    def run(source, *options, db="db"):
+        name = f"{tmp_path.name}_{len(made)}".replace("-", "_")
+        made.append(name)
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        importlib.invalidate_caches()
+        told = CliRunner().invoke(main, ["worker", f"{name}:{db}" if db else name, *map(str, options)])
+        assert "" == told.stdout
+        (line,) = [line for line in told.stderr.splitlines() if line.startswith("Error:")]
+        return told.exit_code, line.replace(name, "shop")
+
+    return run
 
 
-@pytest.mark.parametrize("processes", [1, 3])
-def test_a_module_that_cannot_be_imported_ends_with_two(one_shop, processes):
-    one_shop.write("import not_there")
-
-    told = refused(one_shop.worker("--processes", processes))
+def test_a_module_that_cannot_be_imported_ends_with_two(refused):
+    told = refused("import not_there")
 
     assert (2, "Error: shop:db: importing shop failed: ModuleNotFoundError: No module named 'not_there'") == told
 
 
-def test_what_is_no_database_ends_with_two(one_shop):
-    assert 2 == refused(one_shop.worker(app="shop"))[0]
-    assert (2, "Error: shop:ship is function, not what connect() returns") == refused(one_shop.worker(app="shop:ship"))
-    assert 2 == refused(one_shop.worker("--concurrency", 0))[0]
-    assert 2 == refused(one_shop.worker("--lease", 0))[0]
+def test_what_is_no_database_ends_with_two(refused):
+    assert (2, "Error: 'shop' names no database; write module:db, as in shop.models:db") == refused("", db="")
+    assert (2, "Error: shop:db is int, not what connect() returns") == refused("db = 1")
+    assert 2 == refused("", "--concurrency", 0)[0]
+    assert 2 == refused("", "--processes", 0)[0]
+    assert (2, True) == ended_with(refused("", "--lease", "a while"), "'a while' is no duration")
+    assert (2, True) == ended_with(refused("", "--lease", "0.5"), "at least 1 s")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_missing_tables_end_with_one(shop, processes):
-    shop.write(SHOP.format(url=shop.url, go=str(shop.go)).replace('tables="create"', 'tables="check"'))
+def ended_with(told, words):
+    return told[0], words in told[1]
 
-    code, line = refused(shop.worker("--processes", processes))
+
+def test_a_database_that_is_closed_ends_with_two(refused):
+    code, line = refused("from earnorm import connect\n\ndb = connect('sqlite://', name='closed')\ndb.close()")
+
+    assert 2 == code
+    assert "closed" in line
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_missing_tables_end_with_one(refused, request, tmp_path, dialect):
+    url = f"sqlite:///{tmp_path}/shop.db" if dialect == "sqlite" else request.getfixturevalue("postgresql")
+
+    code, line = refused(SHOP.format(url=url, go="").replace('tables="create"', 'tables="check"'))
 
     assert 1 == code
     assert "earnorm db upgrade" in line
 
 
-def test_a_server_that_does_not_answer_ends_with_three(one_shop):
-    one_shop.write(SHOP.format(url="postgresql+psycopg://ada:secret@127.0.0.1:1/shop", go=""))
-
-    code, line = refused(one_shop.worker())
+def test_a_server_that_does_not_answer_ends_with_three(refused):
+    code, line = refused(SHOP.format(url="postgresql+psycopg://ada:secret@127.0.0.1:1/shop", go=""))
 
     assert 3 == code
     assert "ada:***@127.0.0.1" in line
@@ -274,15 +290,15 @@ def pid_of(line):
     return int(line.partition("[")[2].partition("]")[0])
 
 
-def test_processes_are_started_stopped_together_and_end_with_zero(shop):
-    parent, pids = fleet(shop, size=3)
-    shop.emit("order.placed", number=1, wait=True)
+def test_processes_are_started_stopped_together_and_end_with_zero(one_shop):
+    parent, pids = fleet(one_shop, size=3)
+    one_shop.emit("order.placed", number=1, wait=True)
     begun = said(parent)
     assert int(begun[3]) in pids
 
     parent.terminate()
     told(parent, "stopping 3 worker processes")
-    shop.let_go()
+    one_shop.let_go()
 
     code, out, log = ended(parent)
     assert (0, [f"done 1 1 {begun[3]}"]) == (code, out)
@@ -290,23 +306,37 @@ def test_processes_are_started_stopped_together_and_end_with_zero(shop):
     assert "Traceback" not in log
 
 
-def test_a_process_that_is_killed_is_started_again(shop):
+def test_what_keeps_the_first_process_from_starting_ends_the_parent_with_its_code(one_shop):
+    one_shop.write("import not_there")
+
+    code, out, log = ended(one_shop.worker("--processes", 3))
+
+    assert (2, []) == (code, out)
+    assert ["Error: shop:db: importing shop failed: ModuleNotFoundError: No module named 'not_there'"] == [
+        line for line in log.splitlines() if "not_there" in line
+    ]
+
+
+def test_processes_that_are_killed_are_started_again_and_their_deaths_are_counted(shop):
     parent, pids = fleet(shop)
     os.kill(pids[0], signal.SIGKILL)
 
     told(parent, f"(pid {pids[0]}) died of SIGKILL; another one starts in 0.5 s")
-    new = pid_of(told(parent, "started for 2 handlers"))
+    second = pid_of(told(parent, "started for 2 handlers"))
+    os.kill(second, signal.SIGKILL)
+    told(parent, f"(pid {second}) died of SIGKILL, death 2 in a row; another one starts in 1 s")
+    third = pid_of(told(parent, "started for 2 handlers"))
     shop.emit("order.placed", number=1)
-    assert int(said(parent)[3]) in {new, pids[1]}
+    assert int(said(parent)[3]) in {third, pids[1]}
     parent.terminate()
 
     assert 0 == ended(parent)[0]
-    assert not is_alive(new)
+    assert not is_alive(third)
 
 
-def test_a_handler_that_crashes_its_process_leaves_the_parent_standing_and_shows(shop):
-    parent, _ = fleet(shop)
-    shop.emit("order.placed", number=1, end="SIGSEGV")
+def test_a_handler_that_crashes_its_process_leaves_the_parent_standing_and_shows(one_shop):
+    parent, _ = fleet(one_shop)
+    one_shop.emit("order.placed", number=1, end="SIGSEGV")
 
     told(parent, "died of SIGSEGV; another one starts in")
     told(parent, "died of SIGSEGV")
@@ -314,17 +344,6 @@ def test_a_handler_that_crashes_its_process_leaves_the_parent_standing_and_shows
     parent.terminate()
 
     assert parent.wait(60) in (0, 4)
-
-
-def test_a_row_of_deaths_is_counted_and_slows_the_restarts(one_shop):
-    parent, pids = fleet(one_shop)
-    os.kill(pids[0], signal.SIGKILL)
-    second = pid_of(told(parent, "started for 2 handlers"))
-    os.kill(second, signal.SIGKILL)
-
-    told(parent, f"(pid {second}) died of SIGKILL, death 2 in a row; another one starts in 1 s")
-    parent.terminate()
-    assert 0 == ended(parent)[0]
 
 
 def test_a_process_that_dies_while_it_stops_ends_with_four(one_shop):

@@ -7,10 +7,18 @@ import click
 from earnorm.cli.fleet import Fleet
 from earnorm.cli.foreground import Settings, log_to_stderr, serve
 from earnorm.cli.target import application
+from earnorm.cli.times import length
 
 __all__ = ["worker"]
 
 _count = click.IntRange(min=1)
+
+
+def _lease(context: click.Context, parameter: click.Parameter, value: str) -> float | None:
+    seconds = length(context, parameter, value)
+    if seconds is not None and seconds < 1:
+        raise click.BadParameter(f"{value!r} is shorter than a worker's own pauses; give at least 1 s")
+    return seconds
 
 
 @click.command()
@@ -20,18 +28,18 @@ _count = click.IntRange(min=1)
 @click.option("--processes", type=_count, default=1, show_default=True, help="Worker processes, under one parent.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
-    default=25.0,
+    default="25s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
+    callback=length,
     help="What handlers that run have to end in, once it is to stop.",
 )
 @click.option(
     "--lease",
-    type=click.FloatRange(min=1),
-    default=10.0,
+    default="10s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
+    callback=_lease,
     help="After how long others take over from one that died.",
 )
 def worker(app: str, *, concurrency: int, threads: int, processes: int, grace: float, lease: float) -> None:
