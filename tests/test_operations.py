@@ -142,10 +142,10 @@ def test_pruning_waits_for_another_process_that_does(postgresql):
 
     with connect(postgresql, worker=False) as db, ExitStack() as held:
         other = held.enter_context(db.store.begin())
-        assert other.prune(other.now(), 10) is not None
+        assert other.prune(other.now(), 10, unseen=other.now()) is not None
         with db.store.begin() as mine:
-            assert mine.prune(mine.now(), 10) is None
-            assert mine.prune(mine.now(), 10, dry=True) is not None
+            assert mine.prune(mine.now(), 10, unseen=mine.now()) is None
+            assert mine.prune(mine.now(), 10, unseen=mine.now(), dry=True) is not None
 
         assert 0 == Operations(db.store, clock=Clock()).prune(0)
     assert 1 == len(waits)

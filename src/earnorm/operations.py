@@ -11,6 +11,7 @@ from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.durations import Duration, seconds_of
 from earnorm.envelope import bare_event_of
+from earnorm.retention import PATIENCE
 from earnorm.store import Store, Transaction
 from earnorm.telemetry import DeadLetterDiscarded, DeadLetterReopened, HandlerRecord, tell
 from earnorm.upkeep import ALL, Selection
@@ -103,15 +104,16 @@ class Operations:
     def prune(self, older_than: Duration, *, batch: int = 1_000, dry_run: bool = False) -> int:
         """Remove events older than that which every subscription has passed, a batch at a time; returns how many.
 
-        Each batch is a transaction of its own, and keeps nobody waiting for long. `dry_run` only counts.
-        Raises InvalidDuration.
+        Each batch is a transaction of its own, and keeps nobody waiting for long. A subscription that nobody knew for
+        as long, and for a week at least, is not waited for. `dry_run` only counts. Raises InvalidDuration.
         """
         age = timedelta(seconds=seconds_of(older_than))
         self._enter("prune")
         count, after = 0, 0
         while True:
             with self._store.begin(readonly=dry_run) as transaction:
-                pruned = transaction.prune(transaction.now() - age, batch, after, dry=dry_run)
+                now = transaction.now()
+                pruned = transaction.prune(now - age, batch, after, unseen=now - max(age, PATIENCE), dry=dry_run)
             if pruned is None:
                 self._clock.wait(threading.Event(), _BUSY)
             elif not pruned.count:

@@ -8,6 +8,7 @@ from random import Random
 
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import ConnectionLost
+from earnorm.retention import PATIENCE
 from earnorm.store import Store
 
 __all__ = ["Trimming"]
@@ -23,7 +24,10 @@ _CALM = 60.0
 
 
 class Trimming:
-    """Removes what is older than `retention` seconds and has been passed by every subscription."""
+    """Removes what is older than `retention` seconds and has been passed by every subscription.
+
+    One that nobody knows is waited for as long as that, and at least for PATIENCE.
+    """
 
     def __init__(
         self, store: Store, retention: float, *, clock: Clock | None = None, random: Random | None = None
@@ -61,7 +65,9 @@ class Trimming:
         """Remove a batch; returns how long to leave the log alone."""
         began = self._clock.monotonic()
         with self._store.begin() as transaction:
-            pruned = transaction.prune(transaction.now() - self._retention, _BATCH, self._position)
+            before = transaction.now() - self._retention
+            unseen = min(before, transaction.now() - PATIENCE)
+            pruned = transaction.prune(before, _BATCH, self._position, unseen=unseen)
         if pruned is None or not pruned.count:
             # From the lowest again the next time: what was waited for, or too young, may go by then.
             self._position = 0

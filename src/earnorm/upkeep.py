@@ -9,7 +9,7 @@ from typing import Protocol
 
 from earnorm.delivery import Delivery
 
-__all__ = ["ALL", "Pruned", "Selection", "Upkeep"]
+__all__ = ["ALL", "Behind", "Pruned", "Selection", "Stall", "Tally", "Upkeep"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,35 @@ class Pruned:
     position: int
 
 
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Entries that are not passed yet: how many, as far as they were counted, and when the first was emitted."""
+
+    count: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Deliveries of one subscription that were set aside."""
+
+    open: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Whose open transaction keeps what was appended after it from being read, for how long, and how to end it."""
+
+    holder: str
+    seconds: float | None
+    remedy: str
+
+
 class Upkeep(Protocol):
     """The verbs, inside one transaction of a store."""
+
+    # --- dead letters ---
 
     def dead(self, selection: Selection, limit: int, after: int = 0) -> list[Delivery]:
         """Dead letters, by their id; those past the id `after`, `limit` at most. `due` is when they died."""
@@ -64,9 +91,29 @@ class Upkeep(Protocol):
         """Remove dead letters; returns those that were dead."""
         ...
 
-    def prune(self, before: datetime, limit: int, after: int = 0, *, dry: bool = False) -> Pruned | None:
+    # --- pruning ---
+
+    def prune(
+        self, before: datetime, limit: int, after: int = 0, *, unseen: datetime, dry: bool = False
+    ) -> Pruned | None:
         """Of the `limit` lowest entries past `after` that every subscription has passed, remove those older than that.
 
-        Never removes what a subscription has yet to pass. `dry` only counts. None while another transaction prunes.
+        Never removes what a subscription has yet to pass; but one that was last seen before `unseen`, and that no
+        worker knows now, is not waited for, and what it missed is noted. `dry` only counts. None while another
+        transaction prunes.
         """
+        ...
+
+    # --- how it stands ---
+
+    def behind(self, after: int, upto: int, limit: int, slots: Sequence[tuple[int, int]] = ()) -> Behind:
+        """Entries with `after < position <= upto`, counted up to `limit`; of these ranges of slots, if any."""
+        ...
+
+    def tally(self) -> dict[str, Tally]:
+        """What was set aside, by subscription."""
+        ...
+
+    def stall(self) -> Stall | None:
+        """Who keeps the horizon back now, if anybody does."""
         ...

@@ -81,9 +81,9 @@ class Shop:
         os.write(self._hold, b"go\n")
 
     def waiting(self):
-        """What is set aside, and what is not yet begun."""
+        """What is set aside, and whether anything is not yet begun."""
         with connect(self.url, worker=False, name="test") as db, db.store.begin() as t:
-            return [d.attempt for d in t.deliveries()], t.cursors()["ship"] < t.horizon()
+            return [d.attempt for d in t.deliveries()], min(c.position for c in t.cursors()) < t.horizon()
 
     def close(self):
         for process in self.started:

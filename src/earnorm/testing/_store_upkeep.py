@@ -1,4 +1,4 @@
-"""The store suite's third part: dead letters, and the pruning of the log."""
+"""The store suite's upkeep: dead letters, the pruning of the log, and how it stands."""
 
 # ruff: noqa: SIM300  expected == actual
 
@@ -8,23 +8,28 @@ from datetime import timedelta
 
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
-from earnorm.store import Advance, Store
+from earnorm.slots import slot_of
+from earnorm.store import DEFAULT_GROUP, SHARED, Cursor, Store, Transaction, Waiting
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
     append_entries,
-    claim,
+    cursor_of,
+    cursor_of_in,
     deliveries,
     due,
+    enter,
     entry,
-    open_,
+    move,
     prune,
     read_all,
     set_aside,
     settle,
     subscribe,
+    take,
+    waiting,
 )
-from earnorm.upkeep import ALL, Pruned, Selection
+from earnorm.upkeep import ALL, Behind, Pruned, Selection, Tally
 
 HOUR = timedelta(hours=1)
 
@@ -109,26 +114,93 @@ class UpkeepSuite:
             assert [] == t.discard([])
 
         assert [row] == deliveries(store)
-        assert (1, NOON + HOUR) == open_(store)
+        assert {"mail": Waiting(NOON + HOUR)} == waiting(store)
 
     # --- pruning ---
 
     def test_what_every_subscription_has_passed_and_is_older_is_removed(self, store: Store) -> None:
-        subscribe(store, "mail", "audit")
+        subscribe(store, "mail")
+        subscribe(store, "audit", group="others")
         _, second, third, _ = fill(store, 4)
-        move(store, mail=second, audit=third)
+        go(store, second)
+        go(store, third, group="others")
 
         assert Pruned(2, second) == prune(store)
         assert ["user:3", "user:4"] == keys(store)
         assert Pruned(0, 0) == prune(store)
 
     def test_what_a_subscription_has_yet_to_pass_stays_however_old(self, store: Store) -> None:
-        subscribe(store, "mail", "audit")
+        subscribe(store, "mail")
+        subscribe(store, "audit", group="others")
         *_, last = fill(store, 3)
-        move(store, audit=last)
+        go(store, last)
 
         assert Pruned(0, 0) == prune(store, before=NOON + timedelta(days=10_000))
         assert 3 == len(keys(store))
+
+    def test_what_is_passed_in_some_slots_stays(self, store: Store) -> None:
+        subscribe(store, "mail")
+        first, *_, last = fill(store, 3)
+        with store.begin() as t:
+            kept = t.split(take_in(t, "ada"), 32)
+        settle(store, kept, advances=move(kept, last))
+        with store.begin() as t:
+            other = t.take(next(c for c in t.cursors() if c.first == 32), "ada")
+        assert other is not None
+        settle(store, other, advances=move(other, first))
+
+        assert Pruned(1, first) == prune(store)
+
+    def test_a_subscription_with_a_cursor_of_its_own_is_waited_for_at_that(self, store: Store) -> None:
+        subscribe(store, "mail", "audit")
+        _, second, last = fill(store, 3)
+        with store.begin() as t:
+            t.part("default", ["audit"])
+        go(store, last)
+        go(store, second, name="audit")
+
+        assert Pruned(2, second) == prune(store)
+
+    def test_a_group_that_nobody_is_in_any_more_is_not_waited_for(self, store: Store) -> None:
+        subscribe(store, "mail")
+        *_, last = fill(store, 3)
+        with store.begin() as t:
+            t.retire("mail")
+
+        assert Pruned(3, last) == prune(store)
+
+    def test_who_was_not_seen_for_long_is_not_waited_for_and_what_it_missed_is_noted(
+        self, store: Store, clock: VirtualClock
+    ) -> None:
+        subscribe(store, "mail")
+        subscribe(store, "gone", group="others")
+        first, second, last = fill(store, 3)
+        go(store, first, group="others")
+        go(store, last)
+        clock.advance(60)
+        subscribe(store, "mail")
+        late = NOON + timedelta(seconds=30)
+
+        assert Pruned(1, first) == prune(store, limit=1, unseen=NOON)
+        assert {"gone": 0, "mail": 0} == missed(store)
+        assert Pruned(2, last) == prune(store, unseen=late, dry=True)
+        assert {"gone": 0, "mail": 0} == missed(store)
+        assert Pruned(1, second) == prune(store, limit=1, unseen=late)
+        assert Pruned(1, last) == prune(store, limit=1, unseen=late)
+        assert {"gone": 2, "mail": 0} == missed(store)
+
+    def test_who_is_known_to_a_worker_is_waited_for_however_long_it_was_not_seen(
+        self, store: Store, clock: VirtualClock
+    ) -> None:
+        subscribe(store, "mail")
+        *_, last = fill(store, 2)
+        enter(store, "ada", 100, knows=frozenset({"mail"}))
+        clock.advance(99)
+        late = NOON + timedelta(seconds=30)
+        assert Pruned(0, 0) == prune(store, unseen=late)
+
+        clock.advance(1)
+        assert Pruned(2, last) == prune(store, unseen=late)
 
     def test_what_is_younger_stays_even_below_older_ones(self, store: Store) -> None:
         """The clocks of two hosts need not agree."""
@@ -157,16 +229,49 @@ class UpkeepSuite:
     def test_a_dry_run_counts_and_removes_nothing(self, store: Store) -> None:
         positions = fill(store, 3)
         with store.begin(readonly=True) as t:
-            assert Pruned(2, positions[1]) == t.prune(NOON + HOUR, 2, dry=True)
+            assert Pruned(2, positions[1]) == t.prune(NOON + HOUR, 2, unseen=NOON, dry=True)
 
         assert 3 == len(keys(store))
 
     def test_deliveries_keep_their_events_when_the_log_is_pruned(self, store: Store) -> None:
-        (row,) = bury(store, set_aside())
-        fill(store, 2)
-        prune(store)
+        rows = bury(store, set_aside(), died("audit"))
+        *_, last = fill(store, 2)
+        go(store, last)
 
-        assert [row] == deliveries(store)
+        assert Pruned(2, last) == prune(store)
+        assert rows == deliveries(store)
+
+    # --- how it stands ---
+
+    def test_what_is_behind_is_counted_up_to_a_limit_and_its_first_is_dated(self, store: Store) -> None:
+        append_entries(store, *(entry(key=f"user:{n}", at=NOON + n * HOUR) for n in (2, 1, 3)))
+        first, _, last = (found.position for found in read_all(store))
+
+        with store.begin(readonly=True) as t:
+            assert t.behind(0, last, FAR) == Behind(3, NOON + 2 * HOUR)
+            assert t.behind(first, last, FAR) == Behind(2, NOON + HOUR)
+            assert t.behind(0, last, 2) == Behind(2, NOON + 2 * HOUR)
+            assert t.behind(0, first, FAR) == Behind(1, NOON + 2 * HOUR)
+            assert t.behind(last, last, FAR) == Behind()
+
+    def test_what_is_behind_is_counted_in_ranges_of_slots(self, store: Store) -> None:
+        fill(store, 40)
+        inside = [e for e in read_all(store) if slot_of(e.key, e.id.bytes) in (*range(10), *range(50, 64))]
+
+        with store.begin(readonly=True) as t:
+            assert len(inside) == t.behind(0, FAR, FAR, [(0, 9), (50, 63)]).count
+
+    def test_deliveries_set_aside_are_counted_by_subscription(self, store: Store) -> None:
+        bury(store, set_aside("mail"), set_aside("mail"), died("mail"), died("audit"))
+
+        with store.begin(readonly=True) as t:
+            assert {"audit": Tally(0, 1), "mail": Tally(2, 1)} == t.tally()
+
+    def test_nothing_stalls_where_nobody_writes(self, store: Store) -> None:
+        append_entries(store, entry())
+
+        with store.begin(readonly=True) as t:
+            assert t.stall() is None
 
 
 def died(subscription: str = "mail", **fields: object) -> Delivery:
@@ -174,7 +279,7 @@ def died(subscription: str = "mail", **fields: object) -> Delivery:
 
 
 def bury(store: Store, *rows: Delivery) -> list[Delivery]:
-    settle(store, claim(store), set_aside=rows)
+    settle(store, take(store), set_aside=rows)
     return deliveries(store)
 
 
@@ -188,11 +293,21 @@ def fill(store: Store, count: int) -> list[int]:
     return [found.position for found in read_all(store)]
 
 
-def move(store: Store, **positions: int) -> None:
-    """Let subscriptions pass what stands up to these positions."""
+def go(store: Store, position: int, group: str = DEFAULT_GROUP, name: str = SHARED) -> None:
+    """Let a cursor pass what stands up to this position."""
+    taken = take(store, "ada", group, name)
+    settle(store, taken, advances=move(taken, position))
+
+
+def take_in(t: Transaction, worker: str) -> Cursor:
+    taken = t.take(cursor_of_in(t), worker)
+    assert taken is not None
+    return taken
+
+
+def missed(store: Store) -> dict[str, int]:
     with store.begin(readonly=True) as t:
-        cursors = t.cursors()
-    settle(store, claim(store), advances={name: Advance(cursors[name], to) for name, to in positions.items()})
+        return {follower.name: follower.missed for follower in t.followers()}
 
 
 def keys(store: Store) -> list[str]:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.upkeep import Stall
 
 __all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
 
@@ -71,6 +72,10 @@ class Dialect(Protocol):
 
     def lock_pruning(self, connection: Connection) -> bool:
         """Let one transaction at a time prune the log; False, at once, while another one does."""
+        ...
+
+    def stall(self, connection: Connection) -> Stall | None:
+        """Who keeps the horizon back now (`Transaction.stall`)."""
         ...
 
     def require_sound(self, connection: Connection) -> None:
