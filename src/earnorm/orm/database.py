@@ -95,13 +95,7 @@ class Database:
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
         self.worker = Worker(
-            bus,
-            self.store,
-            self.runner,
-            clock=self._clock,
-            groups=groups,
-            loop=self._own_loop,
-            intake=self.captures,
+            bus, self.store, self.runner, clock=self._clock, groups=groups, loop=self._own_loop, intake=self.captures
         )
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
@@ -367,8 +361,7 @@ def connect(
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`. `groups` are those whose handlers the worker of this process runs (default: all
-    that it knows).
+    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
     """
@@ -380,8 +373,6 @@ def connect(
         raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
-    if isinstance(groups, str):
-        raise ConfigurationError(f"connect(groups={groups!r}): expected a list of groups; write groups=[{groups!r}]")
     if name in BY_NAME:
         raise AlreadyConnected(name)
     database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, groups=groups)
