@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,6 +28,7 @@ def connect(
     log: Kept = "all",
     schemas: Schemas | None = None,
     retention: Duration | None = "30d",
+    groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -36,7 +38,7 @@ def connect(
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`.
+    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
     `retention` is how long events stay in the log that every subscription has passed; None keeps them for ever.
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, InvalidDuration, HandlerNameNeeded; MissingTables and
     UnsoundLog on first use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -54,6 +54,7 @@ class Database:
         log: Kept = "all",
         schemas: Schemas | None = None,
         retention: Duration | None = "30d",
+        groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -93,6 +94,7 @@ class Database:
             self.store,
             self.runner,
             clock=self._clock,
+            groups=groups,
             loop=self._own_loop,
             intake=self.captures,
             trimming=trimming,

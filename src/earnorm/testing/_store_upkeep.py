@@ -14,7 +14,6 @@ from earnorm.testing._store_verbs import (
     FAR,
     NOON,
     append_entries,
-    cursor_of,
     cursor_of_in,
     deliveries,
     due,
