@@ -24,12 +24,13 @@ from earnorm.runner import Runner
 from earnorm.store import Intake, Lease, Store, Transaction
 from earnorm.subscription import Audience, Counts, Window, due_for, fold, next_due, plan
 from earnorm.tenure import Tenure
+from earnorm.wakeup import Polling, Wakeup
 
 __all__ = ["Worker"]
 
 _log = logging.getLogger("earnorm.worker")
 
-# Seconds between two looks at an idle log: the first, and the last after doubling.
+# Seconds between two looks at a log that stands still, doubling: the first, and the last while others are at work.
 _SOON, _IDLE = 0.05, 1.0
 # Seconds between two tries of a store that fails.
 _AGAIN, _FAILING = 0.1, 10.0
@@ -68,9 +69,11 @@ class Worker:
         threads: int = 8,
         loop: LoopThread | None = None,
         intake: Intake | None = None,
+        wakeup: Wakeup | None = None,
     ) -> None:
         self._store = store
         self._intake = intake
+        self._outside = wakeup or Polling(_IDLE)
         self._runner = runner
         self._clock = clock or SystemClock()
         self._seconds = lease
@@ -99,6 +102,7 @@ class Worker:
         self._subscribed: frozenset[str] = frozenset()
         self._watchers: set[threading.Event] = set()
         self._next_due: float | None = None
+        self._quiet = False
         self._failures = 0
         self._totals = Counts()
         self._reported = Counts()
@@ -121,6 +125,7 @@ class Worker:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._serve, name="earnorm-worker", daemon=True)
             self._thread.start()
+            self._outside.watch(self._wakeup.set)
 
     def wake(self) -> None:
         """Something was committed: look at once. Many wakes are one. In a fork of a started worker's process, start."""
@@ -156,6 +161,7 @@ class Worker:
             self._deadline = self._clock.monotonic() + grace
             self._stopping.set()
             thread, batch = self._thread, self._under_way
+        self._outside.unwatch()
         if batch is not None:
             batch.close()
         self._wakeup.set()
@@ -253,9 +259,11 @@ class Worker:
         if pause >= _IDLE and self._tenure.lease is not None:
             self._give_back()
         due = self._next_due
+        longest = self._outside.longest if self._quiet else _IDLE
+        pause = min(pause, longest)
         woken = self._clock.wait(self._wakeup, pause if due is None else min(pause, due))
         self._wakeup.clear()
-        return _SOON if woken else min(2 * pause, _IDLE)
+        return _SOON if woken else 2 * pause
 
     def _look_again(self) -> None:
         for watch in tuple(self._watchers):
@@ -290,8 +298,9 @@ class Worker:
     def _pass(self, until: float | None) -> bool:
         self.refresh()
         moved = self._settle()
-        if self._intake is not None:
-            moved = self._intake.take() or moved
+        if self._intake is not None and self._intake.take():
+            self._outside.notify()
+            moved = True
         window = self._look()
         if window.is_empty or self._stopping.is_set():
             return moved
@@ -312,6 +321,7 @@ class Worker:
     def _look(self) -> Window:
         with self._store.begin(readonly=True) as transaction:
             window = self._window(transaction, self._batch)
+            self._quiet = window.is_empty
             self._next_due = next_due(transaction) if window.is_empty else None
         return window
 
@@ -366,6 +376,8 @@ class Worker:
             self._unsettled = None
             self._totals += Counts.of(outcome for lane in result.outcomes for outcome in lane)
         self._runner.tell_appended(settlement.emitted)
+        if settlement.emitted:
+            self._outside.notify()
         return moves
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
 from earnorm import _forks
 from earnorm.backends.sqlalchemy import boundary
@@ -34,20 +34,14 @@ from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
-from earnorm.orm.tables import Tables, look_after
+from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
+from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
-
-_metadata: list[Any] = []
-
-
-def keep_tables_of(base: type[DeclarativeBase]) -> None:
-    """`connect(tables=...)` looks after the tables of this base."""
-    _metadata.append(base.metadata)
 
 
 class Database:
@@ -93,7 +87,16 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
+        self.wakeup: Wakeup = self._engines.new_wakeup()
+        self.worker = Worker(
+            bus,
+            self.store,
+            self.runner,
+            clock=self._clock,
+            loop=self._own_loop,
+            intake=self.captures,
+            wakeup=self.wakeup,
+        )
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -144,6 +147,7 @@ class Database:
         for engine in self._engines.both:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
+        self.wakeup.begin_anew()
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -206,13 +210,14 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._is_subscribed() and self._prepared == _count_tables()
+        return self._is_subscribed() and self._prepared == count_tables()
 
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
 
     def _wake(self) -> None:
         self.worker.wake()
+        self.wakeup.notify()
         if self._absence is not None:
             self._absence.notice()
 
@@ -230,10 +235,10 @@ class Database:
                 self._preparer = 0
 
     def _prepare_once(self) -> None:
-        tables, version = _count_tables(), self.bus.registry.version
+        tables, version = count_tables(), self.bus.registry.version
         if self._prepared != tables:
             with self.store.own_engine.begin() as connection:
-                look_after(connection, self._tables, _metadata)
+                look_after(connection, self._tables)
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
@@ -329,6 +334,7 @@ class Database:
 
     def _disconnect(self) -> None:
         self._closed = True
+        self.wakeup.close()
         if self._absence is not None:
             self._absence.close()
         for engine in self._engines.both:
@@ -375,10 +381,6 @@ def connect(
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
-
-
-def _count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in _metadata)
 
 
 # --- fork ------------------------------------------------------------------------------------
