@@ -148,7 +148,7 @@ def resting(url, rang, long_rests):
     """A database with a worker that rests, and would be woken."""
     with connect(url, worker=True) as db:
         until(lambda: db.wakeup.longest > 10)
-        until(lambda: db.worker._quiet and not db.worker._wakeup.is_set())
+        until(lambda: not db.worker._turns.contending and not db.worker._wakeup.is_set())
         yield db
 
 

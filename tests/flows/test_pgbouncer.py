@@ -149,7 +149,7 @@ def test_a_commit_behind_it_wakes_a_worker_past_it(url, rang, long_rests):
     past = make_url(url).set(port=postgres.server().port)
     with connect(past, worker=True) as db, connect(url, name="behind", worker=False) as behind:
         until(lambda: db.wakeup._listener.listening)
-        until(lambda: db.worker._quiet and not db.worker._wakeup.is_set())
+        until(lambda: not db.worker._turns.contending and not db.worker._wakeup.is_set())
         with behind.transaction():
             emit("door.rang")
 

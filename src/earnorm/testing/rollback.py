@@ -91,11 +91,11 @@ def _paused(db: Database) -> Iterator[None]:
     try:
         yield
     finally:
+        db.wakeup = worker._outside = wakeup
         worker._begin_anew()
         worker.use_loop(loop)
         db._embedded, db._prepared, db._subscribed = embedded, prepared, subscribed
         db._absence = absence
-        db.wakeup = worker._outside = wakeup
         if working:
             worker.start()
 
