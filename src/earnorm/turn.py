@@ -19,6 +19,7 @@ from earnorm.shares import View
 from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Store, Transaction, Waiting
 from earnorm.subscription import Audience, Counts, Window, fold, passed, plan
 from earnorm.tenure import Tenure
+from earnorm.wakeup import Wakeup
 
 __all__ = ["Turns"]
 
@@ -53,6 +54,7 @@ class Turns:
         pace: Pace,
         groups: frozenset[str] | None = None,
         intake: Intake | None = None,
+        wakeup: Wakeup,
     ) -> None:
         self.stopping = threading.Event()
         self.deadline: float | None = None
@@ -70,6 +72,7 @@ class Turns:
         self._pace = pace
         self._groups = groups
         self._intake = intake
+        self._wakeup = wakeup
         self._unsettled: _Result | None = None
         self._recorded: frozenset[str] = frozenset()
         self._knows: frozenset[str] = frozenset()
@@ -141,8 +144,9 @@ class Turns:
         """One turn, of which handlers may take until then; whether it moved anything."""
         self.refresh()
         moved = self.settle()
-        if self._intake is not None:
-            moved = self._intake.take() or moved
+        if self._intake is not None and self._intake.take():
+            self._wakeup.notify()
+            moved = True
         if self._tenure.view is None and not self._contends():
             return moved
         window = self._plan()
@@ -274,4 +278,6 @@ class Turns:
             # It may have caught up with the others.
             self._tenure.stale()
         self._runner.tell_appended(settlement.emitted)
+        if settlement.emitted:
+            self._wakeup.notify()
         return moves

@@ -53,7 +53,16 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, retention=retention)
+    database = Database(
+        target,
+        name=name,
+        worker=worker,
+        tables=tables,
+        log=log,
+        schemas=schemas,
+        retention=retention,
+        groups=groups,
+    )
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database

@@ -36,6 +36,7 @@ from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
 from earnorm.trimming import Trimming
+from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
 __all__ = ["Database"]
@@ -86,6 +87,7 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
+        self.wakeup: Wakeup = self._engines.new_wakeup()
         self.retention = None if retention is None else seconds_of(retention)
         trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)
         self._make_worker = partial(
@@ -98,6 +100,7 @@ class Database:
             loop=self._own_loop,
             intake=self.captures,
             trimming=trimming,
+            wakeup=self.wakeup,
         )
         self.worker = self._make_worker()
         alone = not (self._embedded or self._engines.in_process)
@@ -167,6 +170,7 @@ class Database:
         for engine in self._engines.both:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
+        self.wakeup.begin_anew()
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -236,6 +240,7 @@ class Database:
 
     def _wake(self) -> None:
         self.worker.wake()
+        self.wakeup.notify()
         if self._absence is not None:
             self._absence.notice()
 
@@ -355,6 +360,7 @@ class Database:
 
     def _disconnect(self) -> None:
         self._closed = True
+        self.wakeup.close()
         if self._absence is not None:
             self._absence.close()
         for engine in self._engines.both:

@@ -16,6 +16,7 @@ from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
 from earnorm.upkeep import Stall
+from earnorm.wakeup import Wakeup
 
 __all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
 
@@ -118,6 +119,7 @@ class Backend:
     sync, twin     an engine on a URL, and its async twin
     prepare        make an engine of the user's own fit for us
     in_process     whether the database belongs to one host, so that a worker in this process is the natural one
+    wakeup         how its workers learn of other processes' commits
     """
 
     drivers: frozenset[str]
@@ -125,6 +127,7 @@ class Backend:
     twin: Callable[[URL], AsyncEngine]
     prepare: Callable[[Engine], None]
     in_process: bool
+    wakeup: Callable[[Engine], Wakeup]
 
 
 def backend_of(url: URL) -> Backend:
@@ -132,6 +135,7 @@ def backend_of(url: URL) -> Backend:
     match url.get_backend_name():
         case "sqlite":
             from earnorm.backends.sqlalchemy.dialects import sqlite
+            from earnorm.backends.sqlalchemy.dialects.sqlite_wakeup import SQLiteWakeup
 
             backend = Backend(
                 drivers=frozenset({"pysqlite", "aiosqlite"}),
@@ -139,9 +143,11 @@ def backend_of(url: URL) -> Backend:
                 twin=sqlite.sqlite_async_engine,
                 prepare=sqlite.prepare,
                 in_process=True,
+                wakeup=SQLiteWakeup,
             )
         case "postgresql":
             from earnorm.backends.sqlalchemy.dialects import postgresql_engines
+            from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
 
             backend = Backend(
                 drivers=frozenset({"psycopg", "psycopg_async", "asyncpg"}),
@@ -149,6 +155,7 @@ def backend_of(url: URL) -> Backend:
                 twin=postgresql_engines.postgresql_async_engine,
                 prepare=postgresql_engines.prepare,
                 in_process=False,
+                wakeup=PostgreSQLWakeup,
             )
         case other:
             raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {other} yet")
