@@ -1,4 +1,4 @@
-"""Operations: what those who run a system do to its log and its dead letters."""
+"""Operations: what those who run a system ask of it. Dead letters, pruning, how it stands, who is to pause."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Literal
 
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
 from earnorm.durations import Duration, seconds_of
 from earnorm.envelope import bare_event_of
+from earnorm.errors import AmbiguousName, StillKnown, UnknownSubscription
 from earnorm.retention import PATIENCE
+from earnorm.status import Status, status_of
 from earnorm.store import Store, Transaction
 from earnorm.telemetry import DeadLetterDiscarded, DeadLetterReopened, HandlerRecord, tell
 from earnorm.upkeep import ALL, Selection
 
-__all__ = ["ALL", "Operations", "Selection"]
+__all__ = ["ALL", "Kind", "Operations", "Selection"]
+
+Kind = Literal["handler", "group"]
 
 # Dead letters that are opened again, or discarded, in one transaction.
 _BATCH = 500
@@ -121,6 +126,61 @@ class Operations:
             else:
                 count, after = count + pruned.count, pruned.position
 
+    # --- how it stands, and who works --------------------------------------------------------
+
+    def status(self) -> Status:
+        """How the log stands: groups, subscriptions, leases, workers, and what is wrong."""
+        self._enter("status")
+        with self._store.begin(readonly=True) as transaction:
+            return status_of(transaction)
+
+    def pause(self, name: str, kind: Kind | None = None) -> Kind:
+        """Have a handler, or all of a group, run by nobody from now on, wherever it is; returns which of them it was.
+
+        Workers heed it within two seconds, what runs ends. It lasts until `resume`, over restarts; its events wait
+        meanwhile. Raises UnknownSubscription, AmbiguousName.
+        """
+        self._enter("pause")
+        return self._pause(name, kind, paused=True)
+
+    def resume(self, name: str, kind: Kind | None = None) -> Kind:
+        """Undo `pause`: what has waited is delivered. Raises UnknownSubscription, AmbiguousName."""
+        self._enter("resume")
+        found = self._pause(name, kind, paused=False)
+        self._wake()
+        return found
+
+    def _pause(self, name: str, kind: Kind | None, *, paused: bool) -> Kind:
+        with self._store.begin() as transaction:
+            groups = transaction.groups()
+            # Taken back if both are meant: a handler is known by its former names too, which nobody lists.
+            is_handler = kind != "group" and transaction.pause(name, paused=paused)
+            if is_handler and kind is None and name in groups:
+                raise AmbiguousName(name)
+            if is_handler:
+                return "handler"
+            if kind != "handler" and transaction.pause_group(name, paused=paused):
+                return "group"
+            known = {"handler": [follower.name for follower in transaction.followers()], "group": list(groups)}
+        listed = known[kind] if kind is not None else [*known["handler"], *known["group"]]
+        raise UnknownSubscription(name, kind or "handler or group", listed)
+
+    def retire(self, name: str) -> int:
+        """Forget a handler's subscription, and drop its open deliveries; returns how many those were.
+
+        Its dead letters stay. Raises UnknownSubscription, and StillKnown while a worker is alive that knows it.
+        """
+        self._enter("retire")
+        with self._store.begin() as transaction:
+            now = transaction.now()
+            known = [worker.worker for worker in transaction.workers() if worker.expires > now and name in worker.knows]
+            if known:
+                raise StillKnown(name, known)
+            dropped = transaction.retire(name)
+            if dropped is None:
+                raise UnknownSubscription(name, "handler", [follower.name for follower in transaction.followers()])
+        return dropped
+
     # --- async twins -------------------------------------------------------------------------
 
     async def adead(self, selection: Selection = ALL, *, limit: int = 1_000) -> list[Delivery]:
@@ -142,3 +202,19 @@ class Operations:
     async def aprune(self, older_than: Duration, *, batch: int = 1_000, dry_run: bool = False) -> int:
         """`prune`, awaited."""
         return await asyncio.to_thread(self.prune, older_than, batch=batch, dry_run=dry_run)
+
+    async def astatus(self) -> Status:
+        """`status`, awaited."""
+        return await asyncio.to_thread(self.status)
+
+    async def apause(self, name: str, kind: Kind | None = None) -> Kind:
+        """`pause`, awaited."""
+        return await asyncio.to_thread(self.pause, name, kind)
+
+    async def aresume(self, name: str, kind: Kind | None = None) -> Kind:
+        """`resume`, awaited."""
+        return await asyncio.to_thread(self.resume, name, kind)
+
+    async def aretire(self, name: str) -> int:
+        """`retire`, awaited."""
+        return await asyncio.to_thread(self.retire, name)

@@ -7,7 +7,9 @@ import click
 from earnorm.cli.capture import audit, capture
 from earnorm.cli.database import db
 from earnorm.cli.dead import dead
+from earnorm.cli.handlers import handlers, pause, resume
 from earnorm.cli.prune import prune
+from earnorm.cli.status import status
 from earnorm.cli.worker import worker
 
 __all__ = ["main"]
@@ -23,9 +25,5 @@ def main() -> None:
     """
 
 
-main.add_command(db)
-main.add_command(worker)
-main.add_command(dead)
-main.add_command(prune)
-main.add_command(capture)
-main.add_command(audit)
+for command in (db, worker, status, pause, resume, handlers, dead, prune, capture, audit):
+    main.add_command(command)

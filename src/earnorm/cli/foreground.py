@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from earnorm.cli.failures import clear_errors
+from earnorm.cli.failures import NotUnderstood, clear_errors
+from earnorm.cli.lists import counted
 from earnorm.cli.signals import heard
 from earnorm.cli.target import application_named
 from earnorm.orm.database import Database
+from earnorm.subscription import registrations_of
 
 __all__ = ["Settings", "log_to_stderr", "serve", "serve_as_child"]
 
@@ -47,8 +49,9 @@ def serve_as_child(app: str, settings: Settings, parent: Connection) -> None:
 def _serve(app: str, settings: Settings, asked: Sequence[Connection], parent: Connection | None) -> None:
     target, database = application_named(app)
     with clear_errors(str(target)):
+        handlers = _handlers(database, settings.options.get("groups"))
         _start(database, settings)
-        _log.info("%r started for %s, on %s", database.worker, _handlers(database), target)
+        _log.info("%r started for %s, on %s", database.worker, handlers, target)
         if parent is not None:
             parent.send_bytes(b"started")
         wait(asked)
@@ -71,10 +74,15 @@ def _start(database: Database, settings: Settings) -> None:
     database.worker.start()
 
 
-def _handlers(database: Database) -> str:
-    count = len({handler.name for handler in database.bus.registry.durable()})
-    if not count:
+def _handlers(database: Database, groups: Sequence[str] | None) -> str:
+    """How many there are to run, for people. Raises NotUnderstood."""
+    known = registrations_of(database.bus.registry)
+    ours = {one.name for one in known if groups is None or one.group in groups}
+    if not ours and groups is not None:
+        found = ", ".join(sorted({one.group for one in known})) or "none"
+        raise NotUnderstood(f"no handler of group {', '.join(groups)} is known here; known groups: {found}")
+    if not ours:
         _log.warning(
             "no durable handler is known here; let the module named on the command line import those that define yours"
         )
-    return "1 handler" if count == 1 else f"{count} handlers"
+    return counted(len(ours), "handler")

@@ -27,6 +27,6 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
-def counted(number: int, what: str) -> str:
+def counted(number: int, one: str, many: str = "") -> str:
     """`1 dead letter`, `2 dead letters`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+    return f"{number:,} {one}" if number == 1 else f"{number:,} {many or f'{one}s'}"

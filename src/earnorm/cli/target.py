@@ -75,13 +75,15 @@ class Target:
         """The operations on the log, whose tables must be there. Nothing is delivered."""
         with clear_errors(str(self)):
             self._require_file()
+            wakeup = self.engines.new_wakeup()
             try:
                 with self.database.unready() if self.database is not None else nullcontext():
                     store = SQLAlchemyStore(self.engines.sync) if self.database is None else self.database.store
                     with store.begin(readonly=True) as transaction:
                         migrations.check(transaction.connection)
-                    yield Operations(store, "" if self.database is None else self.database.name)
+                    yield Operations(store, "" if self.database is None else self.database.name, wake=wakeup.notify)
             finally:
+                wakeup.close()
                 self.engines.sync.dispose()
 
     def _require_file(self) -> None:

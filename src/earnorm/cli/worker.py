@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from earnorm.cli.fleet import Fleet
@@ -23,6 +26,7 @@ def _lease(context: click.Context, parameter: click.Parameter, value: str) -> fl
 
 @click.command()
 @application
+@click.option("--group", "groups", multiple=True, metavar="NAME", help="Only handlers of this group; may be repeated.")
 @click.option("--concurrency", type=_count, default=32, show_default=True, help="Async handlers side by side.")
 @click.option("--threads", type=_count, default=8, show_default=True, help="Plain handlers side by side.")
 @click.option("--processes", type=_count, default=1, show_default=True, help="Worker processes, under one parent.")
@@ -42,14 +46,14 @@ def _lease(context: click.Context, parameter: click.Parameter, value: str) -> fl
     callback=_lease,
     help="After how long others take over from one that died.",
 )
-def worker(app: str, *, concurrency: int, threads: int, processes: int, grace: float, lease: float) -> None:
+def worker(app: str, *, processes: int, grace: float, groups: Sequence[str], **options: Any) -> None:
     """Deliver the events of a database to the handlers of MODULE, in the foreground.
 
     MODULE:DB is what connect() returned in your application; MODULE imports your handlers. SIGTERM or Ctrl-C: begins
     nothing more, lets what runs end, gives back the rest and ends with 0. A second one ends at once, with 143 or 130.
     """
     log_to_stderr()
-    settings = Settings(grace=grace, options={"lease": lease, "concurrency": concurrency, "threads": threads})
+    settings = Settings(grace=grace, options={**options, "groups": groups or None, "dedicated": True})
     if processes > 1:
         click.get_current_context().exit(Fleet(app, settings, processes).run())
     serve(app, settings)

@@ -138,7 +138,7 @@ class Database:
 
     @property
     def operations(self) -> Operations:
-        """What those who run the system ask of it: dead letters, pruning."""
+        """What those who run the system ask of it: how it stands, dead letters, pausing, pruning."""
         return Operations(self.store, self.name, clock=self._clock, enter=self._enter, wake=self._wake)
 
     def _enter(self, door: str) -> None:

@@ -187,8 +187,9 @@ def waiting(store: Store) -> dict[str, Waiting]:
 
 def prune(store: Store, before: datetime = NOON + timedelta(days=1), limit: int = FAR, **options: Any) -> Pruned:
     """Without `unseen`, every subscription is waited for."""
+    unseen = options.pop("unseen", NOON - timedelta(days=10_000))
     with store.begin() as t:
-        pruned = t.prune(before, limit, **{"unseen": NOON - timedelta(days=10_000), **options})
+        pruned = t.prune(before, limit, unseen=unseen, **options)
     assert pruned is not None
     return pruned
 
