@@ -180,5 +180,10 @@ def test_each_verb_has_an_async_twin(db, printer):
         assert 1 == await operations.aretry(Selection(ids=(first.id,)))
         assert 1 == await operations.adiscard(ALL)
         assert 2 == await operations.aprune(0, dry_run=True)
+        assert "handler" == await operations.apause("print")
+        assert [True] == [one.paused for one in (await operations.astatus()).subscriptions]
+        assert "handler" == await operations.aresume("print", "handler")
+        # The one that was to have another attempt.
+        assert 1 == await operations.aretire("print")
 
     asyncio.run(twins())

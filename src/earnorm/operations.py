@@ -146,11 +146,15 @@ class Operations:
     def resume(self, name: str, kind: Kind | None = None) -> Kind:
         """Undo `pause`: what has waited is delivered. Raises UnknownSubscription, AmbiguousName."""
         self._enter("resume")
-        found = self._pause(name, kind, paused=False)
+        return self._pause(name, kind, paused=False)
+
+    def _pause(self, name: str, kind: Kind | None, *, paused: bool) -> Kind:
+        found = self._set_paused(name, kind, paused=paused)
+        # Who rests looks now, and not when it next would.
         self._wake()
         return found
 
-    def _pause(self, name: str, kind: Kind | None, *, paused: bool) -> Kind:
+    def _set_paused(self, name: str, kind: Kind | None, *, paused: bool) -> Kind:
         with self._store.begin() as transaction:
             groups = transaction.groups()
             # Taken back if both are meant: a handler is known by its former names too, which nobody lists.

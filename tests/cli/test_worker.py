@@ -1,11 +1,13 @@
 """`earnorm worker`, as a supervisor runs it: real processes, real signals, on both databases."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,7 @@ SHOP = """
                 go.readline()
         say("done", number, event.attempt, os.getpid())
 
-    @event_handler_async("order.counted", name="count")
+    @event_handler_async("order.counted", name="count", group="counting")
     async def count(event, *, number):
         say("counted", number, os.getpid())
 """
@@ -201,6 +203,56 @@ def test_a_database_that_the_module_has_used_already_is_worked_all_the_same(one_
     assert 0 == ended(process)[0]
 
 
+# --- groups, pauses ---
+
+
+def test_a_worker_may_keep_to_some_groups(shop):
+    process = shop.worker("--group", "counting", "--group", "others")
+    told(process, "started for 1 handler,")
+    shop.emit("order.placed", number=1)
+    shop.emit("order.counted", number=2)
+    assert ["counted", "2", str(process.pid)] == said(process)
+    process.terminate()
+
+    assert (0, []) == ended(process)[:2]
+    again = shop.working()
+    assert ["begun", "1", "1", str(again.pid)] == said(again)
+
+
+def command(shop, *words):
+    told = CliRunner().invoke(main, [*words], env={"EARNORM_DATABASE_URL": shop.url})
+    assert told.exit_code in (0, 1), told.output
+    return told.stdout
+
+
+def subscription(shop, name):
+    found = json.loads(command(shop, "status", "--json"))["subscriptions"]
+    return next(one for one in found if one["name"] == name)
+
+
+def test_all_workers_heed_a_pause_and_a_resumption(shop):
+    """A worker that has seen the pause gives the paused handler a cursor of its own, which nobody works."""
+    parent, _ = fleet(shop)
+    shop.emit("order.placed", number=1)
+    assert [["begun", "1"], ["done", "1"]] == [said(parent)[:2], said(parent)[:2]]
+
+    began = time.monotonic()
+    command(shop, "pause", "ship")
+    shop.emit("order.counted", number=2)
+    assert "counted" == said(parent)[0]
+    while not subscription(shop, "ship")["apart"]:
+        assert time.monotonic() - began < 10
+    shop.emit("order.placed", number=3)
+    shop.emit("order.counted", number=4)
+    assert ["counted", "4"] == said(parent)[:2]
+    assert subscription(shop, "ship")["waiting"] >= 1
+
+    command(shop, "resume", "ship")
+    assert ["begun", "3", "1"] == said(parent)[:3]
+    parent.terminate()
+    assert 0 == ended(parent)[0]
+
+
 # --- what cannot be started ---
 
 
@@ -237,6 +289,12 @@ def test_what_is_no_database_ends_with_two(refused):
     assert 2 == refused("", "--processes", 0)[0]
     assert (2, True) == ended_with(refused("", "--lease", "a while"), "'a while' is no duration")
     assert (2, True) == ended_with(refused("", "--lease", "0.5"), "at least 1 s")
+
+
+def test_a_group_that_no_handler_is_in_ends_with_two(refused, tmp_path):
+    told = refused(SHOP.format(url=f"sqlite:///{tmp_path}/shop.db", go=""), "--group", "nobody")
+
+    assert (2, True) == ended_with(told, "no handler of group nobody is known here; known groups: counting, default")
 
 
 def ended_with(told, words):

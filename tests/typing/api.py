@@ -1,6 +1,6 @@
 """What type checkers see of the public names: models, doors, decorators, databases, tests' own helpers."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -192,6 +192,8 @@ async def an_async_database() -> None:
         assert_type(await db.adrain(), dict[str, int])
         assert_type(await db.operations.adead(Selection(handler="mail")), list[Delivery])
         assert_type(await db.operations.aretry(ALL), int)
+        assert_type((await db.operations.astatus()).problems, Sequence[str])
+        assert_type(await db.operations.apause("mail", "handler"), Literal["handler", "group"])
         assert_type(await db.operations.aprune("30d", dry_run=True), int)
         async with db.transaction() as opened:
             assert_type(opened.session, AsyncSession)

@@ -20,7 +20,7 @@ __all__ = ["main"]
 def main() -> None:
     """Look after a database that keeps EarnORM events.
 
-    Exit codes: 0 done, 1 the database holds not what it should, 2 the command cannot be understood, 3 the database
+    Exit codes: 0 done, 1 the database is not as it should be, 2 the command cannot be understood, 3 the database
     cannot be worked with, 4 a worker process ended badly.
     """
 
