@@ -31,6 +31,7 @@ from earnorm.errors import (
     EventLoopError,
     MissingPayload,
     PayloadError,
+    ProcessDied,
     RetryLater,
     SensitiveArgument,
     StopPropagation,
@@ -186,6 +187,11 @@ class Runner:
         except _FAILURES as error:
             return self._failed(run, error)
         return self._ended(run, outcome)
+
+    def died(self, delivery: Delivery) -> Outcome:
+        """What comes of an attempt that takes its process with it."""
+        error = ProcessDied(delivery.subscription, delivery.attempt)
+        return classify(error, delivery.attempt, self._backoff, self._random.random())
 
     def _begin(self, delivery: Delivery) -> _Run:
         handler = self.handler(delivery.subscription)

@@ -28,6 +28,7 @@ __all__ = [
     "Pair",
     "Subscription",
     "Window",
+    "advances_of",
     "fold",
     "passed",
     "plan",
@@ -174,6 +175,11 @@ class Window:
         return not self.lanes and not self.behind and all(cursor.position >= self.end for cursor in self.front.cursors)
 
     @property
+    def runs_alone(self) -> bool:
+        """Whether it is one suspect and nothing else (`suspects`)."""
+        return len(self.lanes) == 1 and self.lanes[0][0].suspect
+
+    @property
     def pairs(self) -> list[Pair]:
         """The (subscription, record) whose later events wait for earlier ones."""
         return [_pair(lane[0]) for lane in self.lanes if lane[0].ordered]
@@ -249,7 +255,7 @@ def passed(
     """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
     if window.behind or not _all_done(window.lanes, outcomes):
         return None
-    return Settlement(worker=worker, advances=_advances(window, {}), plans=plans, seen=window.seen)
+    return Settlement(worker=worker, advances=advances_of(window, {}), plans=plans, seen=window.seen)
 
 
 def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
@@ -278,11 +284,12 @@ def fold(
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
         worker=worker,
-        advances=_advances(window, ends, [delivery for delivery, _ in again]),
+        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.suspect]),
         plans=plans,
         set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
-        rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
+        rescheduled=_kept([(d, f) for d, f in again if d.suspect or not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
+        running=[delivery.id for delivery, _ in again if delivery.suspect],
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
         seen=window.seen,
     )
@@ -317,7 +324,7 @@ def _end_of(window: Window, ends: Mapping[Cursor, int], delivery: Delivery) -> i
     return ends.get(cursor, window.end)
 
 
-def _advances(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
+def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
     """How the cursors move; those that do not are named too where deliveries set aside ran under their lease."""
     front = window.front
     under = {front.cursor_of(delivery.subscription, delivery.entry) for delivery in again}
