@@ -156,7 +156,7 @@ class Turns:
             return True
         began = self._clock.monotonic()
         window, verdict = self._risk(window) if window.runs_alone else (window, None)
-        outcomes = [[verdict]] if verdict is not None else self._perform(window, until)
+        outcomes: list[list[Outcome]] = [[verdict]] if verdict is not None else self._perform(window, until)
         if self._tenure.view is None:
             return moved
         self._pace.note(len(window.lanes), self._clock.monotonic() - began)
