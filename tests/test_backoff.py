@@ -15,7 +15,7 @@ backoffs = st.builds(
     st.integers(1, 1000),
     st.floats(0, 1e6),
     st.floats(1, 1e6),
-    st.floats(0, 1e9),
+    st.floats(0, 1e8),
     st.floats(0, 10),
 )
 chances = st.floats(0, 1, exclude_max=True)

@@ -17,7 +17,8 @@ from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
 from earnorm.dispatch import DEPTH_LIMIT
 from earnorm.errors import Abort, ConnectionLost, Discard, PayloadError, RetryLater, StopPropagation, UnknownHandler
 from earnorm.event import Entry, Event, Origin, current_event, running
-from earnorm.runner import Hydrated, Runner, error_text
+from earnorm.runner import Hydrated, Runner
+from earnorm.verdict import error_text
 
 pytestmark = pytest.mark.expect_failures
 

@@ -16,10 +16,13 @@ from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.event import Entries, Entry
 
-__all__ = ["Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
+__all__ = ["ATTEMPTS_KEPT", "Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
+
+# Of one delivery: far more than are made by default, so that no patient retry fills a table.
+ATTEMPTS_KEPT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Settlement:
     set_aside    deliveries that could not be handled now: new rows, in the order given
     rescheduled  deliveries set aside before (by `id`) that stay, with their new attempt, due, state and error
     finished     ids of deliveries set aside before that are over
+    attempts     those that failed, of deliveries set aside or rescheduled here; the lease's worker made them
     emitted      events of handlers that are done, for the log
     seen         the last event that was read for this batch, which must stand where it was read: a server that took
                  over after a failure may have lost it, and given its position to another
@@ -66,6 +70,7 @@ class Settlement:
     set_aside: Sequence[Delivery] = ()
     rescheduled: Sequence[Delivery] = ()
     finished: Sequence[int] = ()
+    attempts: Sequence[Attempt] = ()
     emitted: Sequence[Entry] = ()
     seen: Seen | None = None
 
@@ -138,6 +143,13 @@ class Transaction(Protocol):
 
     def deliveries(self, event: str | None = None) -> list[Delivery]:
         """Deliveries set aside, open and dead, oldest first; of one event id if given."""
+        ...
+
+    def attempts(self, delivery: int) -> list[Attempt]:
+        """The failed attempts of a delivery by its id, oldest first, the last ATTEMPTS_KEPT at most.
+
+        They are forgotten with the delivery.
+        """
         ...
 
     def settle(self, lease: Lease, settlement: Settlement) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
-from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
+from earnorm.delivery import Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.handler import Handler, Phase
@@ -33,10 +33,14 @@ _SOME_FIELDS: dict[str, Kind] = {"updated": "updated", "trashed": "trashed", "re
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones."""
+    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones.
+
+    `delay` is how many seconds after its event its first attempt is due.
+    """
 
     name: str
     ordered: bool = True
+    delay: float | None = None
 
 
 # --- who hears an entry ----------------------------------------------------------------------
@@ -110,7 +114,7 @@ class Audience:
 
 
 def _subscriptions(handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
-    return tuple(Subscription(h.name, h.ordered) for h in handlers if h.phase is Phase.DURABLE)
+    return tuple(Subscription(h.name, h.ordered, h.options.delay) for h in handlers if h.phase is Phase.DURABLE)
 
 
 # --- a window --------------------------------------------------------------------------------
@@ -123,7 +127,7 @@ class Window:
     end       the position every subscription in `cursors` moves to, unless it stands there already
     cursors   where the subscriptions of this process stand
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once, since an earlier one of their record is
+    behind    deliveries to set aside at once, since an earlier one of their record is, or their handler's delay says so
     seen      the last entry that was read for it
     """
 
@@ -167,6 +171,9 @@ def plan(
     A subscription that is not in `cursors` gets nothing, one that stands past an entry does not get that entry again.
     """
     lanes: dict[tuple[object, ...], list[Delivery]] = {}
+    behind: list[Delivery] = []
+    # Clocks of several machines differ: what is due before an earlier event of its record waits for that one.
+    delayed: set[Pair] = set()
     last: Entry | None = None
     for entry in entries:
         last = entry
@@ -175,10 +182,16 @@ def plan(
                 continue
             ordered = subscription.ordered and bool(entry.key)
             delivery = Delivery(subscription=subscription.name, entry=entry, due=now, ordered=ordered)
+            if subscription.delay is not None:
+                due = entry.at + timedelta(seconds=subscription.delay)
+                if due > now or (ordered and _pair(delivery) in delayed):
+                    delayed.add(_pair(delivery))
+                    behind.append(replace(delivery, due=due))
+                    continue
             place = _pair(delivery) if ordered else (subscription.name, entry.position, "")
             lanes.setdefault(place, []).append(delivery)
     seen = None if last is None else Seen(last.position, last.id)
-    return Window(end, cursors, tuple(map(tuple, lanes.values())), seen=seen)
+    return Window(end, cursors, tuple(map(tuple, lanes.values())), tuple(behind), seen)
 
 
 def _pair(delivery: Delivery) -> Pair:
@@ -236,6 +249,7 @@ def fold(window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime) -
         set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
         rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
+        attempts=[fate.attempt for _, fate in (*reached, *again) if isinstance(fate, (Retry, Dead)) and fate.attempt],
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
         seen=window.seen,
     )
@@ -273,15 +287,20 @@ def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delive
 
 def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
     match fate:
-        case Retry(after, error):
+        case Retry(after, error, made):
             due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error)
-        case Dead(error):
-            return replace(delivery, due=now, state="dead", error=error)
+            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+        case Dead(error, made):
+            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
         case _Waiting() | _Unbegun():
-            return replace(delivery, due=now)
+            # Later than now where its handler's delay says so.
+            return replace(delivery, due=max(now, delivery.due))
         case _:
             return None
+
+
+def _fingerprint(made: Attempt | None) -> str:
+    return made.fingerprint if made is not None else ""
 
 
 @dataclass(frozen=True, slots=True)

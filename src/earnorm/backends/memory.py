@@ -12,10 +12,10 @@ from typing import Any
 from msgspec import structs
 
 from earnorm.clock import Clock, SystemClock
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import LeaseLost
 from earnorm.event import Entries, Entry
-from earnorm.store import Lease, Settlement
+from earnorm.store import ATTEMPTS_KEPT, Lease, Settlement
 
 __all__ = ["MemoryStore", "MemoryTransaction"]
 
@@ -31,6 +31,7 @@ class _State:
     fence: int = 0
     deliveries: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
     last_delivery: int = 0
+    attempts: tuple[Attempt, ...] = ()
 
 
 class MemoryStore:
@@ -146,6 +147,10 @@ class MemoryTransaction:
         rows = self.state.deliveries.values()
         return [delivery for delivery in rows if event is None or str(delivery.entry.id) == event]
 
+    def attempts(self, delivery: int) -> list[Attempt]:
+        row = self.state.deliveries.get(delivery)
+        return [attempt for attempt in self.state.attempts if row and _is_of(attempt, row)][-ATTEMPTS_KEPT:]
+
     def _open(self) -> list[Delivery]:
         return [delivery for delivery in self.state.deliveries.values() if delivery.state == "open"]
 
@@ -181,8 +186,9 @@ class MemoryTransaction:
         for again in settlement.rescheduled:
             if again.id in rows:
                 rows[again.id] = _rescheduled(rows[again.id], again)
-        for finished in settlement.finished:
-            rows.pop(finished, None)
+        over = [rows.pop(finished) for finished in settlement.finished if finished in rows]
+        made = (*self.state.attempts, *(replace(attempt, worker=lease.worker) for attempt in settlement.attempts))
+        self.state.attempts = tuple(each for each in made if not any(_is_of(each, row) for row in over))
         self.state.deliveries = rows
         self.append(settlement.emitted)
 
@@ -191,5 +197,10 @@ def _lane(delivery: Delivery) -> tuple[str, str]:
     return delivery.subscription, delivery.entry.key
 
 
+def _is_of(attempt: Attempt, delivery: Delivery) -> bool:
+    return (attempt.subscription, attempt.event) == (delivery.subscription, delivery.entry.id)
+
+
 def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
-    return replace(row, attempt=again.attempt, due=again.due, state=again.state, error=again.error)
+    said = {name: getattr(again, name) for name in ("attempt", "due", "state", "error", "fingerprint")}
+    return replace(row, **said)

@@ -57,6 +57,7 @@ def _make_lease(connection: Connection) -> None:
 
 def _make_deliveries(connection: Connection) -> None:
     _create(connection, tables.delivery)
+    _create(connection, tables.attempt)
 
 
 def _make_interests(connection: Connection) -> None:

@@ -6,16 +6,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, SafeUUID
 
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.event import Entries, Entry
 
 __all__ = [
+    "attempt_row",
     "delivery_row",
     "entry_row",
     "microseconds",
     "parse_id",
     "rescheduling",
     "shared_row",
+    "to_attempt",
     "to_delivery",
     "to_entry",
     "to_id",
@@ -117,6 +119,7 @@ def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
         delivery.ordered,
         delivery.state,
         delivery.error,
+        delivery.fingerprint,
         delivery.entry.position,
         *entry_row(delivery.entry),
     )
@@ -129,12 +132,13 @@ def rescheduling(delivery: Delivery) -> dict[str, Any]:
         "to_due": microseconds(delivery.due),
         "to_state": delivery.state,
         "to_error": delivery.error,
+        "to_fingerprint": delivery.fingerprint,
     }
 
 
 def to_delivery(row: Any) -> Delivery:
     """Of all columns of its table."""
-    id_, subscription, due, attempt, ordered, state, error, *entry = row
+    id_, subscription, due, attempt, ordered, state, error, fingerprint, *entry = row
     return Delivery(
         id=id_,
         subscription=subscription,
@@ -144,4 +148,38 @@ def to_delivery(row: Any) -> Delivery:
         ordered=bool(ordered),
         state=state,
         error=error,
+        fingerprint=fingerprint,
+    )
+
+
+def attempt_row(attempt: Attempt, worker: str) -> tuple[Any, ...]:
+    """The columns of an attempt but its id."""
+    return (
+        attempt.subscription,
+        attempt.event.bytes,
+        attempt.number,
+        attempt.error,
+        microseconds(attempt.started),
+        round(attempt.seconds * 1_000_000),
+        attempt.traceback,
+        attempt.fingerprint,
+        attempt.version,
+        worker,
+    )
+
+
+def to_attempt(row: Any) -> Attempt:
+    """Of all columns of its table but its id."""
+    subscription, event, number, error, started, duration, traceback, fingerprint, version, worker = row
+    return Attempt(
+        subscription=subscription,
+        event=to_id(event),
+        number=number,
+        error=error,
+        started=to_time(started),
+        seconds=duration / 1_000_000,
+        traceback=traceback,
+        fingerprint=fingerprint,
+        version=version,
+        worker=worker,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -10,6 +10,7 @@ from sqlalchemy import (
     BindParameter,
     Connection,
     CursorResult,
+    Delete,
     Select,
     bindparam,
     case,
@@ -23,13 +24,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import ColumnElement, FromClause
 from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, lease, log, subscription
+from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, attempt, delivery, lease, log, subscription
+from earnorm.store import ATTEMPTS_KEPT
 
-__all__ = ["Prepared", "Statements"]
+__all__ = ["Prepared", "Statements", "attempts_of"]
 
 
 _ONE: ColumnElement[int] = literal_column("1")
@@ -79,6 +81,8 @@ class Statements:
         self.count_open = Prepared(select(func.count()).select_from(delivery).where(tables.is_open(delivery)), dialect)
         self.deliveries = Prepared(_deliveries(), dialect)
         self.deliveries_of = Prepared(_deliveries().where(delivery.c.event == bindparam("event_id")), dialect)
+        self.attempts = Prepared(_attempts(), dialect)
+        self.trim_attempts = Prepared(_trim_attempts(), dialect)
         self.reschedule = Prepared(_reschedule(), dialect)
         self.any_waited_for = Prepared(select(_ONE).where(tables.is_waited_for(delivery)).limit(_ONE), dialect)
         # A worker moves the same number of cursors again and again.
@@ -134,6 +138,28 @@ def _deliveries() -> Select[Any]:
     return select(delivery).order_by(delivery.c.id)
 
 
+def _attempts() -> ClauseElement:
+    columns = [column for column in attempt.c if column is not attempt.c.id]
+    return select(*columns).where(*_is_of(delivery), delivery.c.id == bindparam("row")).order_by(attempt.c.id)
+
+
+def _is_of(row: FromClause) -> tuple[ColumnElement[bool], ...]:
+    """Whether an attempt is one of this delivery."""
+    return attempt.c.event == row.c.event, attempt.c.subscription == row.c.subscription
+
+
+def _trim_attempts() -> ClauseElement:
+    """All attempts at one event but the newest ones."""
+    mine = (attempt.c.event == bindparam("event_id")) & (attempt.c.subscription == bindparam("subscriber"))
+    newest = select(attempt.c.id).where(mine).order_by(attempt.c.id.desc()).limit(literal_column(str(ATTEMPTS_KEPT)))
+    return delete(attempt).where(mine, attempt.c.id.not_in(newest))
+
+
+def attempts_of(ids: Sequence[int]) -> Delete:
+    """The removal of the attempts of these deliveries."""
+    return delete(attempt).where(exists().where(*_is_of(delivery), delivery.c.id.in_(ids)))
+
+
 def _due() -> ClauseElement:
     return _by_due(select(delivery)).where(delivery.c.due <= bindparam("now")).limit(bindparam("limit"))
 
@@ -164,5 +190,6 @@ def _reschedule() -> ClauseElement:
             due=bindparam("to_due"),
             state=bindparam("to_state"),
             error=bindparam("to_error"),
+            fingerprint=bindparam("to_fingerprint"),
         )
     )

@@ -13,21 +13,23 @@ from sqlalchemy import Connection, Engine, delete
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import READONLY, Dialect, dialect_named, dialect_of
 from earnorm.backends.sqlalchemy.rows import (
+    attempt_row,
     delivery_row,
     entry_row,
     microseconds,
     parse_id,
     rescheduling,
+    to_attempt,
     to_delivery,
     to_entry,
     to_time,
 )
-from earnorm.backends.sqlalchemy.statements import Statements
+from earnorm.backends.sqlalchemy.statements import Statements, attempts_of
 from earnorm.clock import Clock, SystemClock
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.event import Entries, Entry
-from earnorm.store import Advance, Lease, Seen, Settlement
+from earnorm.store import ATTEMPTS_KEPT, Advance, Lease, Seen, Settlement
 
 __all__ = ["SQLAlchemyStore", "SQLAlchemyTransaction"]
 
@@ -228,11 +230,15 @@ class SQLAlchemyTransaction:
             rows = self._statements.deliveries_of(self._connection, event_id=parse_id(event))
         return [to_delivery(row) for row in rows]
 
+    def attempts(self, delivery: int) -> list[Attempt]:
+        return [to_attempt(row) for row in self._statements.attempts(self._connection, row=delivery)]
+
     # --- settling ---
 
     def settle(self, lease: Lease, settlement: Settlement) -> None:
         with self._all_or_nothing():
             self._write_deliveries(settlement)
+            self._write_attempts(lease, settlement.attempts)
             if settlement.emitted:
                 self.append(settlement.emitted)
             # Last, so that on databases with row locks the lease is held for as short as can be.
@@ -283,7 +289,18 @@ class SQLAlchemyTransaction:
         if settlement.rescheduled:
             self._statements.reschedule.many(self._connection, map(rescheduling, settlement.rescheduled))
         for some in _in_lists(list(settlement.finished)):
+            self._connection.execute(attempts_of(some))
             self._connection.execute(delete(tables.delivery).where(tables.delivery.c.id.in_(some)))
+
+    def _write_attempts(self, lease: Lease, attempts: Sequence[Attempt]) -> None:
+        if not attempts:
+            return
+        self._dialect.insert(self._connection, tables.attempt, [attempt_row(each, lease.worker) for each in attempts])
+        for each in attempts:
+            if each.number > ATTEMPTS_KEPT:
+                self._statements.trim_attempts(
+                    self._connection, event_id=each.event.bytes, subscriber=each.subscription
+                )
 
 
 def _in_lists(values: list[T]) -> Iterator[list[T]]:
