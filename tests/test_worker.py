@@ -24,8 +24,8 @@ from earnorm.clock import SystemClock, VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.errors import Discard, UnknownHandler
 from earnorm.event import Entry, Event, Origin
-from earnorm.lanes import Threads
 from earnorm.runner import Hydrated, Runner
+from earnorm.threads import Threads
 from earnorm.worker import Worker
 
 pytestmark = pytest.mark.expect_failures

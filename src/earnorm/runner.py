@@ -214,6 +214,7 @@ class Runner:
         if not run.end():
             return None
         assert run.timeout is not None
+        run.timed_out = True
         error = HandlerTimedOut(run.handler.name, run.timeout)
         if run.settling is not None:
             run.settling.revoke(error)
@@ -324,6 +325,7 @@ class Runner:
     async def _waited_for(self, run: Run, context: Context) -> Any:
         """The rest of a handler that waits, cancelled when its time is over."""
         assert run.coroutine is not None
+        run.waited = True
         rest = _Rest(context, run.coroutine, run.awaits)
         if run.timeout is None:
             return await rest

@@ -46,6 +46,7 @@ class Run:
         "thread",
         "timed_out",
         "timeout",
+        "waited",
     )
 
     def __init__(self, handler: Handler, delivery: Delivery, decode: Callable[[Delivery], Event]) -> None:
@@ -63,6 +64,7 @@ class Run:
         # Of an async handler that waits: itself, and what it waits for.
         self.coroutine: CoroutineType[Any, Any, Any] | None = None
         self.awaits: Any = None
+        self.waited = False
         self._event: Event | None = None
         self._right = threading.Lock() if self.timeout is not None else None
 

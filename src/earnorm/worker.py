@@ -14,11 +14,12 @@ import threading
 import weakref
 from dataclasses import dataclass
 
+from earnorm.batch import Batch
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Outcome
 from earnorm.errors import ConnectionLost, LeaseLost
-from earnorm.lanes import Batch, Lanes
+from earnorm.lanes import Lanes
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.store import Intake, Lease, Store, Transaction
