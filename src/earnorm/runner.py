@@ -6,23 +6,18 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context
-from dataclasses import dataclass
 from random import Random
 from types import CoroutineType
 from typing import Any
 
-from msgspec.structs import force_setattr
-
 from earnorm import telemetry
 from earnorm.backoff import Backoff
-from earnorm.binding import Moment, Source
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
-from earnorm.dispatch import DEPTH_LIMIT, refuse_loop
 from earnorm.envelope import origin_of
 from earnorm.errors import (
     ConnectionLost,
@@ -36,7 +31,8 @@ from earnorm.errors import (
 from earnorm.event import Entry, Event
 from earnorm.handler import Handler
 from earnorm.portal import wait_for
-from earnorm.registry import ModelInfo
+from earnorm.preparation import Ahead, Hydrated, Loaded, Preparation
+from earnorm.stepping import Rest, Timer, awaiting
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
 from earnorm.verdict import STOPPED, Verdict, judge
@@ -51,48 +47,20 @@ _FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 _DONE = Done()
 # Seconds that a coroutine may take to end once it was cancelled for its timeout.
 _GRACE = 1.0
-# What of its arguments gives a handler its record; `event` has it as `event.subject`.
-_OF_RECORDS = (Source.SUBJECT, Source.EVENT, Source.CONTEXT, Source.DECLARED)
-_OF_MOMENTS = (Source.CREATED, Source.OLD, Source.SESSION, Source.DECLARED)
-
-
-@dataclass(frozen=True, slots=True)
-class Hydrated:
-    """What the database found for an entry: its record, loaded fresh, and its declared event object.
-
-    `missing` says that the entry has a record and its row is gone for good.
-    """
-
-    subject: Any = None
-    info: ModelInfo | None = None
-    declared: Any = None
-    missing: bool = False
-
-
-_NOTHING = Hydrated()
-
-
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """What a handler asks for of events about one model. What nobody asks for is neither decoded nor loaded."""
-
-    nothing: bool
-    record: bool = False
-    moment: bool = False
-    keys: frozenset[str] = frozenset()
 
 
 class Runner:
-    """Decodes, hydrates, asks `when=`, calls, and says what came of it.
+    """Prepares, calls, and says what came of it.
 
-    `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block.
+    `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block, unless it is
+    given one that `ahead` has loaded: `hydrate(entry, event, record)`.
     `version` is that of the application's code, for the record of failed attempts.
     """
 
     def __init__(
         self,
         bus: EventBus,
-        hydrate: Callable[[Entry, Event], Hydrated],
+        hydrate: Callable[..., Hydrated],
         events: Callable[[Entry, int], Event],
         *,
         database: str = "",
@@ -102,11 +70,13 @@ class Runner:
         clock: Clock | None = None,
         version: str = "",
         grace: float = _GRACE,
+        ahead: Ahead | None = None,
     ) -> None:
         self.events = events
         self._bus = bus
-        self._hydrate = hydrate
         self._database = database
+        self._preparation = Preparation(bus, hydrate, events, database, ahead)
+        self._loads_ahead = ahead is not None
         self._backoff = backoff or Backoff()
         self._hint = hint
         self._random = random or Random()  # noqa: S311  jitter is no secret
@@ -114,17 +84,13 @@ class Runner:
         self._code_version = version
         self._grace = grace
         self._version = -1
-        self._forget()
-
-    def _forget(self) -> None:
         self._handlers: dict[str, Handler] = {}
-        self._needs: dict[tuple[str, str], _Needs] = {}
 
     def handler(self, name: str) -> Handler | None:
         """The durable handler of this name, if this process has it."""
         version = self._bus.registry.version
         if version != self._version:
-            self._forget()
+            self._preparation.forget()
             self._handlers = {handler.name: handler for handler in self._bus.registry.durable()}
             self._version = version
         return self._handlers.get(name)
@@ -147,12 +113,22 @@ class Runner:
 
     # --- doors -------------------------------------------------------------------------------
 
-    def begin(self, delivery: Delivery) -> Run:
+    def loads(self, delivery: Delivery) -> bool:
+        """Whether `load` would find a record for this delivery."""
+        handler = self.handler(delivery.subscription)
+        return self._loads_ahead and handler is not None and self._preparation.loads(handler, delivery.entry)
+
+    def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
+        """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
+        return Context().run(self._preparation.load, deliveries)
+
+    def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
         handler = self.handler(delivery.subscription)
         if handler is None:
             raise UnknownHandler(delivery.subscription)
         run = Run(handler, delivery, self._told)
+        run.loaded = loaded
         if telemetry.wanted(telemetry.HandlerStarted):
             _tell(telemetry.HandlerStarted(run.event, handler.name))
         return run
@@ -189,9 +165,9 @@ class Runner:
         """`perform`, awaited. A handler that never waits needs no task; one that does waits in the caller's task."""
         context = Context()
         try:
-            if self._may_block(run):
+            if self._preparation.may_block(run):
                 loop = asyncio.get_running_loop()
-                skipped = await loop.run_in_executor(executor, context.run, self._prepare, run)
+                skipped = await loop.run_in_executor(executor, context.run, self._preparation.prepare, run)
                 outcome = skipped or context.run(self._first_step, run)
             else:
                 outcome = context.run(self._first_steps, run)
@@ -225,74 +201,11 @@ class Runner:
     # --- before the call ---------------------------------------------------------------------
 
     def _work(self, run: Run) -> Outcome:
-        skipped = self._prepare(run)
+        skipped = self._preparation.prepare(run)
         if skipped is not None:
             return skipped
         result = run.call()
         return self._returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
-
-    def _prepare(self, run: Run) -> Skipped | None:
-        """All that comes before the call; says why there is none, if so."""
-        run.enter(self._database)
-        handler, entry = run.handler, run.delivery.entry
-        info = self._bus.registry.models.get(entry.subject) if entry.key else None
-        needs = self._needs_of(handler, entry.subject, info)
-        if entry.depth > DEPTH_LIMIT:
-            refuse_loop(handler, run.event)
-        if needs.nothing:
-            run.target = self._bus.caller.compiled(handler, info).call
-            return None
-        event = run.event = self.events(entry, run.delivery.attempt)
-        found = _NOTHING
-        if needs.record:
-            found = self._hydrate(entry, event)
-            if found.missing:
-                return Skipped("missing")
-            info = found.info
-            force_setattr(event, "subject", found.subject)
-        return self._compose(run, event, found, info, needs)
-
-    def _compose(
-        self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None, needs: _Needs
-    ) -> Skipped | None:
-        handler, entry = run.handler, run.delivery.entry
-        if not needs.keys <= event.payload.keys():
-            self._bus.caller.require_payload((handler,), event.name, event.payload, info)
-        compiled = self._bus.caller.compiled(handler, info)
-        run.target = compiled.call
-        moment = Moment(None, entry.name == f"{entry.subject}.created", found.declared) if needs.moment else None
-        run.arguments = (event.subject, event.payload, event, moment)
-        if compiled.when is not None and not compiled.when(*run.arguments):
-            return Skipped("when")
-        return None
-
-    def _needs_of(self, handler: Handler, subject: str, info: ModelInfo | None) -> _Needs:
-        key = handler.name, subject if info is not None else ""
-        found = self._needs.get(key)
-        if found is None:
-            found = self._needs[key] = self._ask(handler, info)
-        return found
-
-    def _ask(self, handler: Handler, info: ModelInfo | None) -> _Needs:
-        if handler.target is None:
-            return _Needs(nothing=True)
-        binding = self._bus.registry.binding(handler, info)
-        asks = handler.options.when is not None
-        return _Needs(
-            nothing=not binding.arguments and not asks,
-            record=asks or binding.uses(*_OF_RECORDS),
-            moment=asks or binding.uses(*_OF_MOMENTS),
-            keys=binding.required,
-        )
-
-    def _may_block(self, run: Run) -> bool:
-        """Whether what comes before the call belongs in a thread: a record to load, a condition to ask."""
-        entry, handler = run.delivery.entry, run.handler
-        info = self._bus.registry.models.get(entry.subject) if entry.key else None
-        needs = self._needs_of(handler, entry.subject, info)
-        if needs.nothing:
-            return False
-        return (needs.record and bool(entry.key)) or handler.options.when is not None or b'"$ref"' in entry.data
 
     def _told(self, delivery: Delivery) -> Event:
         """The event for who asks for it in passing; of damaged data, as far as it can be known without."""
@@ -306,7 +219,7 @@ class Runner:
     # --- on a loop ---------------------------------------------------------------------------
 
     def _first_steps(self, run: Run) -> Outcome | None:
-        return self._prepare(run) or self._first_step(run)
+        return self._preparation.prepare(run) or self._first_step(run)
 
     def _first_step(self, run: Run) -> Outcome | None:
         """Call the handler, up to where it waits for the first time: None if it does."""
@@ -314,7 +227,7 @@ class Runner:
         if type(result) is not CoroutineType:
             if not inspect.isawaitable(result):
                 return self._returned(run, result)
-            result = _awaiting(result)
+            result = awaiting(result)
         run.coroutine = result
         try:
             run.awaits = result.send(None)
@@ -326,12 +239,12 @@ class Runner:
         """The rest of a handler that waits, cancelled when its time is over."""
         assert run.coroutine is not None
         run.waited = True
-        rest = _Rest(context, run.coroutine, run.awaits)
+        rest = Rest(context, run.coroutine, run.awaits)
         if run.timeout is None:
             return await rest
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
-        timer = _Timer(loop)
+        timer = Timer(loop)
         timer.start(run.timeout - run.seconds, self._expire, run, task, timer)
         try:
             return await rest
@@ -341,7 +254,7 @@ class Runner:
                 # Ours alone is taken back: whoever else cancelled the task is heard.
                 task.uncancel()
 
-    def _expire(self, run: Run, task: asyncio.Task[Any], timer: _Timer) -> None:
+    def _expire(self, run: Run, task: asyncio.Task[Any], timer: Timer) -> None:
         run.timed_out = True
         task.cancel()
         timer.start(self._grace, self._abandon, run)
@@ -443,51 +356,3 @@ def _process_ends(error: BaseException) -> bool:
         return task is not None and task.cancelling() > 0
     refused = isinstance(error, RuntimeError) and "cannot schedule new futures" in str(error)
     return refused and not threading.main_thread().is_alive()
-
-
-# --- awaiting --------------------------------------------------------------------------------
-
-
-class _Rest:
-    """What is left of a coroutine, awaited by a task of another context: each of its steps is made in its own."""
-
-    __slots__ = ("_awaits", "_context", "_coroutine")
-
-    def __init__(self, context: Context, coroutine: CoroutineType[Any, Any, Any], awaits: Any) -> None:
-        self._context = context
-        self._coroutine = coroutine
-        self._awaits = awaits
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        enter, coroutine, awaits = self._context.run, self._coroutine, self._awaits
-        try:
-            while True:
-                try:
-                    answer = yield awaits
-                except BaseException as error:  # noqa: BLE001  whatever it is, it is the coroutine's
-                    awaits = enter(coroutine.throw, error)
-                else:
-                    awaits = enter(coroutine.send, answer)
-        except StopIteration as stop:
-            return stop.value
-
-
-async def _awaiting(awaitable: Any) -> Any:
-    return await awaitable
-
-
-class _Timer:
-    """A call on the loop later on, one at a time."""
-
-    __slots__ = ("_handle", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._handle: asyncio.TimerHandle | None = None
-
-    def start(self, seconds: float, callback: Callable[..., object], *args: Any) -> None:
-        self._handle = self._loop.call_later(max(0.0, seconds), callback, *args)
-
-    def cancel(self) -> None:
-        if self._handle is not None:
-            self._handle.cancel()

@@ -40,6 +40,7 @@ class Run:
         "delivery",
         "given_up",
         "handler",
+        "loaded",
         "settling",
         "started",
         "target",
@@ -65,6 +66,8 @@ class Run:
         self.coroutine: CoroutineType[Any, Any, Any] | None = None
         self.awaits: Any = None
         self.waited = False
+        # The record, where the runner has loaded it ahead.
+        self.loaded: Any = None
         self._event: Event | None = None
         self._right = threading.Lock() if self.timeout is not None else None
 

@@ -62,6 +62,7 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        version: str | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -92,7 +93,15 @@ class Database:
             ready=self.ready,
         )
         self.captures = self.log.captures
-        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
+        self.runner = Runner(
+            bus,
+            self.log.hydrate,
+            self.log.decode,
+            database=name,
+            hint=hint_of,
+            clock=self._clock,
+            version=os.environ.get("EARNORM_CODE_VERSION", "") if version is None else version,
+        )
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
@@ -348,6 +357,7 @@ def connect(
     tables: Tables = "create",
     log: Kept = "all",
     schemas: Schemas | None = None,
+    version: str | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -358,6 +368,8 @@ def connect(
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
     schema, or a `schema_translate_map`.
+    `version` is that of your code, kept with every attempt that fails (default: the environment's
+    EARNORM_CODE_VERSION).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
     """
@@ -371,7 +383,7 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
+    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, version=version)
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
