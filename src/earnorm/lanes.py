@@ -6,17 +6,18 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, wait
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from earnorm.batch import Batch
 from earnorm.delivery import Delivery, Outcome
 from earnorm.gate import Gate
 from earnorm.portal import LoopThread
+from earnorm.preload import Preload
 from earnorm.threads import Threads
 from earnorm.underway import Run
 
@@ -37,7 +38,11 @@ class Performer(Protocol):
 
     def concurrency(self, name: str) -> int | None: ...
 
-    def begin(self, delivery: Delivery) -> Run: ...
+    def loads(self, delivery: Delivery) -> bool: ...
+
+    def load(self, deliveries: Sequence[Delivery]) -> list[Any]: ...
+
+    def begin(self, delivery: Delivery, loaded: Any = None) -> Run: ...
 
     def perform(self, run: Run) -> Outcome | None: ...
 
@@ -66,6 +71,7 @@ class Lanes:
         self._threads = Threads(threads)
         # Others than the handlers' own: plain handlers that hang must not keep records from async ones.
         self._loaders = Threads(_LOADERS, "earnorm-loaders")
+        self._preload = Preload(performer, self._loaders)
         self._concurrency = concurrency
         self._own_loop = own_loop
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,7 +151,7 @@ class Lanes:
             for index in range(place.start, len(lane)):
                 if batch.closed:
                     break
-                run = self._performer.begin(lane[index])
+                run = self._performer.begin(lane[index], self._loaded(batch, place.lane, index))
                 outcome = self._timed(batch, places, _Place(place.lane, index + 1, inside=True), run)
                 if outcome is None:
                     return False
@@ -155,6 +161,13 @@ class Lanes:
             _log.exception("a delivery was stopped and will be made again")
             return run is None or not run.timed_out
         return True
+
+    def _loaded(self, batch: Batch, lane: int, index: int) -> Any:
+        share = None if index else self._preload.share(batch, lane)
+        if share is None:
+            return None
+        wait([share.job])
+        return share.get()
 
     def _timed(self, batch: Batch, places: _Places, following: _Place, run: Run) -> Outcome | None:
         """Perform it; nobody can stop a thread, but once its time is over another one goes on with what follows."""
@@ -243,7 +256,8 @@ class Lanes:
         goes_on = waited = False
         try:
             if not batch.closed:
-                run = self._performer.begin(lane[place.start])
+                loaded = None if place.start else await self._aloaded(batch, place.lane)
+                run = self._performer.begin(lane[place.start], loaded)
                 if run.timeout is not None:
                     run.given_up = partial(self._pass_on, batch, places, following)
                 outcome = await self._performer.aperform(run, self._loaders)
@@ -260,6 +274,14 @@ class Lanes:
             return following, waited
         self._end(batch, place)
         return None, waited
+
+    async def _aloaded(self, batch: Batch, lane: int) -> Any:
+        share = self._preload.share(batch, lane)
+        if share is None:
+            return None
+        if not share.job.done():
+            await asyncio.wait([asyncio.wrap_future(share.job)])
+        return share.get()
 
     def _take(self, batch: Batch, places: _Places) -> _Place | None:
         while places:

@@ -100,6 +100,7 @@ class Database:
             database=name,
             hint=hint_of,
             clock=self._clock,
+            ahead=self.log,
             version=os.environ.get("EARNORM_CODE_VERSION", "") if version is None else version,
         )
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
