@@ -22,6 +22,8 @@ class Batch:
         self.tasks: set[asyncio.Task[None]] = set()
         self.calm = threading.Event()
         self.calm.set()
+        # Tasks that follow its lanes, and those whose handler waits; the loop's own business.
+        self.driving = self.waiting = 0
         self._outcomes: list[list[Outcome]] = [[] for _ in lanes]
         self._lock = threading.Lock()
         self._in_threads = 0

@@ -88,7 +88,7 @@ class Lanes:
             (awaited if self._performer.is_async(lane[0].subscription) else plain).append(_Place(index))
         batch.expect(in_threads=len(plain), on_loop=len(awaited))
         if awaited:
-            self._on_loop(batch, lambda: self._spread(batch, awaited))
+            self._on_loop(batch, lambda: self._drive_more(batch, awaited))
         for _ in range(min(len(plain), self._size)):
             self._send(batch, plain)
 
@@ -106,11 +106,16 @@ class Lanes:
         self._loaders.shutdown(wait=False)
         self._loop = None
 
-    def _enter(self, batch: Batch, place: _Place, later: Callable[[Batch, _Places], None]) -> bool:
-        """Whether this lane may run now; if its handler is at work often enough, `later` starts it."""
+    def _enter(self, batch: Batch, places: _Places, place: _Place, later: Callable[[Batch, _Places], None]) -> bool:
+        """Whether this lane may run now; if its handler is at work often enough, it comes back, and `later` is told."""
         if place.inside or (gate := self._gate(batch, place)) is None:
             return True
-        return gate.enter(lambda: later(batch, _Places([place._replace(inside=True)])))
+
+        def admit() -> None:
+            places.appendleft(place._replace(inside=True))
+            later(batch, places)
+
+        return gate.enter(admit)
 
     def _leave(self, batch: Batch, place: _Place) -> None:
         if (gate := self._gate(batch, place)) is not None:
@@ -136,7 +141,7 @@ class Lanes:
         with suppress(IndexError):  # none is left
             while True:
                 place = places.popleft()
-                if not self._enter(batch, place, self._send):
+                if not self._enter(batch, places, place, self._send):
                     continue
                 if not self._follow(batch, places, place):
                     return
@@ -159,7 +164,7 @@ class Lanes:
                     break
         except BaseException:  # noqa: BLE001  whatever it was, it is logged and no attempt
             _log.exception("a delivery was stopped and will be made again")
-            return run is None or not run.timed_out
+            return run is None or not run.is_given_up
         return True
 
     def _loaded(self, batch: Batch, lane: int, index: int) -> Any:
@@ -205,25 +210,26 @@ class Lanes:
         batch.loop = self._own_loop.loop
         batch.loop.call_soon_threadsafe(callback, context=Context())
 
-    def _spread(self, batch: Batch, places: _Places) -> None:
-        for _ in range(min(len(places), self._concurrency)):
-            self._start(batch, places)
+    def _drive_more(self, batch: Batch, places: _Places) -> None:
+        """See to it that a task follows these lanes, unless as many handlers wait as may.
 
-    def _start(self, batch: Batch, places: _Places) -> None:
-        """Another task for what is left of these lanes."""
+        One does, until its handler waits: handlers that never do need no other.
+        """
+        if not places or batch.driving or batch.waiting >= self._concurrency:
+            return
+        batch.driving += 1
         batch.calm.clear()
         task = asyncio.get_running_loop().create_task(self._drive(batch, places), context=Context())
         batch.tasks.add(task)
         task.add_done_callback(partial(self._task_ended, batch, places))
 
-    def _start_later(self, batch: Batch, places: _Places) -> None:
-        """From whatever thread made room for it."""
-        loop = batch.loop
+    def _drive_later(self, batch: Batch, places: _Places) -> None:
+        """From whatever thread has made room."""
+        assert batch.loop is not None
         try:
-            assert loop is not None
-            loop.call_soon_threadsafe(self._start, batch, places, context=Context())
+            batch.loop.call_soon_threadsafe(self._drive_more, batch, places, context=Context())
         except RuntimeError:  # it was closed
-            batch.left(on_loop=len(places))
+            batch.left(on_loop=self._forgo(batch, places))
 
     async def _drive(self, batch: Batch, places: _Places) -> None:
         """Follow one lane after the other until a handler waits. That one keeps this task, and a new one goes on.
@@ -232,48 +238,77 @@ class Lanes:
         else does.
         """
         since = time.perf_counter()
-        place: _Place | None = None
-        while (place := place or self._take(batch, places)) is not None:
-            after = await self._attempt(batch, places, place)
-            if after is None:
+        while (place := self._take(batch, places)) is not None:
+            if await self._attempt(batch, places, place):
+                # Another task goes on since the handler waited.
                 return
-            place, waited = after
-            if not waited and time.perf_counter() - since < _SLICE:
-                continue
-            if place is not None:
-                places.appendleft(place)
-                place = None
-            if waited:
-                if places:
-                    self._start(batch, places)
-                return
-            await asyncio.sleep(0)
-            since = time.perf_counter()
+            if time.perf_counter() - since > _SLICE:
+                await asyncio.sleep(0)
+                since = time.perf_counter()
+        batch.driving -= 1
 
-    async def _attempt(self, batch: Batch, places: _Places, place: _Place) -> tuple[_Place | None, bool] | None:
-        """Perform one delivery: where its lane goes on, and whether its handler waited. None if it was given up."""
-        lane, following = batch.lanes[place.lane], _Place(place.lane, place.start + 1, inside=True)
-        goes_on = waited = False
+    def _take(self, batch: Batch, places: _Places) -> _Place | None:
+        while places:
+            place = places.popleft()
+            if self._enter(batch, places, place, self._drive_later):
+                return place
+        return None
+
+    async def _attempt(self, batch: Batch, places: _Places, place: _Place) -> bool:
+        """Perform one delivery; whether its handler waited."""
+        run: Run | None = None
         try:
             if not batch.closed:
                 loaded = None if place.start else await self._aloaded(batch, place.lane)
-                run = self._performer.begin(lane[place.start], loaded)
+                run = self._performer.begin(batch.lanes[place.lane][place.start], loaded)
+                run.on_wait = partial(self._waits, batch, places)
                 if run.timeout is not None:
-                    run.given_up = partial(self._pass_on, batch, places, following)
+                    run.on_given_up = partial(self._go_on, batch, places, place)
                 outcome = await self._performer.aperform(run, self._loaders)
                 if outcome is None:
-                    return None
-                waited = run.waited
-                goes_on = batch.note(place.lane, outcome) and following.start < len(lane)
-        except Exception:  # noqa: BLE001  whatever it was, it is logged and no attempt
-            _log.exception("a delivery was stopped and will be made again")
-        except BaseException:
+                    return True
+                self._noted(batch, places, place, outcome)
+            else:
+                self._end(batch, place)
+        except BaseException as error:
+            if run is not None and run.is_given_up:
+                return True
             self._end(batch, place)
-            raise
-        if goes_on:
-            return following, waited
-        self._end(batch, place)
-        return None, waited
+            if not isinstance(error, Exception):
+                self._pause(batch, run)
+                raise
+            _log.exception("a delivery was stopped and will be made again")
+        if run is None or not run.waited:
+            return False
+        self._pause(batch, run)
+        self._drive_more(batch, places)
+        return True
+
+    @staticmethod
+    def _pause(batch: Batch, run: Run | None) -> None:
+        """A task of the batch is about to end."""
+        if run is not None and run.waited:
+            batch.waiting -= 1
+        else:
+            batch.driving -= 1
+
+    def _waits(self, batch: Batch, places: _Places) -> None:
+        batch.driving -= 1
+        batch.waiting += 1
+        self._drive_more(batch, places)
+
+    def _go_on(self, batch: Batch, places: _Places, place: _Place, outcome: Outcome) -> None:
+        """A handler goes on past its time, deaf to being cancelled: leave it its task, and go on in another."""
+        batch.waiting -= 1
+        self._noted(batch, places, place, outcome)
+        self._drive_more(batch, places)
+
+    def _noted(self, batch: Batch, places: _Places, place: _Place, outcome: Outcome) -> None:
+        """The outcome of a delivery: its lane goes on, or has come to its end."""
+        if batch.note(place.lane, outcome) and place.start + 1 < len(batch.lanes[place.lane]):
+            places.appendleft(_Place(place.lane, place.start + 1, inside=True))
+        else:
+            self._end(batch, place)
 
     async def _aloaded(self, batch: Batch, lane: int) -> Any:
         share = self._preload.share(batch, lane)
@@ -283,24 +318,9 @@ class Lanes:
             await asyncio.wait([asyncio.wrap_future(share.job)])
         return share.get()
 
-    def _take(self, batch: Batch, places: _Places) -> _Place | None:
-        while places:
-            place = places.popleft()
-            if self._enter(batch, place, self._start_later):
-                return place
-        return None
-
     def _end(self, batch: Batch, place: _Place) -> None:
         self._leave(batch, place)
         batch.left(on_loop=1)
-
-    def _pass_on(self, batch: Batch, places: _Places, following: _Place, outcome: Outcome) -> None:
-        """A handler goes on past its time, deaf to being cancelled: leave it its task, and go on in another."""
-        if batch.note(following.lane, outcome) and following.start < len(batch.lanes[following.lane]):
-            places.appendleft(following)
-        else:
-            self._end(batch, following)
-        self._start(batch, places)
 
     def _forgo(self, batch: Batch, places: _Places) -> int:
         """Nobody is left to run these: how many lanes that makes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -14,8 +13,6 @@ from earnorm.delivery import Delivery
 from earnorm.threads import Threads
 
 __all__ = ["Preload", "Share"]
-
-_log = logging.getLogger("earnorm.worker")
 
 # Lanes whose records are loaded by one job: enough for the query to pay, few enough for the first not to wait long.
 _TOGETHER = 100
@@ -47,20 +44,24 @@ class Preload:
         self._loader = loader
         self._pool = pool
         self._lock = threading.Lock()
-        self._shares: WeakKeyDictionary[Batch, dict[int, Share]] = WeakKeyDictionary()
+        self._begun: WeakKeyDictionary[Batch, dict[int, dict[int, Share]]] = WeakKeyDictionary()
 
     def share(self, batch: Batch, lane: int) -> Share | None:
-        """This lane's share, its job begun; None if nothing is loaded for it."""
+        """This lane's share; None if nothing is loaded for it. The job after its own is begun as well."""
         if not self._loader.loads(batch.lanes[lane][0]):
             return None
+        number = lane // _TOGETHER
         with self._lock:
-            shares = self._shares.setdefault(batch, {})
-            if lane not in shares:
-                self._begin(batch, lane, shares)
-            return shares.pop(lane)
+            begun = self._begun.setdefault(batch, {})
+            for job in (number, number + 1):
+                if job not in begun:
+                    begun[job] = self._begin(batch, job * _TOGETHER)
+            return begun[number].pop(lane, None)
 
-    def _begin(self, batch: Batch, first: int, shares: dict[int, Share]) -> None:
+    def _begin(self, batch: Batch, first: int) -> dict[int, Share]:
         some = range(first, min(first + _TOGETHER, len(batch.lanes)))
-        chosen = [lane for lane in some if lane not in shares and self._loader.loads(batch.lanes[lane][0])]
+        chosen = [lane for lane in some if self._loader.loads(batch.lanes[lane][0])]
+        if not chosen:
+            return {}
         job = self._pool.submit(self._loader.load, [batch.lanes[lane][0] for lane in chosen])
-        shares.update((lane, Share(job, place)) for place, lane in enumerate(chosen))
+        return {lane: Share(job, place) for place, lane in enumerate(chosen)}

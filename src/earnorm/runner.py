@@ -166,6 +166,7 @@ class Runner:
         context = Context()
         try:
             if self._preparation.may_block(run):
+                run.wait()
                 loop = asyncio.get_running_loop()
                 skipped = await loop.run_in_executor(executor, context.run, self._preparation.prepare, run)
                 outcome = skipped or context.run(self._first_step, run)
@@ -190,7 +191,7 @@ class Runner:
         if not run.end():
             return None
         assert run.timeout is not None
-        run.timed_out = True
+        run.timed_out = run.is_given_up = True
         error = HandlerTimedOut(run.handler.name, run.timeout)
         if run.settling is not None:
             run.settling.revoke(error)
@@ -238,7 +239,7 @@ class Runner:
     async def _waited_for(self, run: Run, context: Context) -> Any:
         """The rest of a handler that waits, cancelled when its time is over."""
         assert run.coroutine is not None
-        run.waited = True
+        run.wait()
         rest = Rest(context, run.coroutine, run.awaits)
         if run.timeout is None:
             return await rest
@@ -261,8 +262,8 @@ class Runner:
 
     def _abandon(self, run: Run) -> None:
         """It swallows its cancellation. Somebody else goes on in its place, if there is anybody to be told."""
-        if run.given_up is not None and (outcome := self.give_up(run)) is not None:
-            run.given_up(outcome)
+        if run.on_given_up is not None and (outcome := self.give_up(run)) is not None:
+            run.on_given_up(outcome)
 
     # --- what came of it ---------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ _FRAMES = 8
 class Run:
     """One attempt. With a timeout two may want to say how it ended, its handler's thread and the clock: one does.
 
-    `given_up` is told the outcome of an attempt that timed out while its handler goes on and cannot be stopped.
+    `on_wait` is called when its task is about to wait, for the first time. Of an attempt that timed out while its
+    handler goes on and cannot be stopped, `on_given_up` is told the outcome.
     """
 
     __slots__ = (
@@ -38,9 +39,11 @@ class Run:
         "coroutine",
         "decode",
         "delivery",
-        "given_up",
         "handler",
+        "is_given_up",
         "loaded",
+        "on_given_up",
+        "on_wait",
         "settling",
         "started",
         "target",
@@ -57,7 +60,9 @@ class Run:
         self.timeout = handler.options.timeout
         self.started = time.perf_counter()
         self.settling: Settling | None = None
-        self.given_up: Callable[[Outcome], None] | None = None
+        self.on_wait: Callable[[], None] | None = None
+        self.on_given_up: Callable[[Outcome], None] | None = None
+        self.is_given_up = False
         self.timed_out = False
         self.thread = 0
         self.target: Callable[..., Any] = _nothing
@@ -106,6 +111,13 @@ class Run:
         _running.set(Running(self, self.handler.name))
         self.settling = Settling(database)
         _settling.set(self.settling)
+
+    def wait(self) -> None:
+        """Its task is about to wait."""
+        if not self.waited:
+            self.waited = True
+            if self.on_wait is not None:
+                self.on_wait()
 
     def call(self) -> Any:
         return self.target(*self.arguments)

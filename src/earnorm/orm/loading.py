@@ -33,11 +33,10 @@ def load_together(session: Session, mapping: Mapping, identities: Sequence[tuple
     """`load` of many records by one query; what is asked for twice is given once."""
     keys: tuple[Any, ...] = inspect(mapping.cls).primary_key
     chosen = keys[0].in_([first for first, *_ in identities]) if len(keys) == 1 else tuple_(*keys).in_(identities)
-    found: dict[Any, Any] = {
-        inspect(record).key[1]: record for record in session.scalars(select(mapping.cls).where(chosen)).unique()
-    }
-    for record in found.values():
+    records: list[Any] = list(session.scalars(select(mapping.cls).where(chosen)).unique())
+    for record in records:
         session.expunge(record)
+    found = {inspect(record).key[1]: record for record in records}
     return [found.pop(identity, None) for identity in identities]
 
 
