@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from earnorm.bus import EventBus
-from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
+from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.registry import ModelInfo
@@ -38,6 +39,18 @@ def entry(position: int, key: str = "", name: str = "order.placed") -> Entry:
 
 def entries(*keys: str) -> list[Entry]:
     return [entry(position, key) for position, key in enumerate(keys, start=1)]
+
+
+def attempt(number: int) -> Attempt:
+    return Attempt(
+        subscription="mail",
+        event=uuid4(),
+        number=number,
+        error="no",
+        fingerprint=f"f{number}",
+        started=NOON,
+        seconds=1,
+    )
 
 
 def window(keys, *subscriptions, cursors=None, end=None) -> Window:
@@ -91,6 +104,40 @@ class TestLanes:
         assert not window([], MAIL, cursors={"mail": 6}, end=7).is_empty
 
 
+class TestDelays:
+    def delayed(self, *ats, key="order:1", subscription=None):
+        made = [structs.replace(entry(n, key), at=at) for n, at in enumerate(ats, start=1)]
+        subscription = subscription or Subscription("mail", delay=60)
+        return plan(made, len(made), {"mail": 0}, lambda _: [subscription], NOON)
+
+    def test_a_handler_with_a_delay_is_given_an_event_when_it_is_that_old(self):
+        window = self.delayed(NOON)
+        settlement = fold(window, [], NOON)
+
+        assert ((), [LATER]) == (window.lanes, [d.due for d in settlement.set_aside])
+        assert ([("mail", 1, 1, "open")], 1) == (aside(settlement), settlement.advances["mail"].position)
+
+    def test_an_old_event_is_not_delayed_again(self):
+        assert [[1]] == positions(self.delayed(NOON - timedelta(seconds=60)).lanes)
+
+    def test_its_time_is_kept_however_late_the_batch_is_settled(self):
+        late = NOON + timedelta(seconds=30)
+
+        assert [LATER] == [d.due for d in fold(self.delayed(NOON), [], late).set_aside]
+
+    def test_events_of_a_record_keep_their_order_though_clocks_differ(self):
+        window = self.delayed(NOON, NOON - timedelta(hours=1))
+
+        assert ((), [1, 2]) == (window.lanes, [d.entry.position for d in window.behind])
+
+    def test_those_without_a_record_or_an_order_do_not_wait_for_each_other(self):
+        loose = Subscription("mail", ordered=False, delay=60)
+        ats = NOON, NOON - timedelta(hours=1)
+
+        assert [[2]] == positions(self.delayed(*ats, key="").lanes)
+        assert [[2]] == positions(self.delayed(*ats, subscription=loose).lanes)
+
+
 class TestFolding:
     def test_all_subscriptions_advance_to_the_end_each_from_its_own_place(self):
         made = window(["order:1", "order:2"], MAIL, cursors={"mail": 1, "audit": 0, "ahead": 9}, end=5)
@@ -133,6 +180,17 @@ class TestFolding:
         made = window(["order:1"], MAIL, AUDIT).hold_back({("mail", "order:1")})
 
         assert ["audit"] == [lane[0].subscription for lane in made.lanes]
+
+    def test_failed_attempts_go_with_their_deliveries(self):
+        made = [attempt(1), attempt(2), attempt(3)]
+        found = window(["order:1", "order:2", "order:3"], MAIL)
+        again = Delivery(subscription="mail", entry=entry(9, "order:9"), due=NOON, id=7)
+        outcomes = [[Retry(5, "no", made[0])], [Dead("no", made[1])], [Retry(5, "no", made[2])], [Done()]]
+        settlement = fold(found.redeliver([again]), outcomes, NOON)
+
+        assert made == sorted(settlement.attempts, key=lambda one: one.number)
+        assert ["f1"] == [d.fingerprint for d in settlement.rescheduled]
+        assert ["f2", "f3"] == [d.fingerprint for d in settlement.set_aside]
 
 
 class TestStopping:

@@ -223,6 +223,11 @@ MEANINGLESS = {
     "ordered in pre_save": (pre_save, {"ordered": False}),
     "ordered in post_save": (post_save, {"ordered": True}),
     "ordered after the commit": (post_save, {"ordered": True, "delivery": "after_commit"}),
+    "retry before the SQL": (pre_save, {"retry": 3}),
+    "timeout in the transaction": (post_save, {"timeout": 30}),
+    "delay of post_commit": (post_commit, {"delay": "1h"}),
+    "concurrency after the commit": (post_save, {"concurrency": 1, "delivery": "after_commit"}),
+    "retry after the rollback": (post_rollback, {"retry": False}),
     "delivery of post_commit": (post_commit, {"delivery": "durable"}),
     "delivery of post_rollback": (post_rollback, {"delivery": "transaction"}),
 }

@@ -21,7 +21,7 @@ from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
 from earnorm.event import Entries
 from earnorm.store import Advance, Lease, Settlement
-from earnorm.testing._store_verbs import NOON, entry, set_aside
+from earnorm.testing._store_verbs import NOON, attempt, entry, set_aside
 
 NAMES = st.sampled_from(["mail", "audit", "search"])
 KEYS = st.sampled_from(["user:1", "user:2", "order:1"])
@@ -109,6 +109,7 @@ class TwoStores(RuleBasedStateMachine):
                 set_aside=settlement.set_aside,
                 rescheduled=[replace(d, id=self.ids[d.id]) for d in settlement.rescheduled],
                 finished=[self.ids.get(number, number) for number in settlement.finished],
+                attempts=settlement.attempts,
             )
         return settlement
 
@@ -151,11 +152,13 @@ class TwoStores(RuleBasedStateMachine):
     @rule(data=st.data(), aside=st.lists(ASIDE, max_size=5), undo=st.booleans())
     def settle(self, data, aside, undo):
         lease = self.any_lease(data)
+        new, again = [self.delivery(*words) for words in aside], self.some_rescheduled(data)
         settlement = Settlement(
             advances=self.some_advances(data),
-            set_aside=[self.delivery(*words) for words in aside],
-            rescheduled=self.some_rescheduled(data),
+            set_aside=new,
+            rescheduled=again,
             finished=self.some_finished(data),
+            attempts=[attempt(delivery, delivery.attempt) for delivery in (*new, *again) if delivery.ordered],
         )
         self.both(lambda t: t.settle(lease, self.in_words_of(t, settlement)), undo=undo)
 
@@ -217,6 +220,7 @@ class TwoStores(RuleBasedStateMachine):
     @invariant()
     def they_hold_the_same(self):
         self.both(lambda t: (t.horizon(), t.read(0, 1_000, 1_000), t.cursors(), t.deliveries(), t.due(100), t.open()))
+        self.both(lambda t: [t.attempts(delivery.id) for delivery in t.deliveries()])
 
 
 TwoStores.TestCase.settings = settings(stateful_step_count=30)
@@ -234,7 +238,9 @@ class MemoryAndPostgreSQL(TwoStores):
         engine = postgresql_engine(self.url)
         with engine.begin() as connection:
             upgrade(connection)
-            connection.exec_driver_sql("TRUNCATE earnorm_log, earnorm_subscription, earnorm_delivery RESTART IDENTITY")
+            connection.exec_driver_sql(
+                "TRUNCATE earnorm_log, earnorm_subscription, earnorm_delivery, earnorm_attempt RESTART IDENTITY"
+            )
             connection.exec_driver_sql("UPDATE earnorm_lease SET worker = '', fence = 0, expires = 0")
         return engine
 
