@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
 from random import Random
 from types import CoroutineType
 from typing import Any
@@ -168,7 +169,8 @@ class Runner:
             if self._preparation.may_block(run):
                 run.wait()
                 loop = asyncio.get_running_loop()
-                skipped = await loop.run_in_executor(executor, context.run, self._preparation.prepare, run)
+                prepare = partial(context.run, self._preparation.prepare, run)
+                skipped = await loop.run_in_executor(executor, prepare)
                 outcome = skipped or context.run(self._first_step, run)
             else:
                 outcome = context.run(self._first_steps, run)

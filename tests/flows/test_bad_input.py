@@ -278,6 +278,23 @@ def test_an_options_value_of_the_wrong_kind_is_refused(option):
             pass
 
 
+WRONG_NUMBERS = {
+    "retry": [True, 0, "often", {}, {"ValueError": 3}, {ValueError: "often"}],
+    "timeout": [0, -1, "soon", True],
+    "delay": ["0s", "tomorrow", float("inf")],
+    "concurrency": [0, 1.5, True, "2"],
+}
+
+
+@pytest.mark.parametrize("option, value", [(name, value) for name, values in WRONG_NUMBERS.items() for value in values])
+def test_a_wait_a_time_or_a_number_that_is_none_is_refused(option, value):
+    with pytest.raises(InvalidOption, match=f"{option}=.*expected"):
+
+        @event_handler("a.b", **{option: value})
+        def hook(event):
+            pass
+
+
 def test_a_plain_function_under_an_async_decorator_is_refused():
     with pytest.raises(WrongColour, match="async def"):
 

@@ -32,12 +32,10 @@ from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
-from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.tables import Tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
-from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
@@ -93,16 +91,7 @@ class Database:
             ready=self.ready,
         )
         self.captures = self.log.captures
-        self.runner = Runner(
-            bus,
-            self.log.hydrate,
-            self.log.decode,
-            database=name,
-            hint=hint_of,
-            clock=self._clock,
-            ahead=self.log,
-            version=os.environ.get("EARNORM_CODE_VERSION", "") if version is None else version,
-        )
+        self.runner = self.log.runner(version)
         self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -27,9 +28,10 @@ from earnorm.interest import Interests, interests_of
 from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
-from earnorm.orm.loading import load, load_together, snapshot
+from earnorm.orm.loading import hint_of, load, load_together, snapshot
+from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
-from earnorm.runner import Hydrated
+from earnorm.runner import Runner
 from earnorm.settling import settling_here
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 
@@ -235,6 +237,19 @@ class DatabaseLog:
         return occurrence.about(subject)
 
     # --- out ---------------------------------------------------------------------------------
+
+    def runner(self, version: str | None) -> Runner:
+        """Whoever runs handlers of this log; `version` is that of the application's code, else the environment's."""
+        return Runner(
+            self.bus,
+            self.hydrate,
+            self.decode,
+            database=self.name,
+            hint=hint_of,
+            clock=self.clock,
+            ahead=self,
+            version=os.environ.get("EARNORM_CODE_VERSION", "") if version is None else version,
+        )
 
     def decode(self, entry: Entry, attempt: int) -> Event:
         return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
