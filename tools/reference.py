@@ -63,7 +63,8 @@ end in `_async` take a coroutine function, the others of a model a plain one; `e
 
 ## Retries and outcomes
 
-What `retry=` takes, and what a durable handler may return: [Retry, time out and give up](../how-to/retry-and-give-up.md).
+What `retry=` takes, and what a durable handler may return: [Retry, time out and give
+up](../how-to/retry-and-give-up.md).
 Durations are numbers of seconds, `timedelta`, or texts such as `"250ms"`, `"90s"`, `"5m"`, `"1h30m"`, `"2d"`, `"1w"`.
 
 ::: earnorm.Backoff

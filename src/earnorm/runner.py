@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextvars import Context
-from functools import partial
 from random import Random
 from types import CoroutineType
 from typing import Any
@@ -169,8 +168,7 @@ class Runner:
             if self._preparation.may_block(run):
                 run.wait()
                 loop = asyncio.get_running_loop()
-                prepare = partial(context.run, self._preparation.prepare, run)
-                skipped = await loop.run_in_executor(executor, prepare)
+                skipped = await loop.run_in_executor(executor, lambda: context.run(self._preparation.prepare, run))
                 outcome = skipped or context.run(self._first_step, run)
             else:
                 outcome = context.run(self._first_steps, run)
