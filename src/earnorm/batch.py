@@ -49,17 +49,14 @@ class Batch:
         """So many lanes are to end."""
         with self._lock:
             self._in_threads, self._on_loop = in_threads, on_loop
-        self._look()
+        self.left()
 
     def left(self, *, in_threads: int = 0, on_loop: int = 0) -> None:
         """So many lanes have ended, or will never begin."""
         with self._lock:
             self._in_threads -= in_threads
             self._on_loop -= on_loop
-        self._look()
-
-    def _look(self) -> None:
-        if self.finished:
+        if self._in_threads <= 0 and self._on_loop <= 0:
             self.signal.set()
 
     def note(self, lane: int, outcome: Outcome) -> bool:

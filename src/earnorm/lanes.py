@@ -17,7 +17,7 @@ from earnorm.batch import Batch
 from earnorm.delivery import Delivery, Outcome
 from earnorm.gate import Gate
 from earnorm.portal import LoopThread
-from earnorm.preload import Preload
+from earnorm.preload import Preload, Share
 from earnorm.threads import Threads
 from earnorm.underway import Run
 
@@ -52,11 +52,11 @@ class Performer(Protocol):
 
 
 class _Place(NamedTuple):
-    """Where to go on in a batch: a lane, and which of its deliveries is next. `inside` its gate already, or not."""
+    """Where to go on in a batch: a lane, and which of its deliveries is next. `gate` is the one it is inside of."""
 
     lane: int
     start: int = 0
-    inside: bool = False
+    gate: Gate | None = None
 
 
 _Places = deque[_Place]
@@ -106,27 +106,32 @@ class Lanes:
         self._loaders.shutdown(wait=False)
         self._loop = None
 
-    def _enter(self, batch: Batch, places: _Places, place: _Place, later: Callable[[Batch, _Places], None]) -> bool:
-        """Whether this lane may run now; if its handler is at work often enough, it comes back, and `later` is told."""
-        if place.inside or (gate := self._gate(batch, place)) is None:
-            return True
+    def _take(self, batch: Batch, places: _Places, later: Callable[[Batch, _Places], None]) -> _Place | None:
+        """The next lane that may run. One whose handler is at work often enough comes back, and `later` is told."""
+        while True:
+            try:
+                place = places.popleft()
+            except IndexError:
+                return None
+            if place.gate is not None:
+                return place
+            name = batch.lanes[place.lane][0].subscription
+            room = self._performer.concurrency(name)
+            if room is None:
+                return place
+            inside = place._replace(gate=self._gates.setdefault(name, Gate(room)))
+            if self._enter(batch, places, inside, later):
+                return inside
+
+    @staticmethod
+    def _enter(batch: Batch, places: _Places, inside: _Place, later: Callable[[Batch, _Places], None]) -> bool:
+        assert inside.gate is not None
 
         def admit() -> None:
-            places.appendleft(place._replace(inside=True))
+            places.appendleft(inside)
             later(batch, places)
 
-        return gate.enter(admit)
-
-    def _leave(self, batch: Batch, place: _Place) -> None:
-        if (gate := self._gate(batch, place)) is not None:
-            gate.leave()
-
-    def _gate(self, batch: Batch, place: _Place) -> Gate | None:
-        name = batch.lanes[place.lane][0].subscription
-        room = self._performer.concurrency(name)
-        if room is None:
-            return None
-        return self._gates.setdefault(name, Gate(room))
+        return inside.gate.enter(admit)
 
     # --- in threads --------------------------------------------------------------------------
 
@@ -134,19 +139,15 @@ class Lanes:
         try:
             self._threads.submit(self._serve, batch, places)
         except RuntimeError:  # no thread starts any more: the interpreter ends
-            batch.left(in_threads=self._forgo(batch, places))
+            batch.left(in_threads=_forgo(places))
 
     def _serve(self, batch: Batch, places: _Places) -> None:
         """Follow one lane after the other, beside other threads that do the same."""
-        with suppress(IndexError):  # none is left
-            while True:
-                place = places.popleft()
-                if not self._enter(batch, places, place, self._send):
-                    continue
-                if not self._follow(batch, places, place):
-                    return
-                self._leave(batch, place)
-                batch.left(in_threads=1)
+        while (place := self._take(batch, places, self._send)) is not None:
+            if not self._follow(batch, places, place):
+                return
+            _leave(place)
+            batch.left(in_threads=1)
 
     def _follow(self, batch: Batch, places: _Places, place: _Place) -> bool:
         """False if a delivery of the lane was given up, and another thread goes on."""
@@ -157,7 +158,7 @@ class Lanes:
                 if batch.closed:
                     break
                 run = self._performer.begin(lane[index], self._loaded(batch, place.lane, index))
-                outcome = self._timed(batch, places, _Place(place.lane, index + 1, inside=True), run)
+                outcome = self._timed(batch, places, place._replace(start=index + 1), run)
                 if outcome is None:
                     return False
                 if not batch.note(place.lane, outcome):
@@ -192,7 +193,7 @@ class Lanes:
         if batch.note(following.lane, outcome):
             places.appendleft(following)
         else:
-            self._leave(batch, following)
+            _leave(following)
             batch.left(in_threads=1)
         self._send(batch, places)
 
@@ -229,7 +230,7 @@ class Lanes:
         try:
             batch.loop.call_soon_threadsafe(self._drive_more, batch, places, context=Context())
         except RuntimeError:  # it was closed
-            batch.left(on_loop=self._forgo(batch, places))
+            batch.left(on_loop=_forgo(places))
 
     async def _drive(self, batch: Batch, places: _Places) -> None:
         """Follow one lane after the other until a handler waits. That one keeps this task, and a new one goes on.
@@ -238,7 +239,7 @@ class Lanes:
         else does.
         """
         since = time.perf_counter()
-        while (place := self._take(batch, places)) is not None:
+        while (place := self._take(batch, places, self._drive_later)) is not None:
             if await self._attempt(batch, places, place):
                 # Another task goes on since the handler waited.
                 return
@@ -247,19 +248,13 @@ class Lanes:
                 since = time.perf_counter()
         batch.driving -= 1
 
-    def _take(self, batch: Batch, places: _Places) -> _Place | None:
-        while places:
-            place = places.popleft()
-            if self._enter(batch, places, place, self._drive_later):
-                return place
-        return None
-
     async def _attempt(self, batch: Batch, places: _Places, place: _Place) -> bool:
         """Perform one delivery; whether its handler waited."""
         run: Run | None = None
         try:
             if not batch.closed:
-                loaded = None if place.start else await self._aloaded(batch, place.lane)
+                share = None if place.start else self._preload.share(batch, place.lane)
+                loaded = None if share is None else await _shared(share)
                 run = self._performer.begin(batch.lanes[place.lane][place.start], loaded)
                 run.on_wait = partial(self._waits, batch, places)
                 if run.timeout is not None:
@@ -306,36 +301,40 @@ class Lanes:
     def _noted(self, batch: Batch, places: _Places, place: _Place, outcome: Outcome) -> None:
         """The outcome of a delivery: its lane goes on, or has come to its end."""
         if batch.note(place.lane, outcome) and place.start + 1 < len(batch.lanes[place.lane]):
-            places.appendleft(_Place(place.lane, place.start + 1, inside=True))
+            places.appendleft(place._replace(start=place.start + 1))
         else:
             self._end(batch, place)
 
-    async def _aloaded(self, batch: Batch, lane: int) -> Any:
-        share = self._preload.share(batch, lane)
-        if share is None:
-            return None
-        if not share.job.done():
-            await asyncio.wait([asyncio.wrap_future(share.job)])
-        return share.get()
-
-    def _end(self, batch: Batch, place: _Place) -> None:
-        self._leave(batch, place)
+    @staticmethod
+    def _end(batch: Batch, place: _Place) -> None:
+        _leave(place)
         batch.left(on_loop=1)
-
-    def _forgo(self, batch: Batch, places: _Places) -> int:
-        """Nobody is left to run these: how many lanes that makes."""
-        count = len(places)
-        for place in places:
-            if place.inside:
-                self._leave(batch, place)
-        places.clear()
-        return count
 
     def _task_ended(self, batch: Batch, places: _Places, task: asyncio.Task[None]) -> None:
         batch.tasks.discard(task)
         if not batch.tasks:
-            batch.left(on_loop=self._forgo(batch, places))
+            batch.left(on_loop=_forgo(places))
             batch.calm.set()
+
+
+def _leave(place: _Place) -> None:
+    if place.gate is not None:
+        place.gate.leave()
+
+
+def _forgo(places: _Places) -> int:
+    """Nobody is left to run these: how many lanes that makes."""
+    count = len(places)
+    for place in places:
+        _leave(place)
+    places.clear()
+    return count
+
+
+async def _shared(share: Share) -> Any:
+    if not share.job.done():
+        await asyncio.wait([asyncio.wrap_future(share.job)])
+    return share.get()
 
 
 def _cancel(batch: Batch) -> None:

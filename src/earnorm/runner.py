@@ -115,8 +115,10 @@ class Runner:
 
     def loads(self, delivery: Delivery) -> bool:
         """Whether `load` would find a record for this delivery."""
+        if not (self._loads_ahead and delivery.entry.key):
+            return False
         handler = self.handler(delivery.subscription)
-        return self._loads_ahead and handler is not None and self._preparation.loads(handler, delivery.entry)
+        return handler is not None and self._preparation.loads(handler, delivery.entry)
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
@@ -129,7 +131,7 @@ class Runner:
             raise UnknownHandler(delivery.subscription)
         run = Run(handler, delivery, self._told)
         run.loaded = loaded
-        if telemetry.wanted(telemetry.HandlerStarted):
+        if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
             _tell(telemetry.HandlerStarted(run.event, handler.name))
         return run
 
@@ -326,7 +328,7 @@ class Runner:
         name = run.handler.name
         match outcome:
             case Done():
-                if telemetry.wanted(telemetry.HandlerDone):
+                if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerDone):
                     _tell(telemetry.HandlerDone(run.event, name, run.seconds))
             case Skipped(reason):
                 _tell(telemetry.HandlerSkipped(run.event, name, reason))
@@ -355,5 +357,7 @@ def _process_ends(error: BaseException) -> bool:
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         return task is not None and task.cancelling() > 0
-    refused = isinstance(error, RuntimeError) and "cannot schedule new futures" in str(error)
+    # Not of its text: that is code of the user.
+    words = error.args[0] if isinstance(error, RuntimeError) and error.args else None
+    refused = isinstance(words, str) and "cannot schedule new futures" in words
     return refused and not threading.main_thread().is_alive()

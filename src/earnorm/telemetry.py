@@ -39,6 +39,7 @@ __all__ = [
     "Record",
     "RolledBack",
     "escaped",
+    "follows_handlers",
     "listen",
     "on_change",
     "tell",
@@ -256,6 +257,11 @@ def wanted(kind: type[Record]) -> bool:
 def verbose() -> bool:
     """Whether anybody wants the records that tell every step."""
     return _stepping or _root_log.isEnabledFor(logging.DEBUG)
+
+
+def follows_handlers() -> bool:
+    """Whether anybody may want to know of each handler that starts or is done: `wanted` says it exactly, and slower."""
+    return _stepping or _handlers_log.isEnabledFor(logging.DEBUG)
 
 
 def tell(record: Record) -> None:

@@ -149,7 +149,7 @@ def test_a_coroutine_past_its_time_is_cancelled_and_its_record_waits(db):
     assert rows(db)[0].error.startswith("HandlerTimedOut: ")
 
 
-def test_a_thread_that_hangs_is_reported_replaced_and_what_it_emits_is_refused(db):
+def test_a_thread_that_hangs_is_reported_replaced_and_what_it_emits_is_refused(db, caplog):
     go_on, refused, ended, told = threading.Event(), [], threading.Event(), []
     undo = listen(told.append, HandlerStuck)
 
@@ -171,6 +171,7 @@ def test_a_thread_that_hangs_is_reported_replaced_and_what_it_emits_is_refused(d
     assert ended.wait(20)
     undo()
     assert (["HandlerTimedOut"], 1) == (refused, len(told))
+    assert any("cannot be stopped" in line and "go_on.wait(20)" in line for line in caplog.messages)
     assert "go_on.wait(20)" in attempts(db)[0][0].traceback
     assert [] == [entry.name for entry in log(db) if entry.name.startswith("too.")]
 
