@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -12,12 +13,15 @@ from earnorm.bus import EventBus
 from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
+from earnorm.front import Front
 from earnorm.registry import ModelInfo
-from earnorm.store import Advance, Settlement
-from earnorm.subscription import Audience, Counts, Subscription, Window, fold, plan
+from earnorm.slots import slot_of
+from earnorm.store import Cursor, Follower, Settlement
+from earnorm.subscription import Audience, Counts, Subscription, Window, fold, passed, plan
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)
+SHARED, OWN = (Cursor(group="default", name=name, worker="ada", fence=1) for name in ("", "audit"))
 MAIL, AUDIT = Subscription("mail"), Subscription("audit")
 LOOSE = Subscription("loose", ordered=False)
 
@@ -50,12 +54,27 @@ def attempt(number: int) -> Attempt:
         fingerprint=f"f{number}",
         started=NOON,
         seconds=1,
+        worker="ada",
     )
 
 
-def window(keys, *subscriptions, cursors=None, end=None) -> Window:
-    cursors = {s.name: 0 for s in subscriptions} if cursors is None else cursors
-    return plan(entries(*keys), end or len(keys), cursors, lambda _: subscriptions, NOON)
+def follower(name: str, start: int = 0, *, apart: bool = False) -> Follower:
+    return Follower(name=name, group="default", start=start, apart=apart, seen=NOON)
+
+
+def window(keys, *subscriptions, starts=None, end=None) -> Window:
+    starts = {s.name: 0 for s in subscriptions} if starts is None else starts
+    front = Front([SHARED], [follower(name, start) for name, start in starts.items()])
+    return plan(entries(*keys), end or len(keys), front, lambda _: subscriptions)
+
+
+def folded(made: Window, outcomes) -> Settlement:
+    return fold(made, outcomes, LATER, "ada", {})
+
+
+def moves(settlement: Settlement) -> dict[str, int]:
+    """Where the cursors that move go, by their names."""
+    return {a.cursor.name: a.position for a in settlement.advances if a.position > a.cursor.position}
 
 
 def positions(lanes) -> list[list[int]]:
@@ -88,7 +107,7 @@ class TestLanes:
         assert ["audit", "mail", "audit", "mail"] == [lane[0].subscription for lane in made.lanes]
 
     def test_what_a_subscription_has_passed_is_not_given_to_it(self):
-        made = window(["order:1", "order:2"], MAIL, AUDIT, cursors={"mail": 1, "audit": 0})
+        made = window(["order:1", "order:2"], MAIL, AUDIT, starts={"mail": 1, "audit": 0})
 
         assert {"mail": [2], "audit": [1, 2]} == {
             name: [lane[0].entry.position for lane in made.lanes if lane[0].subscription == name]
@@ -96,85 +115,89 @@ class TestLanes:
         }
 
     def test_a_subscription_that_is_not_recorded_gets_nothing(self):
-        assert () == window(["order:1"], MAIL, cursors={}).lanes
+        assert () == window(["order:1"], MAIL, starts={}).lanes
 
     def test_a_window_nobody_moves_in_is_empty(self):
         assert Window().is_empty
-        assert window([], MAIL, cursors={"mail": 7}, end=7).is_empty
-        assert not window([], MAIL, cursors={"mail": 6}, end=7).is_empty
+        assert plan([], 7, Front([replace(SHARED, position=7)], []), lambda _: (MAIL,)).is_empty
+        assert not plan([], 7, Front([replace(SHARED, position=6)], []), lambda _: (MAIL,)).is_empty
 
 
 class TestDelays:
-    def delayed(self, *ats, key="order:1", subscription=None):
+    def delayed(self, *ats, key="order:1", ordered=True):
         made = [structs.replace(entry(n, key), at=at) for n, at in enumerate(ats, start=1)]
-        subscription = subscription or Subscription("mail", delay=60)
-        return plan(made, len(made), {"mail": 0}, lambda _: [subscription], NOON)
+        subscription = Subscription("mail", ordered=ordered, delay=60)
+        return plan(made, len(made), Front([SHARED], [follower("mail")]), lambda _: [subscription])
 
     def test_a_handler_with_a_delay_is_given_an_event_when_it_is_that_old(self):
         window = self.delayed(NOON)
-        settlement = fold(window, [], NOON)
+        settlement = fold(window, [], NOON, "ada", {})
 
         assert ((), [LATER]) == (window.lanes, [d.due for d in settlement.set_aside])
-        assert ([("mail", 1, 1, "open")], 1) == (aside(settlement), settlement.advances["mail"].position)
+        assert ([("mail", 1, 1, "open")], {"": 1}) == (aside(settlement), moves(settlement))
 
-    def test_an_old_event_is_not_delayed_again(self):
-        assert [[1]] == positions(self.delayed(NOON - timedelta(seconds=60)).lanes)
-
-    def test_its_time_is_kept_however_late_the_batch_is_settled(self):
-        late = NOON + timedelta(seconds=30)
-
-        assert [LATER] == [d.due for d in fold(self.delayed(NOON), [], late).set_aside]
-
-    def test_events_of_a_record_keep_their_order_though_clocks_differ(self):
+    def test_one_that_is_old_already_is_due_at_once_in_its_place(self):
         window = self.delayed(NOON, NOON - timedelta(hours=1))
 
         assert ((), [1, 2]) == (window.lanes, [d.entry.position for d in window.behind])
+        assert [True, True] == [d.ordered for d in window.behind]
 
-    def test_those_without_a_record_or_an_order_do_not_wait_for_each_other(self):
-        loose = Subscription("mail", ordered=False, delay=60)
-        ats = NOON, NOON - timedelta(hours=1)
+    def test_its_time_is_kept_however_late_the_batch_is_settled(self):
+        late = NOON + timedelta(minutes=30)
 
-        assert [[2]] == positions(self.delayed(*ats, key="").lanes)
-        assert [[2]] == positions(self.delayed(*ats, subscription=loose).lanes)
+        assert [LATER] == [d.due for d in fold(self.delayed(NOON), [], late, "ada", {}).set_aside]
+
+    @pytest.mark.parametrize("details", [{"key": ""}, {"ordered": False}])
+    def test_those_without_a_record_or_an_order_wait_for_nobody(self, details):
+        assert [False] == [d.ordered for d in self.delayed(NOON, **details).behind]
 
 
 class TestFolding:
-    def test_all_subscriptions_advance_to_the_end_each_from_its_own_place(self):
-        made = window(["order:1", "order:2"], MAIL, cursors={"mail": 1, "audit": 0, "ahead": 9}, end=5)
-        settlement = fold(made, [[Done()]], LATER)
+    def test_all_cursors_advance_to_the_end_but_those_past_it(self):
+        ahead = replace(OWN, name="ahead", position=9)
+        front = Front([replace(SHARED, position=1), OWN, ahead], [follower("mail"), follower("audit", apart=True)])
+        made = plan(entries("order:1", "order:2"), 5, front, lambda _: (MAIL,))
+        settlement = folded(made, [[Done()]])
 
-        assert {"mail": Advance(1, 5), "audit": Advance(0, 5)} == settlement.advances
+        assert {"": 5, "audit": 5} == moves(settlement)
         assert [] == aside(settlement)
+        assert settlement.advances == passed(made, [[Done()]], "ada", {}).advances
+
+    def test_a_window_of_which_something_is_kept_is_not_simply_passed(self):
+        made = window(["order:1"], MAIL)
+        for outcomes in ([[Retry(5, "")]], [[]], [[Dead("")]], [[Done((entry(1),))]]):
+            assert passed(made, outcomes, "ada", {}) is None
+        assert passed(made.hold_back({("mail", "order:1")}), [], "ada", {}) is None
 
     def test_what_is_done_or_skipped_leaves_nothing_behind(self):
-        settlement = fold(window(["order:1", "order:2"], MAIL), [[Done()], [Skipped("when")]], LATER)
+        settlement = folded(window(["order:1", "order:2"], MAIL), [[Done()], [Skipped("when")]])
 
         assert [] == aside(settlement)
 
     def test_a_failure_is_set_aside_with_its_next_attempt(self):
         made = window(["order:1"], MAIL)
-        (kept,) = fold(made, [[Retry(5, "boom")]], LATER).set_aside
+        (kept,) = folded(made, [[Retry(5, "boom")]]).set_aside
 
         assert (2, LATER + timedelta(seconds=5), "boom", "open") == (kept.attempt, kept.due, kept.error, kept.state)
 
     def test_behind_a_failure_later_events_of_the_record_wait_without_an_attempt(self):
         made = window(["order:1", "order:2", "order:1", "order:1"], MAIL)
-        settlement = fold(made, [[Retry(5, "boom")], [Done()]], LATER)
+        settlement = folded(made, [[Retry(5, "boom")], [Done()]])
 
         assert [("mail", 1, 2, "open"), ("mail", 3, 1, "open"), ("mail", 4, 1, "open")] == aside(settlement)
-        assert {"mail": Advance(0, 4)} == settlement.advances
+        assert {"": 4} == moves(settlement)
         assert [LATER, LATER] == [delivery.due for delivery in settlement.set_aside[1:]]
 
     def test_a_dead_letter_is_kept_and_blocks_nobody(self):
         made = window(["order:1", "order:1"], MAIL)
 
-        assert [("mail", 1, 1, "dead")] == aside(fold(made, [[Dead("boom"), Done()]], LATER))
+        assert [("mail", 1, 1, "dead")] == aside(folded(made, [[Dead("boom"), Done()]]))
 
     def test_behind_what_is_set_aside_already_nothing_runs(self):
         made = window(["order:1", "order:2", "order:1"], MAIL).hold_back({("mail", "order:1")})
 
         assert [[2]] == positions(made.lanes)
-        assert [("mail", 1, 1, "open"), ("mail", 3, 1, "open")] == aside(fold(made, [[Done()]], LATER))
+        assert [("mail", 1, 1, "open"), ("mail", 3, 1, "open")] == aside(folded(made, [[Done()]]))
 
     def test_another_subscription_is_not_held_back(self):
         made = window(["order:1"], MAIL, AUDIT).hold_back({("mail", "order:1")})
@@ -186,7 +209,7 @@ class TestFolding:
         found = window(["order:1", "order:2", "order:3"], MAIL)
         again = Delivery(subscription="mail", entry=entry(9, "order:9"), due=NOON, id=7)
         outcomes = [[Retry(5, "no", made[0])], [Dead("no", made[1])], [Retry(5, "no", made[2])], [Done()]]
-        settlement = fold(found.redeliver([again]), outcomes, NOON)
+        settlement = folded(found.redeliver([again]), outcomes)
 
         assert made == sorted(settlement.attempts, key=lambda one: one.number)
         assert ["f1"] == [d.fingerprint for d in settlement.rescheduled]
@@ -195,23 +218,31 @@ class TestFolding:
 
 class TestStopping:
     def test_what_was_not_begun_stays_in_the_log(self):
-        made = window(["order:1", "order:2", "order:3"], MAIL, AUDIT, cursors={"mail": 0, "audit": 0}, end=9)
-        settlement = fold(made, [[Done()], [Done()], [], [Done()], [], [Done()]], LATER)
+        front = Front([SHARED, OWN], [follower("mail"), follower("audit", apart=True)])
+        made = plan(entries("order:1", "order:2", "order:3"), 9, front, lambda _: (MAIL, AUDIT))
+        settlement = folded(made, [[Done()], [Done()], [], [Done()], [], [Done()]])
 
-        assert {"mail": Advance(0, 1), "audit": Advance(0, 9)} == settlement.advances
+        assert {"": 1, "audit": 9} == moves(settlement)
         assert [] == aside(settlement)
+
+    def test_a_cursor_stops_before_what_one_of_its_subscriptions_did_not_begin(self):
+        made = window(["order:1", "order:2", "order:3"], MAIL, AUDIT, end=9)
+        settlement = folded(made, [[Done()], [Done()], [], [Done()], [], []])
+
+        assert {"": 2} == moves(settlement)
+        assert [("mail", 2, 1, "open")] == aside(settlement)
 
     def test_before_what_has_ended_it_is_set_aside_uncounted(self):
         made = window(["order:1", "order:2", "order:1", "order:3"], MAIL)
-        settlement = fold(made, [[], [Done()], []], LATER)
+        settlement = folded(made, [[], [Done()], []])
 
-        assert {"mail": Advance(0, 2)} == settlement.advances
+        assert {"": 2} == moves(settlement)
         assert [("mail", 1, 1, "open")] == aside(settlement)
 
     def test_a_first_delivery_not_begun_moves_nothing(self):
-        settlement = fold(window(["order:1"], MAIL), [[]], LATER)
+        settlement = folded(window(["order:1"], MAIL), [[]])
 
-        assert ({}, [], [], []) == (
+        assert ([], [], [], []) == (
             settlement.advances,
             settlement.set_aside,
             settlement.rescheduled,
@@ -221,7 +252,7 @@ class TestStopping:
     def test_what_waits_beyond_the_cursor_is_read_again_rather_than_kept_twice(self):
         made = window(["order:2", "order:1"], MAIL).hold_back({("mail", "order:1")})
 
-        assert [] == aside(fold(made, [[]], LATER))
+        assert [] == aside(folded(made, [[]]))
 
 
 class TestRedelivery:
@@ -229,7 +260,15 @@ class TestRedelivery:
         return Delivery(subscription="mail", entry=entry(1, "order:1"), due=NOON, attempt=3, id=7, **details)
 
     def folded(self, *outcomes) -> Settlement:
-        return fold(Window().redeliver([self.due()]), [list(outcomes)], LATER)
+        made = plan([], 0, Front([SHARED], [follower("mail")]), lambda _: ())
+        return folded(made.redeliver([self.due()]), [list(outcomes)])
+
+    def test_it_is_settled_under_the_lease_of_its_slot(self):
+        lower, upper = replace(SHARED, last=31), replace(SHARED, first=32)
+        made = plan([], 0, Front([lower, upper], [follower("mail")]), lambda _: ()).redeliver([self.due()])
+        held = lower if slot_of("order:1", b"") < 32 else upper
+
+        assert [(held, 0)] == [(a.cursor, a.position) for a in folded(made, [[Done()]]).advances]
 
     def test_it_runs_before_what_is_new(self):
         made = window(["order:2"], MAIL).redeliver([self.due()])

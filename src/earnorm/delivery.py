@@ -84,6 +84,8 @@ class Delivery:
     `attempt` is the number of the coming (or, when dead, the last) attempt, from 1. `due` is the earliest time of it.
     `error` and `fingerprint` are those of its last attempt.
     A delivery with `ordered` waits for every earlier open one with `ordered` of its subscription and key.
+    `worker` runs it on its own, apart from any batch, and others leave it alone. A `suspect` may have killed its
+    process, and so runs alone.
     """
 
     subscription: str
@@ -94,4 +96,6 @@ class Delivery:
     state: Literal["open", "dead"] = "open"
     error: str = ""
     fingerprint: str = ""
+    worker: str = ""
+    suspect: bool = False
     id: int = 0

@@ -8,6 +8,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import StrEnum
 from types import FunctionType, MethodType
 from typing import Any, Literal, TypeVar, get_args
@@ -22,6 +23,7 @@ from earnorm.errors import (
     UnknownOption,
 )
 from earnorm.names import real_module
+from earnorm.store import Since
 
 __all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "make_handler"]
 
@@ -60,6 +62,9 @@ class Options:
     timeout   durable only: how long one attempt may take
     delay     durable only: how long after the event the first attempt is made
     concurrency  durable only: how many events the handler works on side by side, in one worker
+    group     durable only: with which others it is worked, paused and deployed (default "default")
+    since     durable only: where it starts when it is new: "beginning", a time, or a position (default: now)
+    formerly  durable only: names that it had before, under which it is known to the log
     """
 
     name: str | None = None
@@ -73,6 +78,9 @@ class Options:
     timeout: float | None = None
     delay: float | None = None
     concurrency: int | None = None
+    group: str | None = None
+    since: Since | None = None
+    formerly: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, decorator: str, given: Mapping[str, Any]) -> Options:
@@ -120,6 +128,12 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_since(value: Any) -> bool:
+    if isinstance(value, datetime):
+        return value.utcoffset() is not None
+    return value == "beginning" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
 def _is_plain_function(value: Any) -> bool:
     return callable(value) and not inspect.iscoroutinefunction(value)
 
@@ -139,12 +153,16 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "timeout": (lambda v: v > 0, 'a duration above 0, such as 30 or "30s"'),
     "delay": (lambda v: v > 0, 'a duration above 0, such as 3600 or "1h"'),
     "concurrency": (_is_count, "a whole number of at least 1"),
+    "group": (_is_name, "a printable name of 1 to 200 characters"),
+    "since": (_is_since, "'beginning', a datetime with a time zone, or a position (a whole number of at least 0)"),
+    "formerly": (lambda v: isinstance(v, tuple) and all(map(_is_name, v)), "a name, or a list of names"),
 }
 
 # What is kept in another form than it is given.
 _READERS: dict[str, Callable[[Any], Any]] = {
     "before": _handler_names,
     "after": _handler_names,
+    "formerly": _handler_names,
     "retry": RetryRules.parse,
     "timeout": seconds_of,
     "delay": seconds_of,
@@ -156,6 +174,9 @@ _DURABLE_ONLY = {
     "timeout": "can be given up and tried again",
     "delay": "can wait",
     "concurrency": "are run by a worker",
+    "group": "belong to a group",
+    "since": "have a place in the log",
+    "formerly": "are known to the log by a name",
 }
 
 _sequence = itertools.count()
@@ -238,7 +259,7 @@ def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, op
 
 def _refuse_durable_options(decorator: str, options: Options, phase: Phase) -> None:
     for option, what in _DURABLE_ONLY.items():
-        if (value := getattr(options, option)) is not None:
+        if (value := getattr(options, option)) not in (None, ()):
             why = f"only durable handlers {what}, this one runs {phase.value}"
             raise OptionWithoutMeaning(decorator, option, value, why)
 

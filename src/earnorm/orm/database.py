@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -61,6 +61,7 @@ class Database:
         log: Kept = "all",
         schemas: Schemas | None = None,
         version: str | None = None,
+        groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -92,7 +93,15 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = self.log.runner(version)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
+        self.worker = Worker(
+            bus,
+            self.store,
+            self.runner,
+            clock=self._clock,
+            groups=groups,
+            loop=self._own_loop,
+            intake=self.captures,
+        )
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -348,6 +357,7 @@ def connect(
     log: Kept = "all",
     schemas: Schemas | None = None,
     version: str | None = None,
+    groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -357,8 +367,8 @@ def connect(
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`.
-    `version` is that of your code, kept with every attempt that fails (default: the environment's
+    schema, or a `schema_translate_map`. `groups` are those whose handlers the worker of this process runs (default: all
+    that it knows). `version` is that of your code, kept with every attempt that fails (default: the environment's
     EARNORM_CODE_VERSION).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
@@ -371,9 +381,13 @@ def connect(
         raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
+    if isinstance(groups, str):
+        raise ConfigurationError(f"connect(groups={groups!r}): expected a list of groups; write groups=[{groups!r}]")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, version=version)
+    database = Database(
+        target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, version=version, groups=groups
+    )
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
