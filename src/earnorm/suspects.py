@@ -35,10 +35,16 @@ def set_aside(window: Window, now: datetime, worker: str, plans: Mapping[str, Pl
         worker=worker,
         advances=advances_of(window, {}, again),
         plans=plans,
-        set_aside=[replace(d, due=now, suspect=True) for d in sorted(fresh, key=lambda d: d.entry.position)],
+        set_aside=[
+            replace(d, due=max(d.due, now), suspect=True) for d in sorted(fresh, key=lambda d: d.entry.position)
+        ],
         rescheduled=[replace(delivery, suspect=True) for delivery in again],
         seen=window.seen,
     )
+
+
+def _position(delivery: Delivery) -> int:
+    return delivery.entry.position
 
 
 def alone(window: Window, suspect: Delivery) -> Window:

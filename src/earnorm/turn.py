@@ -9,15 +9,17 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from earnorm.batch import Batch
 from earnorm.clock import Clock
+from earnorm.counts import Counts
 from earnorm.delivery import Dead, Delivery, Outcome
 from earnorm.front import Front, fronts_of
-from earnorm.lanes import Batch, Lanes
+from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.shares import View
 from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Settlement, Store, Transaction, Waiting
-from earnorm.subscription import Audience, Counts, Window, fold, passed, plan
+from earnorm.subscription import Audience, Window, fold, passed, plan
 from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
 
