@@ -30,11 +30,6 @@ DEFAULT_GROUP = "default"
 """The group of subscriptions that name none."""
 
 # Of one delivery: far more than are made by default, so that no patient retry fills a table.
-ATTEMPTS_KEPT = 32
-
-SHARED = ""
-"""The name of the cursor that a group's subscriptions share."""
-
 
 # --- who is subscribed -----------------------------------------------------------------------
 

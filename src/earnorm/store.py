@@ -51,6 +51,12 @@ __all__ = [
     "Waiting",
 ]
 
+ATTEMPTS_KEPT = 32
+
+SHARED = ""
+"""The name of the cursor that a group's subscriptions share."""
+
+
 # --- settling --------------------------------------------------------------------------------
 
 
