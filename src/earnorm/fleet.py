@@ -29,7 +29,9 @@ Since = Literal["beginning"] | datetime | int
 DEFAULT_GROUP = "default"
 """The group of subscriptions that name none."""
 
-# Of one delivery: far more than are made by default, so that no patient retry fills a table.
+SHARED = ""
+"""The name of the cursor that a group's subscriptions share."""
+
 
 # --- who is subscribed -----------------------------------------------------------------------
 

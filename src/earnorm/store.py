@@ -51,11 +51,8 @@ __all__ = [
     "Waiting",
 ]
 
+# Of one delivery: far more than are made by default, so that no patient retry fills a table.
 ATTEMPTS_KEPT = 32
-
-SHARED = ""
-"""The name of the cursor that a group's subscriptions share."""
-
 
 # --- settling --------------------------------------------------------------------------------
 
