@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
-from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
+from earnorm.delivery import Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import NOBODY, Front
@@ -23,11 +23,11 @@ from earnorm.store import DEFAULT_GROUP, Advance, Cursor, Plan, Registration, Se
 
 __all__ = [
     "Audience",
-    "Counts",
     "Lane",
     "Pair",
     "Subscription",
     "Window",
+    "advances_of",
     "fold",
     "passed",
     "plan",
@@ -46,10 +46,14 @@ _SOME_FIELDS: dict[str, Kind] = {"updated": "updated", "trashed": "trashed", "re
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones."""
+    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones.
+
+    `delay` is how many seconds after its event its first attempt is due.
+    """
 
     name: str
     ordered: bool = True
+    delay: float | None = None
 
 
 # --- who hears an entry ----------------------------------------------------------------------
@@ -135,7 +139,11 @@ class Audience:
 
     def _subscriptions(self, handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
         named = self._recorded
-        return tuple(Subscription(named.get(h.name, h.name), h.ordered) for h in handlers if h.phase is Phase.DURABLE)
+        return tuple(
+            Subscription(named.get(h.name, h.name), h.ordered, h.options.delay)
+            for h in handlers
+            if h.phase is Phase.DURABLE
+        )
 
 
 def registrations_of(registry: Registry) -> list[Registration]:
@@ -159,7 +167,7 @@ class Window:
     end       the position that every cursor of the front moves to, unless it stands there already
     front     the cursors that were read for, and who follows them
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once, since an earlier one of their record is
+    behind    deliveries to set aside at once, since an earlier one of their record is, or their handler's delay says so
     seen      the last entry that was read for it
     """
 
@@ -172,6 +180,11 @@ class Window:
     @property
     def is_empty(self) -> bool:
         return not self.lanes and not self.behind and all(cursor.position >= self.end for cursor in self.front.cursors)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it is one suspect and nothing else (`suspects`)."""
+        return len(self.lanes) == 1 and self.lanes[0][0].suspect
 
     @property
     def pairs(self) -> list[Pair]:
@@ -201,6 +214,7 @@ def plan(
     """
     lanes: list[list[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
+    later: list[Delivery] = []
     floors = front.floors
     for entry in entries:
         key, position = entry.key, entry.position
@@ -212,6 +226,11 @@ def plan(
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
                 continue
             ordered = subscription.ordered and key != ""
+            if subscription.delay is not None:
+                # Also where its time has come by now: it is run once it is set aside, in its place.
+                due = entry.at + timedelta(seconds=subscription.delay)
+                later.append(Delivery(subscription=name, entry=entry, due=due, ordered=ordered))
+                continue
             delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
             if not ordered:
                 lanes.append([delivery])
@@ -220,7 +239,7 @@ def plan(
             else:
                 lanes.append(by_record.setdefault((name, key), [delivery]))
     seen = Seen(entries[-1].position, entries[-1].id) if entries else None
-    return Window(end, front, tuple(map(tuple, lanes)), seen=seen)
+    return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
 
 
 def _pair(delivery: Delivery) -> Pair:
@@ -240,7 +259,12 @@ class _Unbegun:
     """The worker was stopped before this delivery began, or while it ran."""
 
 
-_Fate = Outcome | _Waiting | _Unbegun
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """It runs on while the others are settled."""
+
+
+_Fate = Outcome | _Waiting | _Unbegun | _Apart
 
 
 def passed(
@@ -249,7 +273,7 @@ def passed(
     """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
     if window.behind or not _all_done(window.lanes, outcomes):
         return None
-    return Settlement(worker=worker, advances=_advances(window, {}), plans=plans, seen=window.seen)
+    return Settlement(worker=worker, advances=advances_of(window, {}), plans=plans, seen=window.seen)
 
 
 def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
@@ -263,14 +287,22 @@ def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> b
 
 
 def fold(
-    window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime, worker: str, plans: Mapping[str, Plan]
+    window: Window,
+    outcomes: Sequence[Sequence[Outcome]],
+    now: datetime,
+    worker: str,
+    plans: Mapping[str, Plan],
+    *,
+    apart: Collection[int] = (),
 ) -> Settlement:
     """The settlement of `window`: `outcomes[i]` are those of lane i, as far as it came.
+
+    In the lanes `apart` the next delivery runs on, and is settled by itself when it has ended.
 
     What was not begun stays in the log, and its cursor before it. Only where a later delivery by that cursor has
     ended is it set aside instead, its attempt not counted, so that nothing runs twice.
     """
-    fates = list(_fates(window.lanes, outcomes))
+    fates = list(_fates(window.lanes, outcomes, apart))
     fresh = [(delivery, fate) for delivery, fate in fates if not delivery.id]
     ends = _ends(window.front, fresh, window.end)
     fresh += [(delivery, _Waiting()) for delivery in window.behind]
@@ -278,21 +310,28 @@ def fold(
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
         worker=worker,
-        advances=_advances(window, ends, [delivery for delivery, _ in again]),
+        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.worker]),
         plans=plans,
-        set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
-        rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
+        set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now, worker),
+        rescheduled=_kept([(d, f) for d, f in again if d.worker or not isinstance(f, _Unbegun)], now, worker),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
+        running=[delivery.id for delivery, _ in again if delivery.worker],
+        attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
         seen=window.seen,
     )
 
 
-def _fates(lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]]) -> Iterator[tuple[Delivery, _Fate]]:
-    for lane, ended in zip(lanes, outcomes, strict=True):
-        rest: _Fate = _Waiting() if ended and isinstance(ended[-1], Retry) else _Unbegun()
+def _fates(
+    lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]], apart: Collection[int]
+) -> Iterator[tuple[Delivery, _Fate]]:
+    for number, (lane, ended) in enumerate(zip(lanes, outcomes, strict=True)):
+        rest: _Fate = _Waiting() if number in apart or (ended and isinstance(ended[-1], Retry)) else _Unbegun()
         for index, delivery in enumerate(lane):
-            yield delivery, ended[index] if index < len(ended) else rest
+            if index == len(ended) and number in apart:
+                yield delivery, _Apart()
+            else:
+                yield delivery, ended[index] if index < len(ended) else rest
 
 
 def _ends(front: Front, fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
@@ -317,7 +356,7 @@ def _end_of(window: Window, ends: Mapping[Cursor, int], delivery: Delivery) -> i
     return ends.get(cursor, window.end)
 
 
-def _advances(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
+def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
     """How the cursors move; those that do not are named too where deliveries set aside ran under their lease."""
     front = window.front
     under = {front.cursor_of(delivery.subscription, delivery.entry) for delivery in again}
@@ -325,46 +364,32 @@ def _advances(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delive
     return [Advance(cursor, to) for cursor, to in reached if to > cursor.position or cursor in under]
 
 
-def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delivery]:
+def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime, worker: str) -> list[Delivery]:
     """The deliveries that are not over, as they stand from now on."""
-    return [kept for delivery, fate in fates if (kept := _after(delivery, fate, now)) is not None]
+    kept = ((fate, _after(delivery, fate, now)) for delivery, fate in fates)
+    return [
+        replace(after, worker=worker if isinstance(fate, _Apart) else "") for fate, after in kept if after is not None
+    ]
 
 
 def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
     match fate:
-        case Retry(after, error):
+        case Retry(after, error, made):
             due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error)
-        case Dead(error):
-            return replace(delivery, due=now, state="dead", error=error)
-        case _Waiting() | _Unbegun():
-            return replace(delivery, due=now)
+            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+        case Dead(error, made):
+            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
+        case _Waiting() | _Unbegun() | _Apart():
+            # A time after its event's own is one that was chosen.
+            return replace(delivery, due=delivery.due if delivery.due > delivery.entry.at else now)
         case _:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many deliveries ended in which outcome."""
+def _attempts(fates: Iterable[tuple[Delivery, _Fate]], worker: str) -> list[Attempt]:
+    failed = (fate.attempt for _, fate in fates if isinstance(fate, (Retry, Dead)))
+    return [replace(made, worker=worker) for made in failed if made is not None]
 
-    done: int = 0
-    retry: int = 0
-    dead: int = 0
-    skipped: int = 0
 
-    @classmethod
-    def of(cls, outcomes: Iterable[Outcome]) -> Counts:
-        names = [type(outcome).__name__ for outcome in outcomes]
-        return cls(*(names.count(name) for name in ("Done", "Retry", "Dead", "Skipped")))
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(mine + theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))
-
-    def __sub__(self, other: Counts) -> Counts:
-        return Counts(*(mine - theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))
-
-    def _tuple(self) -> tuple[int, int, int, int]:
-        return self.done, self.retry, self.dead, self.skipped
-
-    def as_dict(self) -> dict[str, int]:
-        return {"done": self.done, "retry": self.retry, "dead": self.dead, "skipped": self.skipped}
+def _fingerprint(made: Attempt | None) -> str:
+    return made.fingerprint if made is not None else ""

@@ -13,13 +13,14 @@ from collections.abc import Collection
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
+from earnorm.counts import Counts
 from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.store import Intake, Store
-from earnorm.subscription import Audience, Counts
+from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
 from earnorm.trimming import Trimming
 from earnorm.turn import Turns
@@ -90,6 +91,7 @@ class Worker:
         concurrency, threads = self._sizes
         self._tenure = Tenure(self._store, self._clock, self._seconds, dedicated=self._dedicated)
         self._lanes = Lanes(self._runner, threads=threads, concurrency=concurrency, own_loop=self._own_loop)
+        self._wakeup = threading.Event()
         self._turns = Turns(
             self._store,
             self._audience,
@@ -98,14 +100,15 @@ class Worker:
             self._lanes,
             clock=self._clock,
             pace=Pace(self._batch),
+            wakeup=self._wakeup,
+            most_apart=concurrency + threads,
             groups=self._groups,
             intake=self._intake,
-            wakeup=self._outside,
+            outside=self._outside,
         )
         self._stopping = self._turns.stopping
         self._lock = threading.Lock()
         self._passing = threading.Lock()
-        self._wakeup = threading.Event()
         self._thread: threading.Thread | None = None
         self._watchers: set[threading.Event] = set()
         self._failures = 0
@@ -171,6 +174,7 @@ class Worker:
             thread.join(grace + _MARGIN)
         if self._passing.acquire(timeout=grace + _MARGIN):
             try:
+                self._turns.abandon()
                 self._tenure.leave()
             finally:
                 self._passing.release()
@@ -232,6 +236,7 @@ class Worker:
 
     def _give_back(self) -> None:
         with self._passing:
+            self._turns.abandon()
             self._tenure.leave()
 
     # --- the thread --------------------------------------------------------------------------
@@ -249,6 +254,7 @@ class Worker:
                 pause = self._rest(pause)
         if self._turns.has_unsettled:
             self._attempt(None)
+        self._turns.finish()
         self._give_back()
 
     def _rest(self, pause: float) -> float:

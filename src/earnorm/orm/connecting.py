@@ -28,6 +28,7 @@ def connect(
     log: Kept = "all",
     schemas: Schemas | None = None,
     retention: Duration | None = "30d",
+    version: str | None = None,
     groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
@@ -40,6 +41,8 @@ def connect(
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
     schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
     `retention` is how long events stay in the log that every subscription has passed; None keeps them for ever.
+    `version` is that of your code, kept with every attempt that fails (default: the environment's
+    EARNORM_CODE_VERSION).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, InvalidDuration, HandlerNameNeeded; MissingTables and
     UnsoundLog on first use.
     """
@@ -61,6 +64,7 @@ def connect(
         log=log,
         schemas=schemas,
         retention=retention,
+        version=version,
         groups=groups,
     )
     BY_NAME[name] = database

@@ -29,12 +29,10 @@ from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
-from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
-from earnorm.runner import Runner
 from earnorm.trimming import Trimming
 from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
@@ -55,6 +53,7 @@ class Database:
         log: Kept = "all",
         schemas: Schemas | None = None,
         retention: Duration | None = "30d",
+        version: str | None = None,
         groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
@@ -86,7 +85,7 @@ class Database:
             ready=self.ready,
         )
         self.captures = self.log.captures
-        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
+        self.runner = self.log.runner(version)
         self.wakeup: Wakeup = self._engines.new_wakeup()
         self.retention = None if retention is None else seconds_of(retention)
         trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)

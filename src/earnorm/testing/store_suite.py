@@ -14,6 +14,7 @@ from msgspec import structs
 from earnorm.clock import VirtualClock
 from earnorm.slots import slot_of
 from earnorm.store import Presence, Registration, Store
+from earnorm.testing._store_attempts import AttemptSuite
 from earnorm.testing._store_deliveries import DeliverySuite
 from earnorm.testing._store_leases import LeaseSuite
 from earnorm.testing._store_subscriptions import SubscriptionSuite
@@ -38,7 +39,7 @@ from earnorm.upkeep import Pruned
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, UpkeepSuite):
+class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite, UpkeepSuite):
     """Inherit it, and give the fixtures below: `store`, and how to join it.
 
     ```python
