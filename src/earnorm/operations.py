@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Literal
 
 from earnorm.clock import Clock, SystemClock
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.durations import Duration, seconds_of
 from earnorm.envelope import bare_event_of
 from earnorm.errors import AmbiguousName, StillKnown, UnknownSubscription
@@ -60,6 +60,12 @@ class Operations:
         self._enter("count_dead")
         with self._store.begin(readonly=True) as transaction:
             return transaction.count_dead(selection)
+
+    def attempts(self, letter: int) -> list[Attempt]:
+        """The failed attempts of a dead letter, by its id, oldest first."""
+        self._enter("attempts")
+        with self._store.begin(readonly=True) as transaction:
+            return transaction.attempts(letter)
 
     def retry(self, selection: Selection) -> int:
         """Let dead letters have one more attempt, at once; returns how many.
@@ -190,6 +196,10 @@ class Operations:
     async def adead(self, selection: Selection = ALL, *, limit: int = 1_000) -> list[Delivery]:
         """`dead`, awaited."""
         return await asyncio.to_thread(self.dead, selection, limit=limit)
+
+    async def aattempts(self, letter: int) -> list[Attempt]:
+        """`attempts`, awaited."""
+        return await asyncio.to_thread(self.attempts, letter)
 
     async def acount_dead(self, selection: Selection = ALL) -> int:
         """`count_dead`, awaited."""

@@ -19,7 +19,7 @@ class Selection:
     ids       by the numbers of their deliveries
     handler   of this subscription
     event     of this event, by its id; or of events of this name
-    error     whose error holds this text
+    error     whose error holds this text, or has this fingerprint
     since     that died then or later
     """
 
@@ -88,7 +88,7 @@ class Upkeep(Protocol):
         ...
 
     def discard(self, ids: Sequence[int]) -> list[int]:
-        """Remove dead letters; returns those that were dead."""
+        """Remove dead letters, with their attempts; returns those that were dead."""
         ...
 
     # --- pruning ---

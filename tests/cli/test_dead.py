@@ -96,6 +96,7 @@ def test_dead_letters_are_listed_for_programs(shop, url):
         "event_id",
         "key",
         "error",
+        "fingerprint",
     } == set(found["dead"][0])
 
 
@@ -106,6 +107,7 @@ def test_dead_letters_are_chosen_by_handler_event_error_and_time(shop, url):
     assert 1 == listed(url, "--event", first["event_id"])["count"]
     assert 3 == listed(url, "--handler", "print", "--error", "there is no paper", "--since", "1h")["count"]
     assert 0 == listed(url, "--handler", "nobody")["count"]
+    assert 3 == listed(url, "--error", first["fingerprint"])["count"]
     assert 0 == listed(url, "--since", "2100-01-01")["count"]
     assert "0 dead letters" == run(url, "dead", "list", "--error", "nothing").stdout.strip()
 
@@ -129,6 +131,11 @@ def test_one_dead_letter_is_shown_whole(shop, url):
     assert "print_" in told.stdout
     assert {"number": 1} == shown["data"]["payload"]
     assert shown["text"].startswith(shown["error"])
+    assert f"error    {letter['fingerprint']}" in told.stdout
+    (made,) = shown["attempts"]
+    assert (1, letter["fingerprint"], shown["error"]) == (made["number"], made["fingerprint"], made["error"])
+    assert "print_" in made["traceback"]
+    assert "attempt 1, " in told.stdout
 
 
 def test_what_is_no_dead_letter_is_told(shop, url):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from earnorm.cli.failures import NotAsItShouldBe
 from earnorm.cli.lists import as_json, columns, counted, say_json
 from earnorm.cli.target import Target, choose, database_url
 from earnorm.cli.times import moment
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.operations import ALL, Operations, Selection
 from earnorm.telemetry import escaped
 
@@ -40,7 +40,7 @@ def dead() -> None:
 _FILTERS = (
     click.option("--handler", metavar="NAME", help="Of this handler."),
     click.option("--event", metavar="NAME|ID", help="Of events of this name, or of one by its id."),
-    click.option("--error", metavar="TEXT", help="Whose error holds this text."),
+    click.option("--error", metavar="TEXT|FINGERPRINT", help="Whose error holds this text, or has this fingerprint."),
     click.option("--since", callback=moment, metavar="MOMENT", help="That died then or later: a time, or 2h for ago."),
 )
 
@@ -104,18 +104,18 @@ def list_(words: Sequence[str], url: str | None, *, limit: int, as_json: bool, *
 @database_url
 @as_json
 def show(words: Sequence[str], url: str | None, *, as_json: bool) -> None:
-    """Show one dead letter whole: its event, its error and traceback."""
+    """Show one dead letter whole: its event, its error, and every attempt with its traceback."""
     target, ids = _understood(words, url)
     if len(ids) != 1:
         raise click.UsageError("give the id of one dead letter; `earnorm dead list` shows them")
     with target.operations() as operations:
-        found = operations.dead(Selection(ids=ids))
+        found, attempts = operations.dead(Selection(ids=ids)), operations.attempts(ids[0])
     if not found:
         raise NotAsItShouldBe(f"{target}: there is no dead letter {ids[0]}")
     if as_json:
-        say_json(_whole_as_json(found[0]))
+        say_json({**_whole_as_json(found[0]), "attempts": [_attempt_as_json(made) for made in attempts]})
     else:
-        click.echo(_page(found[0]))
+        click.echo("\n".join([*_page(found[0]), *(line for made in attempts for line in _attempt_lines(made))]))
 
 
 @dead.command()
@@ -180,6 +180,7 @@ def _as_json(row: Delivery) -> dict[str, Any]:
         "event_id": str(row.entry.id),
         "key": row.entry.key,
         "error": row.error.partition("\n")[0],
+        "fingerprint": row.fingerprint,
     }
 
 
@@ -189,7 +190,27 @@ def _whole_as_json(row: Delivery) -> dict[str, Any]:
     return {**_as_json(row), **more, "text": row.error}
 
 
-def _page(row: Delivery) -> str:
+def _attempt_as_json(made: Attempt) -> dict[str, Any]:
+    return {
+        "number": made.number,
+        "started": made.started.isoformat(),
+        "seconds": made.seconds,
+        "error": made.error,
+        "traceback": made.traceback,
+        "fingerprint": made.fingerprint,
+        "version": made.version,
+        "worker": made.worker,
+    }
+
+
+def _attempt_lines(made: Attempt) -> Iterator[str]:
+    version = f", version {made.version}" if made.version else ""
+    yield ""
+    yield escaped(f"attempt {made.number}, {_seconds(made.started)}, {made.seconds:.3f} s, by {made.worker}{version}")
+    yield from map(escaped, [made.error, *made.traceback.splitlines()])
+
+
+def _page(row: Delivery) -> Iterator[str]:
     entry = row.entry
     facts = {
         "handler": row.subscription,
@@ -198,9 +219,12 @@ def _page(row: Delivery) -> str:
         "emitted": f"{_seconds(entry.at)}, position {entry.position}",
         "died": f"{_seconds(row.due)}, attempt {row.attempt}",
         "data": json.dumps(_data(row), ensure_ascii=False),
+        "error": row.fingerprint,
     }
-    lines = [f"{name:8} {escaped(fact)}" for name, fact in facts.items()]
-    return "\n".join([f"dead letter {row.id}", *lines, "", *map(escaped, row.error.splitlines())])
+    yield f"dead letter {row.id}"
+    yield from (f"{name:8} {escaped(fact)}" for name, fact in facts.items())
+    yield ""
+    yield from map(escaped, row.error.splitlines())
 
 
 def _data(row: Delivery) -> Any:

@@ -14,6 +14,9 @@ from earnorm.testing._store_verbs import (
     FAR,
     NOON,
     append_entries,
+    attempt,
+    attempts,
+    cursor_of,
     cursor_of_in,
     deliveries,
     due,
@@ -50,7 +53,7 @@ class UpkeepSuite:
         mail, audit, late, other = bury(
             store,
             died("mail", entry=paid, error="ValueError: no address"),
-            died("audit", entry=paid, error="KeyError: 'total'"),
+            died("audit", entry=paid, error="KeyError: 'total'", fingerprint="f00d"),
             died("mail", entry=sent, error="ValueError: no city", due=NOON + HOUR),
             died("mail", entry=sent, error="100 % of _ went\nwrong", due=NOON),
         )
@@ -59,6 +62,8 @@ class UpkeepSuite:
         assert [late, other] == find(store, Selection(event=str(sent.id)))
         assert [audit] == find(store, Selection(handler="audit"))
         assert [mail, late] == find(store, Selection(error="ValueError"))
+        assert [audit] == find(store, Selection(error="f00d"))
+        assert [] == find(store, Selection(error="f00"))
         assert [] == find(store, Selection(error="valueerror"))
         assert [other] == find(store, Selection(error="0 % of _"))
         assert [] == find(store, Selection(error="0%_"))
@@ -104,6 +109,18 @@ class UpkeepSuite:
             assert [first.id, third.id] == t.discard([third.id, first.id, first.id, 4_711])
 
         assert [second] == deliveries(store)
+
+    def test_attempts_are_kept_with_a_letter_opened_again_and_go_with_one_discarded(self, store: Store) -> None:
+        kept, gone = died("mail"), died("audit")
+        settle(store, take(store), set_aside=[kept, gone], attempts=[attempt(kept, 1), attempt(gone, 1)])
+        first, second = deliveries(store)
+        with store.begin() as t:
+            t.reopen([first.id])
+            t.discard([second.id])
+
+        assert [attempt(kept, 1)] == attempts(store, first.id)
+        settle(store, cursor_of(store), set_aside=[gone])
+        assert [] == attempts(store, deliveries(store)[-1].id)
 
     def test_what_is_not_dead_is_neither_opened_again_nor_discarded(self, store: Store) -> None:
         (row,) = bury(store, set_aside(due=NOON + HOUR))

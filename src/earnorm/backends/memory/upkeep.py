@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from earnorm.backends.memory.log import LogVerbs, is_in
-from earnorm.backends.memory.state import change_follower
+from earnorm.backends.memory.state import change_follower, forget
 from earnorm.delivery import Delivery
 from earnorm.retention import reach_of
 from earnorm.upkeep import Behind, Pruned, Selection, Tally
@@ -34,6 +34,7 @@ class UpkeepVerbs(LogVerbs):
 
     def discard(self, ids: Sequence[int]) -> list[int]:
         chosen = self._chosen(ids)
+        forget(self.state, chosen.values())
         self.state.deliveries = {number: row for number, row in self.state.deliveries.items() if number not in chosen}
         return sorted(chosen)
 
@@ -80,6 +81,6 @@ def _fits(row: Delivery, selection: Selection) -> bool:
         (selection.ids is None or row.id in selection.ids)
         and selection.handler in (None, row.subscription)
         and selection.event in (None, row.entry.name, str(row.entry.id))
-        and (not selection.error or selection.error in row.error)
+        and (not selection.error or selection.error in row.error or selection.error == row.fingerprint)
         and (selection.since is None or row.due >= selection.since)
     )

@@ -7,11 +7,12 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Delete, Update, case, delete, func, or_, select, update
 
+from earnorm.backends.sqlalchemy.attempt_statements import is_attempt_at
 from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs
 from earnorm.backends.sqlalchemy.rows import microseconds, parse_id, to_delivery, to_time
 from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
-from earnorm.backends.sqlalchemy.tables import delivery, is_dead, log, subscription
+from earnorm.backends.sqlalchemy.tables import attempt, delivery, is_dead, log, subscription
 from earnorm.delivery import Delivery
 from earnorm.retention import reach_of
 from earnorm.upkeep import Behind, Pruned, Selection, Stall, Tally
@@ -45,6 +46,8 @@ class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
         return self._each_of(update(delivery).values(state="open", attempt=delivery.c.attempt + 1, due=now), ids)
 
     def discard(self, ids: Sequence[int]) -> list[int]:
+        for chosen in _conditions(Selection(ids=tuple(ids))):
+            self._connection.execute(delete(attempt).where(is_attempt_at(*chosen)))
         return self._each_of(delete(delivery), ids)
 
     def _each_of(self, change: Update | Delete, ids: Sequence[int]) -> list[int]:
@@ -121,7 +124,8 @@ def _conditions(selection: Selection) -> Iterator[list[ColumnElement[bool]]]:
         fits.append(or_(delivery.c.name == selection.event, delivery.c.event == parse_id(selection.event)))
     if selection.error:
         # LIKE minds capitals in some databases and not in others; replacing minds them in all.
-        fits.append(func.replace(delivery.c.error, selection.error, "") != delivery.c.error)
+        holds = func.replace(delivery.c.error, selection.error, "") != delivery.c.error
+        fits.append(or_(holds, delivery.c.fingerprint == selection.error))
     if selection.since is not None:
         fits.append(delivery.c.due >= microseconds(selection.since))
     if selection.ids is None:
