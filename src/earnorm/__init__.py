@@ -2,8 +2,10 @@
 
 from earnorm.bus import EventBus, aemit, default_bus, emit, event_handler, event_handler_async
 from earnorm.declared import event_type
+from earnorm.emission import Emit
 from earnorm.errors import Abort, Discard, EarnORMError, RetryLater, StopPropagation
 from earnorm.event import Change, Event, caused_by, current_event
+from earnorm.handle import Handle
 from earnorm.handler import Handler, Phase
 from earnorm.lifecycle import (
     on_event,
@@ -60,7 +62,6 @@ from earnorm.orm.fields import (
 )
 from earnorm.orm.model import BaseModel
 from earnorm.orm.trash import SoftDelete
-from earnorm.plan import Handle
 from earnorm.tenant import current_tenant, tenant
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "Discard",
     "EarnORMError",
     "EmailField",
+    "Emit",
     "EnumField",
     "Event",
     "EventBus",

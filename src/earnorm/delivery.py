@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entry
 
 __all__ = ["Dead", "Delivery", "Done", "Outcome", "Retry", "Skipped"]
@@ -13,9 +14,13 @@ __all__ = ["Dead", "Delivery", "Done", "Outcome", "Retry", "Skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The handler returned. `emitted` is what it emitted outside a transaction, to be appended with this outcome."""
+    """The handler returned. `emitted` is what it emitted outside a transaction, to be appended with this outcome.
+
+    `keys` are the idempotency keys of some of those.
+    """
 
     emitted: tuple[Entry, ...] = ()
+    keys: tuple[IdempotencyKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,7 +264,7 @@ class Runner:
 def _done(run: _Run, here: Settling) -> Done:
     if run.event.stopped:
         raise StopPropagation(_STOPPED)
-    return Done(here.close())
+    return Done(*here.close())
 
 
 async def _offloaded(executor: Executor | None, function: Callable[[A], T], argument: A) -> T:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from earnorm.delivery import Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 
 __all__ = ["Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
@@ -56,6 +57,7 @@ class Settlement:
     rescheduled  deliveries set aside before (by `id`) that stay, with their new attempt, due, state and error
     finished     ids of deliveries set aside before that are over
     emitted      events of handlers that are done, for the log
+    keys         idempotency keys of some of those, which are left out if another event has the key by now
     seen         the last event that was read for this batch, which must stand where it was read: a server that took
                  over after a failure may have lost it, and given its position to another
 
@@ -67,6 +69,7 @@ class Settlement:
     rescheduled: Sequence[Delivery] = ()
     finished: Sequence[int] = ()
     emitted: Sequence[Entry] = ()
+    keys: Sequence[IdempotencyKey] = ()
     seen: Seen | None = None
 
 
@@ -79,6 +82,25 @@ class Transaction(Protocol):
 
     def append_many(self, entries: Entries) -> None:
         """`append`, for entries that share all but their id, key and data: each of those is written once."""
+        ...
+
+    def get(self, event: UUID) -> Entry | None:
+        """The entry of this event, wherever it stands."""
+        ...
+
+    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
+        """Take idempotency keys for their events; returns those that others have, by the event that wanted them.
+
+        Waits for a transaction that is taking one of them now. What is taken is given back by a rollback.
+        """
+        ...
+
+    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
+        """The idempotency key as the first event took it, if one did."""
+        ...
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        """Let events emitted before then go from the idempotency keys, `limit` at most; returns how many."""
         ...
 
     def subscribe(self, names: Sequence[str]) -> None:

@@ -50,12 +50,19 @@ class Audience:
         self._events = events
         self._version = -1
         self._names: frozenset[str] = frozenset()
+        self._ordered: frozenset[str] = frozenset()
         self._heard: dict[Pair, tuple[Subscription, ...]] = {}
 
     @property
     def names(self) -> frozenset[str]:
         self._look()
         return self._names
+
+    @property
+    def ordered(self) -> frozenset[str]:
+        """Those in which later events of a record wait for earlier ones."""
+        self._look()
+        return self._ordered
 
     def hearing(self, entry: Entry) -> tuple[Subscription, ...]:
         self._look()
@@ -73,7 +80,9 @@ class Audience:
     def _look(self) -> None:
         version = self._bus.registry.version
         if version != self._version:
-            self._names = frozenset(handler.name for handler in self._bus.registry.durable())
+            durable = self._bus.registry.durable()
+            self._names = frozenset(handler.name for handler in durable)
+            self._ordered = frozenset(handler.name for handler in durable if handler.ordered)
             self._heard = {}
             self._version = version
 
@@ -123,7 +132,7 @@ class Window:
     end       the position every subscription in `cursors` moves to, unless it stands there already
     cursors   where the subscriptions of this process stand
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once, since an earlier one of their record is
+    behind    deliveries to set aside at once: an earlier one of their record is, or they were emitted for later
     seen      the last entry that was read for it
     """
 
@@ -150,9 +159,17 @@ class Window:
         lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
-    def redeliver(self, due: Iterable[Delivery]) -> Window:
-        """The window and, before it, deliveries set aside whose time has come. Each is the first of its record."""
-        return replace(self, lanes=(*((delivery,) for delivery in due), *self.lanes))
+    def redeliver(self, due: Iterable[Delivery], ordered: Collection[str] = ()) -> Window:
+        """The window and, before it, deliveries set aside whose time has come.
+
+        Of ordered ones each is the first of its record. What was emitted for later waits for none and holds up none:
+        of a subscription that is `ordered`, those of one record share a lane, in the order of their times.
+        """
+        lanes: dict[tuple[object, ...], list[Delivery]] = {}
+        for delivery in due:
+            later = not delivery.ordered and delivery.entry.key and delivery.subscription in ordered
+            lanes.setdefault(_pair(delivery) if later else (delivery.id,), []).append(delivery)
+        return replace(self, lanes=(*map(tuple, lanes.values()), *self.lanes))
 
 
 def plan(
@@ -167,18 +184,22 @@ def plan(
     A subscription that is not in `cursors` gets nothing, one that stands past an entry does not get that entry again.
     """
     lanes: dict[tuple[object, ...], list[Delivery]] = {}
+    later: list[Delivery] = []
     last: Entry | None = None
     for entry in entries:
         last = entry
         for subscription in hearing(entry):
             if cursors.get(subscription.name, end) >= entry.position:
                 continue
+            if entry.due is not None and entry.due > now:
+                later.append(Delivery(subscription=subscription.name, entry=entry, due=entry.due, ordered=False))
+                continue
             ordered = subscription.ordered and bool(entry.key)
             delivery = Delivery(subscription=subscription.name, entry=entry, due=now, ordered=ordered)
             place = _pair(delivery) if ordered else (subscription.name, entry.position, "")
             lanes.setdefault(place, []).append(delivery)
     seen = None if last is None else Seen(last.position, last.id)
-    return Window(end, cursors, tuple(map(tuple, lanes.values())), seen=seen)
+    return Window(end, cursors, tuple(map(tuple, lanes.values())), tuple(later), seen)
 
 
 def _pair(delivery: Delivery) -> Pair:
@@ -237,6 +258,7 @@ def fold(window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime) -
         rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
+        keys=[key for _, fate in fates if isinstance(fate, Done) for key in fate.keys],
         seen=window.seen,
     )
 
@@ -279,7 +301,7 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
         case Dead(error):
             return replace(delivery, due=now, state="dead", error=error)
         case _Waiting() | _Unbegun():
-            return replace(delivery, due=now)
+            return replace(delivery, due=max(now, delivery.due))
         case _:
             return None
 

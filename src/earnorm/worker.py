@@ -12,10 +12,12 @@ import importlib
 import logging
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from earnorm.bus import EventBus
-from earnorm.clock import Clock, SystemClock
+from earnorm.clock import Clock, Signal, SystemClock
 from earnorm.delivery import Outcome
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.lanes import Batch, Lanes
@@ -97,7 +99,7 @@ class Worker:
         self._under_way: Batch | None = None
         self._unsettled: _Result | None = None
         self._subscribed: frozenset[str] = frozenset()
-        self._watchers: set[threading.Event] = set()
+        self._watchers: set[Signal] = set()
         self._next_due: float | None = None
         self._failures = 0
         self._totals = Counts()
@@ -231,6 +233,15 @@ class Worker:
         with self._passing:
             self._tenure.release()
 
+    @contextmanager
+    def watched(self, watch: Signal) -> Iterator[None]:
+        """While inside, `watch` is set after each pass of the thread, and when it stops."""
+        self._watchers.add(watch)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watch)
+
     # --- the thread --------------------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -327,7 +338,7 @@ class Worker:
         end = entries[-1].position if len(entries) == limit else horizon
         window = plan(entries, end, cursors, self._audience.hearing, transaction.now())
         window = window.hold_back(transaction.blocked(window.pairs))
-        return window.redeliver(due_for(transaction, names, limit))
+        return window.redeliver(due_for(transaction, names, limit), self._audience.ordered)
 
     def _perform(self, window: Window, until: float | None) -> list[list[Outcome]]:
         """Run the lanes, keeping the lease, until all have ended or the worker has no more time."""

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from msgspec import structs
 
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.errors import LeaseLost
 from earnorm.event import Entries, Entry
 from earnorm.store import Lease, Settlement
@@ -31,6 +33,7 @@ class _State:
     fence: int = 0
     deliveries: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
     last_delivery: int = 0
+    keys: dict[tuple[str, str, str], IdempotencyKey] = field(default_factory=dict[tuple[str, str, str], IdempotencyKey])
 
 
 class MemoryStore:
@@ -99,6 +102,24 @@ class MemoryTransaction:
     def find(self, key: str, name: str, after: int) -> Entry | None:
         later = (entry for entry in self.state.log if entry.position > after)
         return next((entry for entry in later if (entry.key, entry.name) == (key, name)), None)
+
+    def get(self, event: UUID) -> Entry | None:
+        return next((entry for entry in self.state.log if entry.id == event), None)
+
+    # --- idempotency keys ---
+
+    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
+        for key in sorted(keys):
+            self.state.keys = {key.place: key, **self.state.keys}
+        return {key.event: first for key in keys if (first := self.state.keys[key.place]).event != key.event}
+
+    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
+        return self.state.keys.get((tenant, name, text))
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        old = [key.place for key in self.state.keys.values() if key.at < before][:limit]
+        self.state.keys = {place: key for place, key in self.state.keys.items() if place not in old}
+        return len(old)
 
     # --- subscriptions ---
 
@@ -177,14 +198,16 @@ class MemoryTransaction:
         rows = dict(self.state.deliveries)
         for delivery in settlement.set_aside:
             self.state.last_delivery += 1
-            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery)
+            aside = structs.replace(delivery.entry, due=None)
+            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery, entry=aside)
         for again in settlement.rescheduled:
             if again.id in rows:
                 rows[again.id] = _rescheduled(rows[again.id], again)
         for finished in settlement.finished:
             rows.pop(finished, None)
         self.state.deliveries = rows
-        self.append(settlement.emitted)
+        taken = self.reserve(settlement.keys)
+        self.append([entry for entry in settlement.emitted if entry.id not in taken])
 
 
 def _lane(delivery: Delivery) -> tuple[str, str]:

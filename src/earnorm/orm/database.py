@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
+from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
 from earnorm import _forks
 from earnorm.backends.sqlalchemy import boundary
@@ -28,26 +29,21 @@ from earnorm.errors import (
     DrainInTransaction,
 )
 from earnorm.event import running
+from earnorm.handle import Handle
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
-from earnorm.orm.tables import Tables, look_after
+from earnorm.orm.outcomes import Outcomes
+from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
-
-_metadata: list[Any] = []
-
-
-def keep_tables_of(base: type[DeclarativeBase]) -> None:
-    """`connect(tables=...)` looks after the tables of this base."""
-    _metadata.append(base.metadata)
 
 
 class Database:
@@ -90,6 +86,7 @@ class Database:
             subscribed=self._is_subscribed,
             wake=self._wake,
             ready=self.ready,
+            waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
@@ -206,7 +203,7 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._is_subscribed() and self._prepared == _count_tables()
+        return self._is_subscribed() and self._prepared == count_tables()
 
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
@@ -230,10 +227,10 @@ class Database:
                 self._preparer = 0
 
     def _prepare_once(self) -> None:
-        tables, version = _count_tables(), self.bus.registry.version
+        tables, version = count_tables(), self.bus.registry.version
         if self._prepared != tables:
             with self.store.own_engine.begin() as connection:
-                look_after(connection, self._tables, _metadata)
+                look_after(connection, self._tables)
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
@@ -265,6 +262,10 @@ class Database:
         self._refuse_inside("adrain")
         await self.aready()
         return await self.worker.adrain(timeout)
+
+    def handle(self, event: UUID | str) -> Handle:
+        """The handle of an event by its id, for instance after a restart."""
+        return self.log.waiter.of(event if isinstance(event, UUID) else UUID(event))
 
     def _refuse_inside(self, door: str) -> None:
         if current_scope() is not None:
@@ -375,10 +376,6 @@ def connect(
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
-
-
-def _count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in _metadata)
 
 
 # --- fork ------------------------------------------------------------------------------------

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, SafeUUID
 
 from earnorm.delivery import Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 
 __all__ = [
     "delivery_row",
     "entry_row",
+    "key_row",
+    "log_rows",
     "microseconds",
     "parse_id",
     "rescheduling",
@@ -19,6 +23,7 @@ __all__ = [
     "to_delivery",
     "to_entry",
     "to_id",
+    "to_key",
     "to_time",
 ]
 
@@ -72,6 +77,24 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
     )
 
 
+def log_rows(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
+    """The columns of the log but its position; without the last one, their due, if none of them has any."""
+    rows = [entry_row(entry) for entry in entries]
+    if all(entry.due is None for entry in entries):
+        return rows
+    dues = (None if entry.due is None else microseconds(entry.due) for entry in entries)
+    return [(*row, due) for row, due in zip(rows, dues, strict=True)]
+
+
+def key_row(key: IdempotencyKey) -> tuple[Any, ...]:
+    return (*key.place, key.event.bytes, key.digest, microseconds(key.at))
+
+
+def to_key(row: Any) -> IdempotencyKey:
+    tenant, name, text, event, digest, at = row
+    return IdempotencyKey(tenant=tenant, name=name, text=text, event=to_id(event), digest=digest, at=to_time(at))
+
+
 def shared_row(entries: Entries) -> tuple[Any, ...]:
     """What they share, in the order of SHARED_COLUMNS; no correlation id means that each is its own."""
     correlation, cause = entries.correlation_id, entries.causation_id
@@ -88,8 +111,8 @@ def shared_row(entries: Entries) -> tuple[Any, ...]:
 
 
 def to_entry(row: Any) -> Entry:
-    """Of a position, an id and ENTRY_COLUMNS."""
-    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version = row
+    """Of a position, an id, ENTRY_COLUMNS and a due."""
+    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version, due = row
     event_id = to_id(id_)
     return Entry(
         id=event_id,
@@ -105,6 +128,7 @@ def to_entry(row: Any) -> Entry:
         tenant=tenant,
         version=version,
         position=position,
+        due=None if due is None else to_time(due),
     )
 
 
@@ -138,7 +162,7 @@ def to_delivery(row: Any) -> Delivery:
     return Delivery(
         id=id_,
         subscription=subscription,
-        entry=to_entry(entry),
+        entry=to_entry((*entry, None)),
         due=to_time(due),
         attempt=attempt,
         ordered=bool(ordered),

@@ -20,6 +20,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.engine import Dialect
@@ -27,13 +28,13 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, lease, log, subscription
+from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, lease, log, subscription
 
 __all__ = ["Prepared", "Statements"]
 
 
 _ONE: ColumnElement[int] = literal_column("1")
-_ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS)]
+_ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), log.c.due]
 
 
 class Prepared:
@@ -63,6 +64,9 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self.read = Prepared(_read(), dialect)
         self.find = Prepared(_find(), dialect)
+        self.get = Prepared(select(*_ENTRY).where(log.c.id == bindparam("event_id")), dialect)
+        self.reserved = Prepared(_reserved(), dialect)
+        self.forget_keys = Prepared(_forget_keys(), dialect)
         self.cursors = Prepared(select(subscription.c.name, subscription.c.position), dialect)
         self.interests = Prepared(select(tables.interest.c.subscription, tables.interest.c.pattern), dialect)
         forget = delete(tables.interest).where(tables.interest.c.subscription == bindparam("name"))
@@ -101,6 +105,17 @@ def _find() -> ClauseElement:
         .order_by(log.c.position)
         .limit(_ONE)
     )
+
+
+def _reserved() -> ClauseElement:
+    words = {"tenant": idempotency.c.tenant, "name": idempotency.c.name, "text": idempotency.c.key}
+    return select(idempotency).where(*(column == bindparam(word) for word, column in words.items()))
+
+
+def _forget_keys() -> ClauseElement:
+    place = (idempotency.c.tenant, idempotency.c.name, idempotency.c.key)
+    old = select(*place).where(idempotency.c.at < bindparam("before")).order_by(idempotency.c.at)
+    return delete(idempotency).where(tuple_(*place).in_(old.limit(bindparam("limit"))))
 
 
 def _stands() -> ClauseElement:

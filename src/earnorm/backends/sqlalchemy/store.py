@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, delete
 
@@ -14,17 +15,20 @@ from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import READONLY, Dialect, dialect_named, dialect_of
 from earnorm.backends.sqlalchemy.rows import (
     delivery_row,
-    entry_row,
+    key_row,
+    log_rows,
     microseconds,
     parse_id,
     rescheduling,
     to_delivery,
     to_entry,
+    to_key,
     to_time,
 )
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.event import Entries, Entry
 from earnorm.store import Advance, Lease, Seen, Settlement
@@ -110,7 +114,7 @@ class SQLAlchemyTransaction:
 
     def append_meeting(self, entries: Sequence[Entry]) -> bool:
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
-        return self._dialect.append(self._connection, [entry_row(entry) for entry in entries])
+        return self._dialect.append(self._connection, log_rows(entries))
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""
@@ -137,6 +141,25 @@ class SQLAlchemyTransaction:
     def find(self, key: str, name: str, after: int) -> Entry | None:
         row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()
         return to_entry(row) if row else None
+
+    def get(self, event: UUID) -> Entry | None:
+        row = self._statements.get(self._connection, event_id=event.bytes).fetchone()
+        return to_entry(row) if row else None
+
+    # --- idempotency keys ---
+
+    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
+        ours = self._dialect.reserve(self._connection, [key_row(key) for key in keys]) if keys else set[bytes]()
+        # Another transaction took them first; it is committed by now, or this one would still wait for it.
+        lost = [key for key in keys if key.event.bytes not in ours]
+        return {key.event: first for key in lost if (first := self.reserved(*key.place)) is not None}
+
+    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
+        row = self._statements.reserved(self._connection, tenant=tenant, name=name, text=text).fetchone()
+        return to_key(row) if row else None
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        return self._statements.forget_keys(self._connection, before=microseconds(before), limit=limit).rowcount
 
     # --- subscriptions ---
 
@@ -234,7 +257,8 @@ class SQLAlchemyTransaction:
         with self._all_or_nothing():
             self._write_deliveries(settlement)
             if settlement.emitted:
-                self.append(settlement.emitted)
+                taken = self.reserve(settlement.keys)
+                self.append([entry for entry in settlement.emitted if entry.id not in taken])
             # Last, so that on databases with row locks the lease is held for as short as can be.
             if not (self._stands(settlement.seen) and self._holds(lease) and self._advance(settlement.advances)):
                 raise LeaseLost(lease.worker, lease.fence)

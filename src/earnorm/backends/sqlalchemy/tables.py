@@ -12,6 +12,7 @@ __all__ = [
     "SHARED_COLUMNS",
     "capture",
     "delivery",
+    "idempotency",
     "interest",
     "is_open",
     "is_waited_for",
@@ -56,6 +57,8 @@ log = Table(
     Column("position", _Position, primary_key=True, autoincrement=True),
     Column("id", _Id, nullable=False),
     *_entry_columns(),
+    # Last, since most rows leave it out: the earliest time of its deliveries. One set aside has a time of its own.
+    Column("due", _Time),
     Index("earnorm_log_id", "id", unique=True),
     # For `find`, and the history of one record. A position is part of every SQLite index; other databases need it told.
     Index("earnorm_log_key", "key", "position"),
@@ -146,6 +149,19 @@ capture = Table(
     Index("earnorm_capture_key", "subject", "key"),
     Index("earnorm_capture_transaction", "transaction"),
     sqlite_autoincrement=True,
+)
+
+# The idempotency keys of events, with whatever tells whether a repeated emit says the same.
+idempotency = Table(
+    "earnorm_key",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("event", _Id, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("at", _Time, nullable=False),
+    Index("earnorm_key_at", "at"),
 )
 
 schema = Table(
