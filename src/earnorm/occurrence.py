@@ -140,7 +140,7 @@ class Occurrence:
     @property
     def in_process(self) -> list[Handler]:
         """Who hears it in this process, and so at once."""
-        return [*self.handlers, *(handler for handler in self.later if handler.phase is not Phase.DURABLE)]
+        return [handler for handler in (*self.handlers, *self.later) if handler.phase is not Phase.DURABLE]
 
     @property
     def stopped(self) -> bool:

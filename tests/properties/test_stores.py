@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransac
 from earnorm.backends.sqlalchemy.tables import SHARED_COLUMNS
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.errors import LeaseLost
 from earnorm.event import Entries
 from earnorm.store import Advance, Lease, Settlement
@@ -29,7 +31,8 @@ EVENTS = st.sampled_from(["user.created", "user.updated", "user.deleted"])
 WORKERS = st.sampled_from(["ada", "bob"])
 SECONDS = st.sampled_from([0, 0.5, 1, 5, 10])
 STATES = st.sampled_from(["open", "open", "dead"])
-ENTRIES = st.builds(entry, EVENTS, KEYS)
+ENTRIES = st.builds(lambda name, key, due: entry(name, key, due=due), EVENTS, KEYS, st.sampled_from([None, NOON]))
+PLACES = st.tuples(st.sampled_from(["", "acme"]), EVENTS, st.sampled_from(["r1", "r2"]))
 ASIDE = st.builds(
     lambda name, key, seconds, ordered, state: (name, key, seconds, ordered, state),
     NAMES,
@@ -123,6 +126,20 @@ class TwoStores(RuleBasedStateMachine):
         columns = {"ids": [e.id.bytes for e in entries], "keys": [e.key for e in entries]}
         alike = Entries(**columns, data=[e.data for e in entries], **shared)
         self.both(lambda t: t.append_many(alike), undo=undo and self.undoes_numbers)
+
+    @rule(places=st.lists(PLACES, max_size=5), undo=st.booleans())
+    def reserve(self, places, undo):
+        words = {"digest": b"", "at": self.clock.now()}
+        keys = [IdempotencyKey(tenant=t, name=n, text=x, event=uuid4(), **words) for t, n, x in places]
+        self.both(lambda t: t.reserve(keys), undo=undo)
+
+    @rule(seconds=SECONDS, undo=st.booleans())
+    def forget_keys(self, seconds, undo):
+        self.both(lambda t: t.forget_keys(self.clock.now() - timedelta(seconds=seconds), 100), undo=undo)
+
+    @rule(place=PLACES)
+    def reserved(self, place):
+        self.both(lambda t: t.reserved(*place))
 
     @rule(names=st.lists(NAMES, max_size=3), entries=st.lists(ENTRIES, max_size=2), undo=st.booleans())
     def append_and_subscribe(self, names, entries, undo):
@@ -234,7 +251,9 @@ class MemoryAndPostgreSQL(TwoStores):
         engine = postgresql_engine(self.url)
         with engine.begin() as connection:
             upgrade(connection)
-            connection.exec_driver_sql("TRUNCATE earnorm_log, earnorm_subscription, earnorm_delivery RESTART IDENTITY")
+            connection.exec_driver_sql(
+                "TRUNCATE earnorm_log, earnorm_subscription, earnorm_delivery, earnorm_key RESTART IDENTITY"
+            )
             connection.exec_driver_sql("UPDATE earnorm_lease SET worker = '', fence = 0, expires = 0")
         return engine
 

@@ -117,7 +117,8 @@ class MemoryTransaction:
         return self.state.keys.get((tenant, name, text))
 
     def forget_keys(self, before: datetime, limit: int) -> int:
-        old = [key.place for key in self.state.keys.values() if key.at < before][:limit]
+        by_age = sorted(self.state.keys.values(), key=lambda key: key.at)
+        old = [key.place for key in by_age if key.at < before][:limit]
         self.state.keys = {place: key for place, key in self.state.keys.items() if place not in old}
         return len(old)
 

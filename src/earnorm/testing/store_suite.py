@@ -14,6 +14,7 @@ from msgspec import structs
 from earnorm.clock import VirtualClock
 from earnorm.store import Lease, Settlement, Store
 from earnorm.testing._store_deliveries import DeliverySuite
+from earnorm.testing._store_keys import KeySuite
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
@@ -31,7 +32,7 @@ from earnorm.testing._store_verbs import (
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(DeliverySuite):
+class StoreSuite(DeliverySuite, KeySuite):
     """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
 
     ```python
