@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from earnorm.bus import EventBus
 from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
@@ -51,6 +52,49 @@ def positions(lanes) -> list[list[int]]:
 
 def aside(settlement: Settlement) -> list[tuple[str, int, int, str]]:
     return [(d.subscription, d.entry.position, d.attempt, d.state) for d in settlement.set_aside]
+
+
+class TestLater:
+    def test_what_is_for_later_is_set_aside_at_once_and_holds_up_nobody(self):
+        later = [structs.replace(e, due=LATER if e.position == 1 else None) for e in entries("order:1", "order:1")]
+        made = plan(later, 2, {"mail": 0}, lambda _: [MAIL], NOON)
+        settlement = fold(made, [[Done()]], NOON)
+
+        assert [[2]] == positions(made.lanes)
+        assert [("mail", 1, LATER, False)] == [
+            (d.subscription, d.entry.position, d.due, d.ordered) for d in settlement.set_aside
+        ]
+        assert {"mail": Advance(0, 2)} == settlement.advances
+
+    @pytest.mark.parametrize("due", [NOON, NOON - timedelta(days=1)])
+    def test_what_is_due_by_now_is_in_its_lane(self, due):
+        made = plan([structs.replace(entry(1, "order:1"), due=due)], 1, {"mail": 0}, lambda _: [MAIL], NOON)
+
+        assert [True] == [lane[0].ordered for lane in made.lanes]
+
+    def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
+        def waited(number, key, name="mail", ordered=False):
+            return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
+
+        due = [
+            waited(1, "order:1"),
+            waited(2, "order:1"),
+            waited(3, "order:2"),
+            waited(4, ""),
+            waited(5, ""),
+            waited(6, "order:1", "loose"),
+            waited(7, "order:1", "loose"),
+            waited(8, "order:1", ordered=True),
+        ]
+        lanes = Window().redeliver(due, {"mail"}).lanes
+
+        assert [[1, 2], [3], [4], [5], [6], [7], [8]] == positions(lanes)
+
+    def test_what_waits_behind_another_is_not_due_before_its_time(self):
+        late = Delivery(subscription="mail", entry=entry(1, "order:1"), due=LATER, ordered=False)
+        settlement = fold(Window(1, {"mail": 0}, behind=(late,)), [], NOON)
+
+        assert [LATER] == [d.due for d in settlement.set_aside]
 
 
 class TestLanes:

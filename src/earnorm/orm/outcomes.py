@@ -71,7 +71,7 @@ class Outcomes:
         with self._worker().watched(watch):
             while True:
                 watch.clear()
-                if (found := self._look(emission)).is_whole:
+                if (found := self._look(wait)).is_whole:
                     return found.ended
                 self._clock.wait(watch, wait.next(found))
 
@@ -85,7 +85,7 @@ class Outcomes:
             while True:
                 watch.clear()
                 # In a thread for as long as it looks, and not while it waits: the loop's threads are few.
-                if (found := await asyncio.to_thread(self._look, emission)).is_whole:
+                if (found := await asyncio.to_thread(self._look, wait)).is_whole:
                     return found.ended
                 await watch.wait(self._clock, wait.next(found))
 
@@ -100,63 +100,59 @@ class Outcomes:
             raise OutcomesTooEarly(event, "the transaction that emitted it", door)
         if emission.fate == "rolled back":
             raise EmitRolledBack(event)
-        return _Wait(event, seconds, self._clock)
+        return _Wait(emission, seconds, self._clock)
 
-    # --- looking -----------------------------------------------------------------------------
-
-    def _look(self, emission: Emission) -> _Found:
+    def _look(self, wait: _Wait) -> _Found:
         """Raises UnknownEvent."""
         with self._store.begin(readonly=True) as transaction:
-            entry = transaction.get(emission.id)
-            if entry is not None:
-                return _found(transaction, entry, _passed(transaction, entry))
-            return self._look_for_pruned(transaction, emission)
+            if wait.entry is None:
+                wait.entry = transaction.get(wait.emission.id)
+            if wait.entry is None:
+                return self._look_for_pruned(transaction, wait)
+            # Before the deliveries: one is set aside in the transaction in which its cursor passes the event.
+            cursors = transaction.cursors().items()
+            passed = {name for name, position in cursors if position >= wait.entry.position}
+            return wait.found(transaction, wait.entry.name, passed)
 
-    def _look_for_pruned(self, transaction: SQLAlchemyTransaction, emission: Emission) -> _Found:
+    def _look_for_pruned(self, transaction: SQLAlchemyTransaction, wait: _Wait) -> _Found:
         """It has left the log, which every subscription has passed then, or has not reached it."""
-        aside = transaction.deliveries(str(emission.id))
-        if aside:
-            return _found(transaction, aside[0].entry, transaction.cursors().keys())
+        emission = wait.emission
         if emission.fate == "settling":
             return _Found({}, appended=False)
-        if emission.event is None:
+        aside = transaction.deliveries(str(emission.id))
+        event = aside[0].entry if aside else emission.event
+        if event is None:
             raise UnknownEvent(str(emission.id), self._database)
-        heard = hearers(transaction.interests(), emission.event.name)
-        return _Found(dict.fromkeys(heard, Done()))
-
-
-def _passed(transaction: SQLAlchemyTransaction, entry: Entry) -> Collection[str]:
-    return {name for name, position in transaction.cursors().items() if position >= entry.position}
-
-
-def _found(transaction: SQLAlchemyTransaction, entry: Entry, passed: Collection[str]) -> _Found:
-    """The cursors were read before: a delivery is set aside in the transaction in which its cursor passes the event."""
-    aside = {delivery.subscription: delivery for delivery in transaction.deliveries(str(entry.id))}
-    heard = sorted({*hearers(transaction.interests(), entry.name), *aside})
-    dead = {name: Dead(delivery.error) for name, delivery in aside.items() if delivery.state == "dead"}
-    pending = [name for name in heard if name not in dead and (name in aside or name not in passed)]
-    ended: dict[str, Outcome] = {name: dead.get(name, Done()) for name in heard if name not in pending}
-    return _Found(ended, pending)
-
-
-# --- waiting ---------------------------------------------------------------------------------
+        return wait.found(transaction, event.name, transaction.cursors().keys())
 
 
 class _Wait:
-    """How long to wait for the next look, until there is no more time."""
+    """What is known of an event by now, and how long to wait for the next look, until there is no more time."""
 
-    def __init__(self, event: str, seconds: float, clock: Clock) -> None:
-        self._event = event
+    def __init__(self, emission: Emission, seconds: float, clock: Clock) -> None:
+        self.emission = emission
+        self.entry: Entry | None = None
+        self._heard: Collection[str] | None = None
         self._seconds = seconds
         self._clock = clock
         self._until = clock.monotonic() + seconds
         self._pause = _SOON
 
+    def found(self, transaction: SQLAlchemyTransaction, name: str, passed: Collection[str]) -> _Found:
+        """What its handlers have come to, of which `passed` are past it; of those it is over unless it is set aside."""
+        if self._heard is None:
+            self._heard = hearers(transaction.interests(), name)
+        aside = {delivery.subscription: delivery for delivery in transaction.deliveries(str(self.emission.id))}
+        dead = {name: Dead(delivery.error) for name, delivery in aside.items() if delivery.state == "dead"}
+        heard = sorted({*self._heard, *aside})
+        pending = [name for name in heard if name not in dead and (name in aside or name not in passed)]
+        return _Found({name: dead.get(name, Done()) for name in heard if name not in pending}, pending)
+
     def next(self, found: _Found) -> float:
         """Raises OutcomesPending."""
         remaining = self._until - self._clock.monotonic()
         if remaining <= 0:
-            raise OutcomesPending(self._event, self._seconds, found.pending, found.ended)
+            raise OutcomesPending(str(self.emission.id), self._seconds, found.pending, found.ended)
         pause, self._pause = self._pause, min(2 * self._pause, _IDLE)
         return min(pause, remaining)
 
