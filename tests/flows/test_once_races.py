@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from earnorm import Emit, emit, event_handler
+from earnorm import Emit, aemit, connect, emit, event_handler
 from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.errors import KeyReused, KeyTaken
+from tests import postgresql as postgres
 from tests.flows.stories import log, names
 
 seen = []
@@ -129,3 +130,23 @@ def test_a_key_that_is_being_taken_is_waited_for(db, rival):
 
     assert [{"by": "Ada"}] == [event.payload for event in log(db)]
     assert not handles[0].repeated
+
+
+@pytest.fixture
+def asyncpg_url():
+    with postgres.database() as url:
+        yield url.set(drivername="postgresql+asyncpg")
+
+
+async def test_asyncpg_knows_the_keys_and_the_times_as_well(asyncpg_url):
+    async with connect(asyncpg_url, worker=False) as db:
+        async with db.transaction():
+            first = await aemit("shop.opened", None, Emit(key="r1", delay="1h"), by="Ada")
+            other = await aemit("shop.opened", None, Emit(key="r2", delay="2h"))
+        again = await aemit("shop.opened", None, Emit(key="r1", delay="1h"), by="Ada")
+
+        assert (first.id, False) == (again.id, other.repeated)
+        assert {} == await again.aoutcomes()
+        with db.store.begin(readonly=True) as transaction:
+            dues = [entry.due for entry in transaction.read(0, 100, 100)]
+        assert 3_600 == round((dues[1] - dues[0]).total_seconds())
