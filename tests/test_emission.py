@@ -150,6 +150,14 @@ def test_a_handler_that_emits_its_own_event_again_under_the_key_stops_there(bus,
     assert [True] == seen
 
 
+def test_what_is_muted_leaves_the_key(bus):
+    with bus.muted("order.*", reason="a test"):
+        muted = bus.emit("order.paid", None, Emit(key="r1"))
+
+    assert {} == muted.outcomes()
+    assert not bus.emit("order.paid", None, Emit(key="r1")).repeated
+
+
 def test_memory_remembers_the_last_keys(bus):
     for number in range(REMEMBERED + 1):
         bus.emit("order.paid", None, Emit(key=f"r{number}"))

@@ -21,7 +21,7 @@ from earnorm.emission import Emit, require_emit
 from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColour
 from earnorm.event import Event
 from earnorm.flow import Plans
-from earnorm.handle import Handle, handle_of
+from earnorm.handle import Handle, MutedHandle, handle_of
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name
 from earnorm.lifecycle import flattened
 from earnorm.multitude import singly
@@ -330,7 +330,7 @@ class EventBus:
     def run_here(self, occurrence: Occurrence) -> Handle:
         """Run an occurrence without a transaction: transaction handlers first, then the later ones, isolated."""
         if self.watch.silences(occurrence):
-            return handle_of(occurrence.event)
+            return MutedHandle(event=occurrence.event)
         self.in_transaction(occurrence)
         outer = _here.get()
         if outer is not None:

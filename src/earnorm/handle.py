@@ -87,7 +87,7 @@ def handle_of(event: Event) -> Handle:
 
 
 class MutedHandle(EventHandle):
-    """The handle of an event that was muted, and so has no outcomes."""
+    """The handle of an event that was muted, and so has come to nothing anywhere."""
 
     def outcomes(self, timeout: Duration = 30.0) -> Mapping[str, Outcome]:  # noqa: ARG002  there is nothing to wait for
         return {}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from earnorm.emission import Emit
 from earnorm.errors import KeyReused, NotConnected
-from earnorm.handle import Handle, RepeatedHandle, handle_of
+from earnorm.handle import Handle, MutedHandle, RepeatedHandle, handle_of
 from earnorm.occurrence import Occurrence
 
 __all__ = ["REMEMBERED", "Once"]
@@ -20,7 +20,7 @@ _Place = tuple[str | None, str, str]
 
 
 class Once:
-    """The first occurrence under each key. One whose handlers raised is to be forgotten: it never was."""
+    """The first occurrence under each key. One that was vetoed or muted never was."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,10 +36,18 @@ class Once:
         if first is not None:
             return first
         try:
-            return run(occurrence)
+            handle = run(occurrence)
         except BaseException:
             self._forget(options.key, occurrence)
             raise
+        if isinstance(handle, MutedHandle):
+            self._forget(options.key, occurrence)
+        return handle
+
+    def clear(self) -> None:
+        """Remember none of them any more."""
+        with self._lock:
+            self._known.clear()
 
     def _first(self, key: str, occurrence: Occurrence) -> Handle | None:
         """The handle of the emit that had the key before, or None: this one has it now."""

@@ -260,6 +260,24 @@ def test_processes_that_emit_the_same_keys_in_opposite_orders_append_each_once(d
     assert 40 == len(names(db))
 
 
+# --- watched and muted ---
+
+
+def test_a_repetition_is_captured_by_nobody(db):
+    with db.bus.capture("shop.*") as captured:
+        for _ in range(2):
+            emit("shop.opened", None, Emit(key="r1"))
+
+    assert ["shop.opened"] == [event.name for event in captured]
+
+
+def test_what_is_muted_leaves_the_key(db):
+    with db.bus.muted("shop.*", reason="a test"):
+        emit("shop.opened", None, Emit(key="r1"), by="Ada")
+
+    assert not emit("shop.opened", None, Emit(key="r1"), by="Bob").repeated
+
+
 # --- what is kept ---
 
 
@@ -271,6 +289,15 @@ def test_a_log_of_what_is_subscribed_keeps_it_all_the_same(url):
 
         assert ["shop.opened"] == names(db)
         assert (first.id, {}) == (again.id, first.outcomes())
+
+
+def test_without_a_database_a_record_s_events_have_keys_in_this_process(db, Order):
+    order = Order().save()
+    db.close()
+    event_handler("order.packed", name="packed")(lambda order, by: seen.append(by))
+    handles = [order.emit("packed", Emit(key="r1"), by="Ada") for _ in range(2)]
+
+    assert (["Ada"], handles[0].id) == (seen, handles[1].id)
 
 
 def test_without_a_database_a_transaction_knows_no_key(path):

@@ -264,8 +264,8 @@ class Database:
         return await self.worker.adrain(timeout)
 
     def handle(self, event: UUID | str) -> Handle:
-        """The handle of an event by its id, for instance after a restart."""
-        return self.log.waiter.of(event if isinstance(event, UUID) else UUID(event))
+        """The handle of an event by its id, for instance after a restart. Raises UnknownEvent for what is no id."""
+        return self.log.waiter.of(event)
 
     def _refuse_inside(self, door: str) -> None:
         if current_scope() is not None:

@@ -160,16 +160,14 @@ class _Emit:
         bubbles = occurrence.info is not None and occurrence.info.bubbles_to is not None
         if here is None or bubbles or any(handler.phase is not Phase.DURABLE for handler in occurrence.handlers):
             return None
-        if self.bus.watch.silences(occurrence):
-            return MutedHandle(event=occurrence.event)
-        if self.options == PLAIN:
-            emission = Emission(waiter=log.waiter, event=occurrence.event)
-        else:
+        emission = Emission(waiter=log.waiter, event=occurrence.event)
+        if self.options != PLAIN:
             with log.store.begin(readonly=True) as transaction:
-                emission = self._emission(log, transaction, occurrence)
-                first = self._first(log, transaction, emission, here)
+                first = self._first(log, transaction, self._opted(emission, transaction, occurrence), here)
             if first is not None:
                 return first
+        if self.bus.watch.silences(occurrence):
+            return MutedHandle(event=occurrence.event)
         occurrence.emission = emission
         if not log.wait_for_settle(occurrence):
             return None
@@ -181,8 +179,9 @@ class _Emit:
 
     def __call__(self, session: Session) -> Handle:
         occurrence = self.occurrence()
-        if self.bus.watch.silences(occurrence):
-            return MutedHandle(event=occurrence.event) if self.connected else handle_of(occurrence.event)
+        # A repetition is no event, for those who capture either; what it is, only its transaction knows.
+        if self.options.key is None and self.bus.watch.silences(occurrence):
+            return MutedHandle(event=occurrence.event)
         attach_session(occurrence, session)
         found = mappings.mapping_of(type(self.subject))
         if found is not None:
@@ -194,6 +193,11 @@ class _Emit:
         handle = self._handle(outbox, connection, occurrence)
         if handle.repeated:
             return handle
+        if self.options.key is not None and self.bus.watch.silences(occurrence):
+            return MutedHandle(event=occurrence.event)
+        if isinstance(handle, Emission):
+            occurrence.emission = handle
+            outbox.emissions.add(handle)
         scope = scope_of(session)
         with within(scope):
             outbox.emit(occurrence, self.bus.caller, scope.dispatcher)
@@ -206,24 +210,18 @@ class _Emit:
             if self.options != PLAIN:
                 raise NotConnected(f"{self.name} is emitted once or for later, which only a log remembers")
             return handle_of(occurrence.event)
+        emission = Emission(waiter=log.waiter, event=occurrence.event)
         if self.options == PLAIN:
-            emission = Emission(waiter=log.waiter, event=occurrence.event)
-        else:
-            transaction = log.join(connection)
-            emission = self._emission(log, transaction, occurrence)
-            first = self._first(log, transaction, emission, outbox.emissions)
-            if first is not None:
-                return first
-        occurrence.emission = emission
-        outbox.emissions.add(emission)
-        return emission
+            return emission
+        transaction = log.join(connection)
+        first = self._first(log, transaction, self._opted(emission, transaction, occurrence), outbox.emissions)
+        return emission if first is None else first
 
     # --- once, and later ---------------------------------------------------------------------
 
-    def _emission(self, log: Log, transaction: Transaction, occurrence: Occurrence) -> Emission:
-        """Raises DelayedInProcess."""
+    def _opted(self, emission: Emission, transaction: Transaction, occurrence: Occurrence) -> Emission:
+        """The emission, with what its options say. Raises DelayedInProcess."""
         event, options = occurrence.event, self.options
-        emission = Emission(waiter=log.waiter, event=event)
         if options.later:
             refuse_at_once(occurrence)
             emission.due = options.due(transaction.now)

@@ -57,9 +57,13 @@ class Outcomes:
         self._worker = worker
         self._ready = ready
 
-    def of(self, event: UUID) -> Emission:
-        """The handle of an event known by its id alone."""
-        return Emission(waiter=self, first=event, fate="asked for")
+    def of(self, event: UUID | str) -> Emission:
+        """The handle of an event known by its id alone. Raises UnknownEvent."""
+        try:
+            known = event if isinstance(event, UUID) else UUID(event)
+        except ValueError:
+            raise UnknownEvent(repr(event), self._database) from None
+        return Emission(waiter=self, first=known, fate="asked for")
 
     def outcomes(self, emission: Emission, timeout: Duration) -> Mapping[str, Outcome]:
         refuse_in_coroutine("outcomes")
