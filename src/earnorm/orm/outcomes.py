@@ -19,6 +19,7 @@ from earnorm.event import Entry, running
 from earnorm.handle import Emission
 from earnorm.interest import hearers
 from earnorm.portal import refuse_in_coroutine
+from earnorm.slots import slot_of
 from earnorm.worker import Worker
 
 __all__ = ["Outcomes"]
@@ -114,9 +115,7 @@ class Outcomes:
             if wait.entry is None:
                 return self._look_for_pruned(transaction, wait)
             # Before the deliveries: one is set aside in the transaction in which its cursor passes the event.
-            cursors = transaction.cursors().items()
-            passed = {name for name, position in cursors if position >= wait.entry.position}
-            return wait.found(transaction, wait.entry.name, passed)
+            return wait.found(transaction, wait.entry.name, _passed(transaction, wait.entry))
 
     def _look_for_pruned(self, transaction: SQLAlchemyTransaction, wait: _Wait) -> _Found:
         """It has left the log, which every subscription has passed then, or has not reached it."""
@@ -127,7 +126,18 @@ class Outcomes:
         event = aside[0].entry if aside else emission.event
         if event is None:
             raise UnknownEvent(str(emission.id), self._database)
-        return wait.found(transaction, event.name, transaction.cursors().keys())
+        return wait.found(transaction, event.name, {follower.name for follower in transaction.followers()})
+
+
+def _passed(transaction: SQLAlchemyTransaction, entry: Entry) -> Collection[str]:
+    """The subscriptions that are past an entry, one that was recorded after it among them.
+
+    The cursors are read first: one that its follower has left since may be past what that was never given.
+    """
+    slot, position = slot_of(entry.key, entry.id.bytes), entry.position
+    stand = {(c.group, c.name): c.position for c in transaction.cursors() if c.first <= slot <= c.last}
+    followers = transaction.followers()
+    return {f.name for f in followers if max(f.start, stand.get((f.group, f.cursor), 0)) >= position}
 
 
 class _Wait:
