@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from earnorm.durations import LONGEST, Duration, seconds_of
 from earnorm.errors import EventError, InvalidDuration, InvalidEmit
 
-__all__ = ["LONGEST_KEY", "Emit", "IdempotencyKey", "require_emit"]
+__all__ = ["LONGEST_KEY", "Emit", "IdempotencyKey", "Keys", "require_emit"]
 
 LONGEST_KEY = 200
 
@@ -103,3 +104,22 @@ class IdempotencyKey(msgspec.Struct, frozen=True, kw_only=True, order=True):
     def place(self) -> tuple[str, str, str]:
         """What is unique."""
         return self.tenant, self.name, self.text
+
+
+class Keys(Protocol):
+    """What a store's transaction does about idempotency keys."""
+
+    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
+        """Take idempotency keys for their events; returns those that others have, by the event that wanted them.
+
+        Waits for a transaction that is taking one of them now. What is taken is given back by a rollback.
+        """
+        ...
+
+    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
+        """The idempotency key as the first event took it, if one did."""
+        ...
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        """Let events emitted before then go from the idempotency keys, `limit` at most; returns how many."""
+        ...

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from earnorm.delivery import Delivery
-from earnorm.emission import IdempotencyKey
+from earnorm.emission import IdempotencyKey, Keys
 from earnorm.event import Entries, Entry
 from earnorm.slots import LAST_SLOT
 
@@ -216,7 +216,7 @@ class Waiting:
     running: bool = False
 
 
-class Transaction(Protocol):
+class Transaction(Keys, Protocol):
     """The verbs, inside one database transaction."""
 
     # --- the log ---
@@ -247,21 +247,6 @@ class Transaction(Protocol):
 
     def get(self, event: UUID) -> Entry | None:
         """The entry of this event, wherever it stands."""
-        ...
-
-    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
-        """Take idempotency keys for their events; returns those that others have, by the event that wanted them.
-
-        Waits for a transaction that is taking one of them now. What is taken is given back by a rollback.
-        """
-        ...
-
-    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
-        """The idempotency key as the first event took it, if one did."""
-        ...
-
-    def forget_keys(self, before: datetime, limit: int) -> int:
-        """Let events emitted before then go from the idempotency keys, `limit` at most; returns how many."""
         ...
 
     # --- subscriptions ---

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, Signal, SystemClock
-from earnorm.errors import ConnectionLost, LeaseLost
+from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
@@ -63,6 +63,8 @@ class Worker:
         loop: LoopThread | None = None,
         intake: Intake | None = None,
     ) -> None:
+        if isinstance(groups, str):
+            raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
         self._runner = runner

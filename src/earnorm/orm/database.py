@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -58,6 +58,7 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -90,7 +91,9 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
+        self.worker = Worker(
+            bus, self.store, self.runner, clock=self._clock, groups=groups, loop=self._own_loop, intake=self.captures
+        )
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -349,6 +352,7 @@ def connect(
     tables: Tables = "create",
     log: Kept = "all",
     schemas: Schemas | None = None,
+    groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -358,7 +362,7 @@ def connect(
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`.
+    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
     """
@@ -372,7 +376,7 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
+    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, groups=groups)
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database

@@ -1,4 +1,4 @@
-"""Outcomes: what came of an event at its durable handlers, waited for through its handle."""
+"""Handles: what came of an event at its durable handlers, waited for."""
 
 import asyncio
 import threading
