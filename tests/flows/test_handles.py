@@ -230,6 +230,15 @@ def test_what_was_pruned_is_done_but_for_what_is_set_aside(db):
     assert {"greet": Done(), "wait": Done()} == handle.outcomes()
 
 
+def test_a_handler_that_came_after_the_event_is_done_with_it(db):
+    event_handler("shop.opened", name="greet")(lambda event: None)
+    handle = emit("shop.opened")
+    event_handler("shop.opened", name="late")(lambda event: kept.append("late"))
+    db.drain()
+
+    assert ({"greet": Done(), "late": Done()}, []) == (handle.outcomes(), kept)
+
+
 # --- where it would wait for itself ---
 
 

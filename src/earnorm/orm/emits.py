@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session, object_session
 
@@ -77,8 +77,7 @@ class SQLAlchemyDoor:
         return await arun("aemit", subject, emit) if handle is None else handle
 
 
-@dataclass(frozen=True, slots=True)
-class _Emit:
+class _Emit(msgspec.Struct, frozen=True):
     """One emit on its way to its transaction. Called with a Session, it happens in that one's."""
 
     bus: EventBus
