@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
-from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
+from earnorm.delivery import Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import NOBODY, Front
@@ -23,11 +23,11 @@ from earnorm.store import DEFAULT_GROUP, Advance, Cursor, Plan, Registration, Se
 
 __all__ = [
     "Audience",
-    "Counts",
     "Lane",
     "Pair",
     "Subscription",
     "Window",
+    "advances_of",
     "fold",
     "passed",
     "plan",
@@ -46,10 +46,14 @@ _SOME_FIELDS: dict[str, Kind] = {"updated": "updated", "trashed": "trashed", "re
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones."""
+    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones.
+
+    `delay` is how many seconds after its event its first attempt is due.
+    """
 
     name: str
     ordered: bool = True
+    delay: float | None = None
 
 
 # --- who hears an entry ----------------------------------------------------------------------
@@ -141,7 +145,11 @@ class Audience:
 
     def _subscriptions(self, handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
         named = self._recorded
-        return tuple(Subscription(named.get(h.name, h.name), h.ordered) for h in handlers if h.phase is Phase.DURABLE)
+        return tuple(
+            Subscription(named.get(h.name, h.name), h.ordered, h.options.delay)
+            for h in handlers
+            if h.phase is Phase.DURABLE
+        )
 
 
 def registrations_of(registry: Registry) -> list[Registration]:
@@ -165,7 +173,7 @@ class Window:
     end       the position that every cursor of the front moves to, unless it stands there already
     front     the cursors that were read for, and who follows them
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once: an earlier one of their record is, or they were emitted for later
+    behind    deliveries to set aside at once: an earlier one of their record is, or they are for later
     seen      the last entry that was read for it
     """
 
@@ -178,6 +186,11 @@ class Window:
     @property
     def is_empty(self) -> bool:
         return not self.lanes and not self.behind and all(cursor.position >= self.end for cursor in self.front.cursors)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it is one suspect and nothing else (`suspects`)."""
+        return len(self.lanes) == 1 and self.lanes[0][0].suspect
 
     @property
     def pairs(self) -> list[Pair]:
@@ -226,11 +239,14 @@ def plan(
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
                 continue
-            if entry.due is not None:
-                # Also where its time has come by now: it has no place in the order of its record, whoever reads it.
-                later.append(Delivery(subscription=name, entry=entry, due=entry.due, ordered=False))
-                continue
             ordered = subscription.ordered and key != ""
+            if entry.due is not None or subscription.delay is not None:
+                # Also where its time has come by now: it is run once it is set aside. What was emitted for later has
+                # no place in the order of its record, whoever reads it.
+                due = (entry.due or entry.at) + timedelta(seconds=subscription.delay or 0.0)
+                ordered = ordered and entry.due is None
+                later.append(Delivery(subscription=name, entry=entry, due=due, ordered=ordered))
+                continue
             delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
             if not ordered:
                 lanes.append([delivery])
@@ -268,7 +284,7 @@ def passed(
     """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
     if window.behind or not _all_done(window.lanes, outcomes):
         return None
-    return Settlement(worker=worker, advances=_advances(window, {}), plans=plans, seen=window.seen)
+    return Settlement(worker=worker, advances=advances_of(window, {}), plans=plans, seen=window.seen)
 
 
 def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
@@ -297,11 +313,13 @@ def fold(
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
         worker=worker,
-        advances=_advances(window, ends, [delivery for delivery, _ in again]),
+        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.suspect]),
         plans=plans,
         set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
-        rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
+        rescheduled=_kept([(d, f) for d, f in again if d.suspect or not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
+        running=[delivery.id for delivery, _ in again if delivery.suspect],
+        attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
         keys=[key for _, fate in fates if isinstance(fate, Done) for key in fate.keys],
         seen=window.seen,
@@ -337,7 +355,7 @@ def _end_of(window: Window, ends: Mapping[Cursor, int], delivery: Delivery) -> i
     return ends.get(cursor, window.end)
 
 
-def _advances(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
+def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
     """How the cursors move; those that do not are named too where deliveries set aside ran under their lease."""
     front = window.front
     under = {front.cursor_of(delivery.subscription, delivery.entry) for delivery in again}
@@ -352,39 +370,23 @@ def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delive
 
 def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
     match fate:
-        case Retry(after, error):
+        case Retry(after, error, made):
             due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error)
-        case Dead(error):
-            return replace(delivery, due=now, state="dead", error=error)
+            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+        case Dead(error, made):
+            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
         case _Waiting() | _Unbegun():
-            return replace(delivery, due=delivery.entry.due or now)
+            # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
+            chosen = delivery.entry.due is not None or delivery.due > delivery.entry.at
+            return replace(delivery, due=delivery.due if chosen else now)
         case _:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many deliveries ended in which outcome."""
+def _attempts(fates: Iterable[tuple[Delivery, _Fate]], worker: str) -> list[Attempt]:
+    failed = (fate.attempt for _, fate in fates if isinstance(fate, (Retry, Dead)))
+    return [replace(made, worker=worker) for made in failed if made is not None]
 
-    done: int = 0
-    retry: int = 0
-    dead: int = 0
-    skipped: int = 0
 
-    @classmethod
-    def of(cls, outcomes: Iterable[Outcome]) -> Counts:
-        names = [type(outcome).__name__ for outcome in outcomes]
-        return cls(*(names.count(name) for name in ("Done", "Retry", "Dead", "Skipped")))
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(mine + theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))
-
-    def __sub__(self, other: Counts) -> Counts:
-        return Counts(*(mine - theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))
-
-    def _tuple(self) -> tuple[int, int, int, int]:
-        return self.done, self.retry, self.dead, self.skipped
-
-    def as_dict(self) -> dict[str, int]:
-        return {"done": self.done, "retry": self.retry, "dead": self.dead, "skipped": self.skipped}
+def _fingerprint(made: Attempt | None) -> str:
+    return made.fingerprint if made is not None else ""

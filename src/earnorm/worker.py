@@ -14,13 +14,14 @@ from contextlib import contextmanager
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, Signal, SystemClock
+from earnorm.counts import Counts
 from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.store import Intake, Store
-from earnorm.subscription import Audience, Counts
+from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
 from earnorm.turn import Turns
 

@@ -30,6 +30,7 @@ ON_EACH = {
     "test_multitude",
     "test_once",
     "test_other_listeners",
+    "test_outcomes",
     "test_ownership",
     "test_phases",
     "test_several_databases",

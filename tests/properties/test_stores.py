@@ -23,7 +23,7 @@ from earnorm.emission import IdempotencyKey
 from earnorm.errors import LeaseLost, NameTakenTwice
 from earnorm.event import Entries
 from earnorm.store import Advance, Cursor, Plan, Presence, Registration, Settlement
-from earnorm.testing._store_verbs import NOON, entry, set_aside
+from earnorm.testing._store_verbs import NOON, attempt, entry, set_aside
 
 NAMES = st.sampled_from(["mail", "audit", "search", "old"])
 KEYS = st.sampled_from(["user:1", "user:2", "order:1"])
@@ -233,13 +233,15 @@ class TwoStores(RuleBasedStateMachine):
         lease = self.any_lease(data)
         position = lease.position + data.draw(st.sampled_from([0, 0, 1, 3]), label="by")
         wrong = data.draw(st.sampled_from([0, 0, 0, 1]), label="off by")
+        new, again = [self.delivery(*words) for words in aside], self.some_rescheduled(data)
         settlement = Settlement(
             worker=lease.worker,
             advances=[Advance(replace(lease, position=lease.position + wrong), position)],
             plans=self.some_plans(data) if planned else {},
-            set_aside=[self.delivery(*words) for words in aside],
-            rescheduled=self.some_rescheduled(data),
+            set_aside=new,
+            rescheduled=again,
             finished=self.some_finished(data),
+            attempts=[attempt(delivery, delivery.attempt) for delivery in (*new, *again) if delivery.ordered],
         )
         if self.both(lambda t: t.settle(self.in_words_of(t, settlement)), undo=undo) is None and not undo:
             self.note(replace(lease, position=position, deaths=0))
@@ -314,6 +316,7 @@ class TwoStores(RuleBasedStateMachine):
             lambda t: (
                 (t.horizon(), t.read(0, 1_000, 1_000), t.deliveries(), t.waiting(), t.running("ada")),
                 (t.cursors(), t.followers(), t.groups(), t.workers()),
+                [t.attempts(delivery.id) for delivery in t.deliveries()],
             )
         )
 
@@ -333,7 +336,7 @@ class MemoryAndPostgreSQL(TwoStores):
         engine = postgresql_engine(self.url)
         with engine.begin() as connection:
             upgrade(connection)
-            tables = ("log", "group", "subscription", "alias", "cursor", "worker", "delivery", "key")
+            tables = ("log", "group", "subscription", "alias", "cursor", "worker", "delivery", "attempt", "key")
             names = ", ".join(f"earnorm_{table}" for table in tables)
             connection.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
         return engine

@@ -14,15 +14,21 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import earnorm
 from earnorm import (
     Abort,
+    Backoff,
     BaseModel,
     Change,
     Database,
+    Dead,
+    Done,
     Emit,
     Event,
     EventBus,
     Handle,
     Handler,
     IntegerField,
+    Retry,
+    RetryLater,
+    Skipped,
     SoftDelete,
     StringField,
     attach,
@@ -45,7 +51,7 @@ from earnorm import (
     tenant,
 )
 from earnorm.alembic import include_name
-from earnorm.delivery import Dead, Done, Outcome, Retry, Skipped
+from earnorm.delivery import Outcome
 from earnorm.fastapi import lifespan
 from earnorm.telemetry import HandlerFailed, listen
 from earnorm.testing import expect_failures, isolated, rolled_back
@@ -106,6 +112,17 @@ def a_record(user: User) -> None:
     assert_type(user.changes["name"], Change)
     assert_type(User.get(1), User)
     assert_type(User.find(User.name == "Ada", visits=3), list[User])
+
+
+def retried() -> None:
+    assert_type(Backoff(attempts=5, first="1m", longest=timedelta(hours=1)).wait(1, 0.5), float)
+    assert_type(Retry("5m", "no paper").after, float)
+    raise RetryLater("5m", "no paper") from None
+
+
+@event_handler("order.placed", retry={TimeoutError: Backoff(), ValueError: False}, timeout="30s", concurrency=2)
+def ships(user: User) -> Done | Retry | Skipped | Dead:
+    return Dead("no such country") if user.name else Skipped("a test order")
 
 
 async def its_twins(user: User) -> None:

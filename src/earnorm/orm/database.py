@@ -22,25 +22,18 @@ from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.clock import Clock, SystemClock
-from earnorm.errors import (
-    AlreadyConnected,
-    ConfigurationError,
-    DatabaseClosed,
-    DrainInTransaction,
-)
+from earnorm.errors import AlreadyConnected, ConfigurationError, DatabaseClosed, DrainInTransaction
 from earnorm.event import running
 from earnorm.handle import Handle
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
-from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.outcomes import Outcomes
-from earnorm.orm.tables import Tables, count_tables, look_after
+from earnorm.orm.tables import KEPT, Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
-from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
@@ -58,6 +51,7 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        version: str | None = None,
         groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
@@ -90,7 +84,7 @@ class Database:
             waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
         )
         self.captures = self.log.captures
-        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
+        self.runner = self.log.runner(version)
         self.worker = Worker(
             bus, self.store, self.runner, clock=self._clock, groups=groups, loop=self._own_loop, intake=self.captures
         )
@@ -233,7 +227,7 @@ class Database:
         tables, version = count_tables(), self.bus.registry.version
         if self._prepared != tables:
             with self.store.own_engine.begin() as connection:
-                look_after(connection, self._tables)
+                look_after(connection, self._tables, KEPT)
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
@@ -352,6 +346,7 @@ def connect(
     tables: Tables = "create",
     log: Kept = "all",
     schemas: Schemas | None = None,
+    version: str | None = None,
     groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
@@ -363,6 +358,8 @@ def connect(
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
     schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
+    `version` is that of your code, kept with every attempt that fails (default: the environment's
+    EARNORM_CODE_VERSION).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
     """
@@ -376,7 +373,9 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, groups=groups)
+    database = Database(
+        target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, version=version, groups=groups
+    )
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database

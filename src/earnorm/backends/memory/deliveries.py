@@ -9,10 +9,10 @@ from msgspec import structs
 
 from earnorm.backends.memory.leases import LeaseVerbs
 from earnorm.backends.memory.log import LogVerbs, is_in
-from earnorm.backends.memory.state import of_cursor, put
-from earnorm.delivery import Delivery
+from earnorm.backends.memory.state import forget, of_cursor, put
+from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import LeaseLost
-from earnorm.store import SHARED, Advance, Plan, Range, Settlement, Waiting
+from earnorm.store import ATTEMPTS_KEPT, SHARED, Advance, Plan, Range, Settlement, Waiting
 
 __all__ = ["DeliveryVerbs"]
 
@@ -42,6 +42,13 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
     def deliveries(self, event: str | None = None) -> list[Delivery]:
         rows = self.state.deliveries.values()
         return [delivery for delivery in rows if event is None or str(delivery.entry.id) == event]
+
+    def attempts(self, delivery: int) -> list[Attempt]:
+        row = self.state.deliveries.get(delivery)
+        if row is None:
+            return []
+        mine = (row.subscription, row.entry.id)
+        return [made for made in self.state.attempts if (made.subscription, made.event) == mine][-ATTEMPTS_KEPT:]
 
     def running(self, worker: str) -> list[Delivery]:
         return [delivery for delivery in self.state.deliveries.values() if delivery.worker == worker]
@@ -74,10 +81,11 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         for again in settlement.rescheduled:
             if again.id in rows and rows[again.id].worker in ours:
                 rows[again.id] = _rescheduled(rows[again.id], again)
-        for finished in settlement.finished:
-            if finished in rows and rows[finished].worker in ours:
-                del rows[finished]
-        self.state.deliveries = rows
+        over = [rows[number] for number in dict.fromkeys(settlement.finished) if number in rows]
+        over = [row for row in over if row.worker in ours]
+        self.state.deliveries = {number: row for number, row in rows.items() if row not in over}
+        self.state.attempts += tuple(settlement.attempts)
+        forget(self.state, over)
         taken = self.reserve(settlement.keys)
         self.append([entry for entry in settlement.emitted if entry.id not in taken])
 
@@ -129,6 +137,7 @@ def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
         due=again.due,
         state=again.state,
         error=again.error,
+        fingerprint=again.fingerprint,
         worker=again.worker,
         suspect=again.suspect,
     )

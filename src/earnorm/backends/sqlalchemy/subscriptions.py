@@ -201,6 +201,7 @@ class SubscriptionVerbs(Verbs):
         self._statements.forget(self._connection, called=name)
         self._statements.forget_aliases(self._connection, called=name)
         self._statements.forget_interests(self._connection, name=name)
+        self._statements.drop_open_attempts(self._connection, called=name)
         dropped = self._statements.drop_open(self._connection, called=name).rowcount
         self._statements.change_group(self._connection, called=follower.group)
         return dropped
