@@ -15,6 +15,7 @@ from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import Front
+from earnorm.later import in_lanes
 from earnorm.registry import ModelInfo
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Settlement
@@ -122,7 +123,7 @@ class TestLater:
             waited(7, "order:1", "loose"),
             waited(8, "order:1", ordered=True),
         ]
-        lanes = Window().redeliver(due, {"mail"}).lanes
+        lanes = in_lanes(due, lambda name: name == "mail")
 
         assert [[1, 2], [3], [4], [5], [6], [7], [8]] == positions(lanes)
 
@@ -251,7 +252,7 @@ class TestFolding:
         found = window(["order:1", "order:2", "order:3"], MAIL)
         again = Delivery(subscription="mail", entry=entry(9, "order:9"), due=NOON, id=7)
         outcomes = [[Retry(5, "no", made[0])], [Dead("no", made[1])], [Retry(5, "no", made[2])], [Done()]]
-        settlement = folded(found.redeliver([again]), outcomes)
+        settlement = folded(found.redeliver([(again,)]), outcomes)
 
         assert made == sorted(settlement.attempts, key=lambda one: one.number)
         assert ["f1"] == [d.fingerprint for d in settlement.rescheduled]
@@ -303,17 +304,17 @@ class TestRedelivery:
 
     def folded(self, *outcomes) -> Settlement:
         made = plan([], 0, Front([SHARED], [follower("mail")]), lambda _: ())
-        return folded(made.redeliver([self.due()]), [list(outcomes)])
+        return folded(made.redeliver([(self.due(),)]), [list(outcomes)])
 
     def test_it_is_settled_under_the_lease_of_its_slot(self):
         lower, upper = replace(SHARED, last=31), replace(SHARED, first=32)
-        made = plan([], 0, Front([lower, upper], [follower("mail")]), lambda _: ()).redeliver([self.due()])
+        made = plan([], 0, Front([lower, upper], [follower("mail")]), lambda _: ()).redeliver([(self.due(),)])
         held = lower if slot_of("order:1", b"") < 32 else upper
 
         assert [(held, 0)] == [(a.cursor, a.position) for a in folded(made, [[Done()]]).advances]
 
     def test_it_runs_before_what_is_new(self):
-        made = window(["order:2"], MAIL).redeliver([self.due()])
+        made = window(["order:2"], MAIL).redeliver([(self.due(),)])
 
         assert [7, 0] == [lane[0].id for lane in made.lanes]
 

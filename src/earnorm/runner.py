@@ -105,6 +105,11 @@ class Runner:
             self._version = version
         return self._handlers.get(name)
 
+    def is_ordered(self, name: str) -> bool:
+        """Whether later deliveries of a record wait for earlier ones of this subscription."""
+        handler = self.handler(name)
+        return handler is not None and handler.ordered
+
     def is_async(self, name: str) -> bool:
         """Whether deliveries of this subscription belong on a loop."""
         handler = self.handler(name)

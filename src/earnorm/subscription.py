@@ -76,12 +76,6 @@ class Audience:
         self._look()
         return self._names
 
-    @property
-    def ordered(self) -> frozenset[str]:
-        """The subscriptions in which later events of a record wait for earlier ones."""
-        named, durable = self._recorded, self._bus.registry.durable()
-        return frozenset(named.get(handler.name, handler.name) for handler in durable if handler.ordered)
-
     def registrations(self) -> list[Registration]:
         return registrations_of(self._bus.registry)
 
@@ -205,17 +199,9 @@ class Window:
         lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
-    def redeliver(self, due: Iterable[Delivery], ordered: Collection[str] = ()) -> Window:
-        """The window and, before it, deliveries set aside whose time has come.
-
-        Of ordered ones each is the first of its record. What was emitted for later waits for none and holds up none:
-        of a subscription that is `ordered`, those of one record share a lane, in the order of their times.
-        """
-        lanes: dict[tuple[object, ...], list[Delivery]] = {}
-        for delivery in due:
-            later = not delivery.ordered and delivery.entry.key and delivery.subscription in ordered
-            lanes.setdefault(_pair(delivery) if later else (delivery.id,), []).append(delivery)
-        return replace(self, lanes=(*map(tuple, lanes.values()), *self.lanes))
+    def redeliver(self, lanes: Iterable[Lane]) -> Window:
+        """The window and, before it, lanes of deliveries set aside whose time has come."""
+        return replace(self, lanes=(*lanes, *self.lanes))
 
 
 def plan(
@@ -275,7 +261,12 @@ class _Unbegun:
     """The worker was stopped before this delivery began, or while it ran."""
 
 
-_Fate = Outcome | _Waiting | _Unbegun
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """It runs on while the others are settled."""
+
+
+_Fate = Outcome | _Waiting | _Unbegun | _Apart
 
 
 def passed(
@@ -298,14 +289,22 @@ def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> b
 
 
 def fold(
-    window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime, worker: str, plans: Mapping[str, Plan]
+    window: Window,
+    outcomes: Sequence[Sequence[Outcome]],
+    now: datetime,
+    worker: str,
+    plans: Mapping[str, Plan],
+    *,
+    apart: Collection[int] = (),
 ) -> Settlement:
     """The settlement of `window`: `outcomes[i]` are those of lane i, as far as it came.
+
+    In the lanes `apart` the next delivery runs on, and is settled by itself when it has ended.
 
     What was not begun stays in the log, and its cursor before it. Only where a later delivery by that cursor has
     ended is it set aside instead, its attempt not counted, so that nothing runs twice.
     """
-    fates = list(_fates(window.lanes, outcomes))
+    fates = list(_fates(window.lanes, outcomes, apart))
     fresh = [(delivery, fate) for delivery, fate in fates if not delivery.id]
     ends = _ends(window.front, fresh, window.end)
     fresh += [(delivery, _Waiting()) for delivery in window.behind]
@@ -313,12 +312,12 @@ def fold(
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
         worker=worker,
-        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.suspect]),
+        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.worker]),
         plans=plans,
-        set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
-        rescheduled=_kept([(d, f) for d, f in again if d.suspect or not isinstance(f, _Unbegun)], now),
+        set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now, worker),
+        rescheduled=_kept([(d, f) for d, f in again if d.worker or not isinstance(f, _Unbegun)], now, worker),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
-        running=[delivery.id for delivery, _ in again if delivery.suspect],
+        running=[delivery.id for delivery, _ in again if delivery.worker],
         attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
         keys=[key for _, fate in fates if isinstance(fate, Done) for key in fate.keys],
@@ -326,11 +325,16 @@ def fold(
     )
 
 
-def _fates(lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]]) -> Iterator[tuple[Delivery, _Fate]]:
-    for lane, ended in zip(lanes, outcomes, strict=True):
-        rest: _Fate = _Waiting() if ended and isinstance(ended[-1], Retry) else _Unbegun()
+def _fates(
+    lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]], apart: Collection[int]
+) -> Iterator[tuple[Delivery, _Fate]]:
+    for number, (lane, ended) in enumerate(zip(lanes, outcomes, strict=True)):
+        rest: _Fate = _Waiting() if number in apart or (ended and isinstance(ended[-1], Retry)) else _Unbegun()
         for index, delivery in enumerate(lane):
-            yield delivery, ended[index] if index < len(ended) else rest
+            if index == len(ended) and number in apart:
+                yield delivery, _Apart()
+            else:
+                yield delivery, ended[index] if index < len(ended) else rest
 
 
 def _ends(front: Front, fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
@@ -363,9 +367,12 @@ def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Deli
     return [Advance(cursor, to) for cursor, to in reached if to > cursor.position or cursor in under]
 
 
-def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delivery]:
+def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime, worker: str) -> list[Delivery]:
     """The deliveries that are not over, as they stand from now on."""
-    return [kept for delivery, fate in fates if (kept := _after(delivery, fate, now)) is not None]
+    kept = ((fate, _after(delivery, fate, now)) for delivery, fate in fates)
+    return [
+        replace(after, worker=worker if isinstance(fate, _Apart) else "") for fate, after in kept if after is not None
+    ]
 
 
 def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
@@ -375,7 +382,7 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
             return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
         case Dead(error, made):
             return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
-        case _Waiting() | _Unbegun():
+        case _Waiting() | _Unbegun() | _Apart():
             # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
             chosen = delivery.entry.due is not None or delivery.due > delivery.entry.at
             return replace(delivery, due=delivery.due if chosen else now)

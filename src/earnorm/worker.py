@@ -86,6 +86,7 @@ class Worker:
         concurrency, threads = self._sizes
         self._tenure = Tenure(self._store, self._clock, self._seconds, dedicated=self._dedicated)
         self._lanes = Lanes(self._runner, threads=threads, concurrency=concurrency, own_loop=self._own_loop)
+        self._wakeup = threading.Event()
         self._turns = Turns(
             self._store,
             self._audience,
@@ -94,13 +95,14 @@ class Worker:
             self._lanes,
             clock=self._clock,
             pace=Pace(self._batch),
+            wakeup=self._wakeup,
+            most_apart=concurrency + threads,
             groups=self._groups,
             intake=self._intake,
         )
         self._stopping = self._turns.stopping
         self._lock = threading.Lock()
         self._passing = threading.Lock()
-        self._wakeup = threading.Event()
         self._thread: threading.Thread | None = None
         self._watchers: set[Signal] = set()
         self._failures = 0
@@ -164,6 +166,7 @@ class Worker:
             thread.join(grace + _MARGIN)
         if self._passing.acquire(timeout=grace + _MARGIN):
             try:
+                self._turns.abandon()
                 self._tenure.leave()
             finally:
                 self._passing.release()
@@ -225,6 +228,7 @@ class Worker:
 
     def _give_back(self) -> None:
         with self._passing:
+            self._turns.abandon()
             self._tenure.leave()
 
     @contextmanager
@@ -251,6 +255,7 @@ class Worker:
                 pause = self._rest(pause)
         if self._turns.has_unsettled:
             self._attempt(None)
+        self._turns.finish()
         self._give_back()
 
     def _rest(self, pause: float) -> float:
