@@ -17,6 +17,7 @@ from earnorm.delivery import Dead, Delivery, Outcome
 from earnorm.errors import LeaseLost
 from earnorm.front import Front, fronts_of
 from earnorm.lanes import Lanes
+from earnorm.later import in_lanes
 from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.shares import View
@@ -240,7 +241,8 @@ class Turns:
             # One of them and everything else in turns.
             if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
                 return alone(window, suspects[0])
-            window = window.redeliver(delivery for delivery in due if not delivery.suspect)
+            fit = (delivery for delivery in due if not delivery.suspect)
+            window = window.redeliver(in_lanes(fit, self._runner.is_ordered))
         return window
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
