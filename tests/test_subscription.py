@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from earnorm.bus import EventBus
+from earnorm.counts import Counts
 from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
@@ -17,7 +18,7 @@ from earnorm.front import Front
 from earnorm.registry import ModelInfo
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Settlement
-from earnorm.subscription import Audience, Counts, Subscription, Window, fold, passed, plan
+from earnorm.subscription import Audience, Subscription, Window, fold, passed, plan
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)

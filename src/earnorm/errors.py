@@ -536,6 +536,18 @@ class PreHookAfterCommit(HandlerError):
         self.delivery = delivery
 
 
+class ProcessDied(HandlerError):
+    """The process ended while this handler ran alone, so that nothing else can have ended it."""
+
+    def __init__(self, handler: str, attempt: int) -> None:
+        super().__init__(
+            f"the process died while it ran nothing but {handler}, attempt {attempt}; look for a crash in native code, "
+            f"for os._exit, or for memory that ran out"
+        )
+        self.handler = handler
+        self.attempt = attempt
+
+
 class UnknownHandler(HandlerError):
     """A delivery or a call names a handler this process has not registered."""
 

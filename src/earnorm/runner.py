@@ -24,6 +24,7 @@ from earnorm.errors import (
     Control,
     HandlerTimedOut,
     PayloadError,
+    ProcessDied,
     RetryLater,
     StopPropagation,
     UnknownHandler,
@@ -135,14 +136,18 @@ class Runner:
 
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
-        handler = self.handler(delivery.subscription)
-        if handler is None:
-            raise UnknownHandler(delivery.subscription)
+        handler = self._known(delivery.subscription)
         run = Run(handler, delivery, self._told)
         run.loaded = loaded
         if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
             _tell(telemetry.HandlerStarted(run.event, handler.name))
         return run
+
+    def _known(self, name: str) -> Handler:
+        handler = self.handler(name)
+        if handler is None:
+            raise UnknownHandler(name)
+        return handler
 
     def run(self, delivery: Delivery) -> Outcome:
         """Run one attempt in this thread. Raises UnknownHandler, ConnectionLost; of a handler's own doing, nothing."""
@@ -193,6 +198,11 @@ class Runner:
                 raise
             return self._failed(run, error)
         return self._ended(run, outcome)
+
+    def died(self, delivery: Delivery) -> Outcome:
+        """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
+        run = Run(self._known(delivery.subscription), delivery, self._told)
+        return self._judge(run, ProcessDied(delivery.subscription, delivery.attempt))
 
     def give_up(self, run: Run) -> Outcome | None:
         """The attempt has timed out and its handler cannot be stopped: say how it ended; None if that is said.
@@ -309,20 +319,22 @@ class Runner:
         return self._judged(run, error)
 
     def _judged(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
+        outcome = self._judge(run, error, stack)
+        if not isinstance(error, Control) or isinstance(error, StopPropagation):
+            _tell(telemetry.HandlerFailed(run.event, run.handler.name, error))
+        return self._tell_of(run, outcome)
+
+    def _judge(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
         rules = run.handler.options.retry
         backoff = self._backoff if rules is None else rules.backoff(type(error), self._backoff)
         verdict = Verdict.of(error, run.handler.name, stack)
-        outcome = judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random())
-        if not isinstance(error, Control) or isinstance(error, StopPropagation):
-            _tell(telemetry.HandlerFailed(run.event, run.handler.name, error))
-        match outcome:
+        match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random()):
             case Retry(after, text):
-                outcome = Retry(after, text, run.failed(verdict, self._clock.now(), self._code_version))
+                return Retry(after, text, run.failed(verdict, self._clock.now(), self._code_version))
             case Dead(text):
-                outcome = Dead(text, run.failed(verdict, self._clock.now(), self._code_version))
-            case _:
-                pass
-        return self._tell_of(run, outcome)
+                return Dead(text, run.failed(verdict, self._clock.now(), self._code_version))
+            case other:
+                return other
 
     def _ended(self, run: Run, outcome: Outcome) -> Outcome | None:
         if run.timeout is not None:
