@@ -465,3 +465,24 @@ class TestLoadingAhead:
         rig.run(*records(3))
 
         assert ([], []) == (rig.records.asked, rig.records.alone)
+
+    def test_at_the_end_what_is_being_loaded_is_waited_for(self, rig):
+        begun, go_on, ended = threading.Event(), threading.Event(), []
+
+        def together(entries):
+            begun.set()
+            go_on.wait(20)
+            ended.append(len(entries))
+            return [None] * len(entries)
+
+        rig.records.together = together
+        rig.on(lambda order: None)
+        batch = rig.begin(*records(3))
+        assert begun.wait(20)
+        batch.close()
+        closing = threading.Thread(target=rig.lanes.close)
+        closing.start()
+        go_on.set()
+        closing.join(20)
+
+        assert [3] == ended

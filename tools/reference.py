@@ -114,6 +114,9 @@ SAMPLES: dict[str, Any] = {
     "timeout": 30.0,
     "delay": 3600.0,
     "concurrency": 1,
+    "group": "mail",
+    "since": "beginning",
+    "formerly": ("old",),
 }
 # A decorator of each phase.
 STANDS_FOR = {

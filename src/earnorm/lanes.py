@@ -102,6 +102,7 @@ class Lanes:
         batch.calm.wait(1.0)
 
     def close(self) -> None:
+        self._preload.close()
         self._threads.shutdown(wait=False)
         self._loaders.shutdown(wait=False)
         self._loop = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,8 @@ __all__ = ["Preload", "Share"]
 
 # Lanes whose records are loaded by one job: enough for the query to pay, few enough for the first not to wait long.
 _TOGETHER = 100
+# Seconds to wait for jobs under way at the end.
+_PATIENCE = 1.0
 
 
 class Loader(Protocol):
@@ -44,6 +46,7 @@ class Preload:
         self._loader = loader
         self._pool = pool
         self._lock = threading.Lock()
+        self._jobs: set[Future[list[Any]]] = set()
         self._begun: WeakKeyDictionary[Batch, dict[int, dict[int, Share]]] = WeakKeyDictionary()
 
     def share(self, batch: Batch, lane: int) -> Share | None:
@@ -64,4 +67,13 @@ class Preload:
         if not chosen:
             return {}
         job = self._pool.submit(self._loader.load, [batch.lanes[lane][0] for lane in chosen])
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
         return {lane: Share(job, place) for place, lane in enumerate(chosen)}
+
+    def close(self) -> None:
+        """Drop the jobs not begun, and wait for the others a little: none is to leave a connection open behind it."""
+        jobs = tuple(self._jobs)
+        for job in jobs:
+            job.cancel()
+        wait(jobs, _PATIENCE)

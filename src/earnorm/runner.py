@@ -220,7 +220,7 @@ class Runner:
         run.timed_out = run.is_given_up = True
         error = HandlerTimedOut(run.handler.name, run.timeout)
         if run.settling is not None:
-            run.settling.revoke(error)
+            run.settling.revoke(run.handler.name, run.timeout)
         stack = run.stack()
         _tell(telemetry.HandlerStuck(run.event, run.handler.name, run.seconds, stack))
         return self._judged(run, error, stack)

@@ -6,6 +6,7 @@ import threading
 from contextvars import ContextVar
 
 from earnorm.emission import IdempotencyKey
+from earnorm.errors import HandlerTimedOut
 from earnorm.event import Entry
 from earnorm.handle import Emission
 
@@ -15,7 +16,7 @@ __all__ = ["Settling", "settling_here"]
 class Settling:
     """The events of one attempt. They are appended with its outcome, so that a redelivery does not repeat them."""
 
-    __slots__ = ("_entries", "_keyed", "_lock", "_revoked", "database")
+    __slots__ = ("_entries", "_given_up", "_keyed", "_lock", "database")
 
     def __init__(self, database: str) -> None:
         self.database = database
@@ -23,14 +24,16 @@ class Settling:
         # Made for the first key: most attempts have none.
         self._keyed: dict[tuple[str, str, str], Emission] | None = None
         self._lock = threading.Lock()
-        self._revoked: Exception | None = None
+        self._given_up: tuple[str, float] | None = None
 
     @property
     def is_open(self) -> bool:
-        """Raises what the attempt was given up for."""
-        if self._revoked is not None:
-            raise self._revoked
         return self._entries is not None
+
+    def require_counting(self) -> None:
+        """Raises HandlerTimedOut once the attempt was given up."""
+        if self._given_up is not None:
+            raise HandlerTimedOut(*self._given_up)
 
     def add(self, entry: Entry, emission: Emission | None = None) -> bool:
         """Whether it will be appended: not once the handler has ended, from a task or thread it left behind."""
@@ -58,10 +61,10 @@ class Settling:
             entries, self._entries = self._entries or (), None
         return tuple(entries)
 
-    def revoke(self, error: Exception) -> None:
-        """The attempt is given up while it still runs: what it emits from now on is refused with `error`."""
+    def revoke(self, handler: str, timeout: float) -> None:
+        """The attempt is given up while it still runs: what it emits from now on is refused."""
         with self._lock:
-            self._entries, self._revoked = None, error
+            self._entries, self._given_up = None, (handler, timeout)
 
 
 _settling: ContextVar[Settling | None] = ContextVar("earnorm_settling", default=None)
@@ -73,4 +76,7 @@ def settling_here(database: str) -> Settling | None:
     Raises HandlerTimedOut in an attempt that was given up.
     """
     found = _settling.get()
-    return found if found is not None and found.database == database and found.is_open else None
+    if found is None or found.database != database:
+        return None
+    found.require_counting()
+    return found if found.is_open else None
