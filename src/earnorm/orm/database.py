@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -41,6 +41,8 @@ from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
+
+T = TypeVar("T")
 
 _metadata: list[Any] = []
 
@@ -86,7 +88,7 @@ class Database:
             self.store,
             clock=self._clock,
             kept=log,
-            reading=self.reading,
+            read=self.read,
             subscribed=self._is_subscribed,
             wake=self._wake,
             ready=self.ready,
@@ -174,17 +176,17 @@ class Database:
         """Under an async door the async engine's inner half, which awaits in place."""
         return self._engines.twin.sync_engine if can_await() else self._engines.sync
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """The session open here, or one for reading alone that takes no write lock."""
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in the session open here, or in one for reading alone that takes no write lock."""
         scope = current_scope()
         if scope is not None:
-            yield scope.session
-            return
+            return work(scope.session)
         self.ready()
-        with Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False) as session:
-            yield session
-            session.expunge_all()
+        session = Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False)
+        try:
+            return work(session)
+        finally:
+            session.close()
 
     # --- getting ready -----------------------------------------------------------------------
 
@@ -378,7 +380,7 @@ def connect(
 
 
 def _count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in _metadata)
+    return sum([len(metadata.tables) for metadata in _metadata])
 
 
 # --- fork ------------------------------------------------------------------------------------

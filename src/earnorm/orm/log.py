@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakSet
@@ -67,7 +66,7 @@ def _warn_of_unattached(bus: EventBus) -> None:
 class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
-    `reading` opens a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
+    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
     called after a commit, `ready` makes the tables be there. `kept` is what it keeps of models that do not say so
     themselves, and of events about none.
     """
@@ -80,7 +79,7 @@ class DatabaseLog:
         *,
         clock: Clock,
         kept: Kept,
-        reading: Callable[[], AbstractContextManager[Session]],
+        read: Callable[[Callable[[Session], Any]], Any],
         subscribed: Callable[[], bool],
         wake: Callable[[], object],
         ready: Callable[[], object],
@@ -93,7 +92,7 @@ class DatabaseLog:
         self._kept: Kept = kept
         self._interests = Interests({})
         self._look_again = 0.0
-        self._reading = reading
+        self._read = read
         self._subscribed = subscribed
         self._wake = wake
 
@@ -259,8 +258,8 @@ class DatabaseLog:
         return Hydrated(subject, found.info, value, missing=subject is None)
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
-        with self.store.noticing_loss(), self._reading() as session:
-            return load(session, found, identity)
+        with self.store.noticing_loss():
+            return self._read(lambda session: load(session, found, identity))
 
 
 def _class_of(occurrence: Occurrence) -> type[Any]:
