@@ -93,7 +93,7 @@ class Engines:
         if found is None:
             found = self._readers[engine] = engine.execution_options(**READONLY)
             # It has no listeners of its own, and to join none with the engine's costs at every event.
-            found.dispatch = engine.dispatch
+            vars(found)["dispatch"] = engine.dispatch
         return found
 
     def remove_private(self) -> None:

@@ -163,6 +163,9 @@ class DatabaseLog:
 
     def _write(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening]) -> bool:
         """Append them in order; returns whether triggers may have captured changes of this transaction as well."""
+        if len(kept) == 1 and isinstance(kept[0], Occurrence):
+            # As most transactions are.
+            return transaction.append_meeting([self._entry(kept[0])])
         met = False
         for is_one, some in groupby(kept, lambda happening: isinstance(happening, Occurrence)):
             if is_one:
