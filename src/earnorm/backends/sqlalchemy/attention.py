@@ -48,6 +48,9 @@ def listening(session: Session, cls: type) -> Mapping | None:
     if silence is not None:
         if silence.now() < silence.until:
             return None
+        if session.connection_callable is not None:
+            # Which database a sharded Session writes to, it says of a record alone; the append looks there.
+            return found
         _look(session, found)
     silence = found.bus.silences[cls] = _silence(found)
     return found if silence is _LOUD else None

@@ -36,6 +36,8 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
 
 
 def _after_flush(session: Session, context: UOWTransaction) -> None:
+    if hooks.is_settled(context):
+        return
     # First what the database has worked out is put where the hooks will look.
     expressions.after_flush(session, context)
     hooks.after_flush(session, context)
@@ -44,5 +46,7 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
 
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     hooks.after_flush_postexec(session, context)
+    if hooks.is_settled(context):
+        return
     cascades.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)

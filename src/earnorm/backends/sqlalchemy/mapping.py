@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 from sqlalchemy import Connection, Engine, inspect, select
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import Mapper, Session, SessionTransactionOrigin
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
 from sqlalchemy.sql import ClauseElement
@@ -18,7 +18,17 @@ from earnorm.errors import InvalidBulkPolicy
 from earnorm.event import Change
 from earnorm.registry import BulkPolicy, ModelInfo
 
-__all__ = ["Mapping", "bind_of", "connection_of", "mapping_of", "mapping_of_subject", "mappings", "refer", "register"]
+__all__ = [
+    "Mapping",
+    "bind_of",
+    "connection_of",
+    "mapping_of",
+    "mapping_of_subject",
+    "mappings",
+    "open_on",
+    "refer",
+    "register",
+]
 
 Validate = Callable[[Any, Collection[str] | None], None]
 
@@ -87,7 +97,17 @@ def connection_of(session: Session, state: InstanceState[Any]) -> Connection:
     mapper: Mapper[Any] = state.mapper.base_mapper
     if session.connection_callable is not None:
         return session.connection_callable(mapper, state.obj())
-    return session.connection(bind_arguments={"mapper": mapper})
+    found = open_on(session, session.get_bind(mapper))
+    return session.connection(bind_arguments={"mapper": mapper}) if found is None else found
+
+
+def open_on(session: Session, bind: Engine | Connection) -> Connection | None:
+    """The connection that the Session has open on it, if it has: as `session.connection` says, and much sooner."""
+    transaction = session._transaction
+    while transaction is not None and transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
+        transaction = transaction.parent
+    found = None if transaction is None else transaction._connections.get(bind)
+    return None if found is None else found[0]
 
 
 def bind_of(session: Session, state: InstanceState[Any]) -> Engine | Connection | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin, UOWTransaction
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
-from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
 
 __all__ = ["expect_nothing", "outbox_in", "require_boundary"]
 
@@ -31,17 +31,10 @@ def expect_nothing(session: Session) -> None:
 def require_boundary(session: Session, context: UOWTransaction, state: InstanceState[Any], mapping: Mapping) -> None:
     """Refuse what has no boundary before anything is written. Raises AutocommitRefused, BindNotConnected."""
     bind = bind_of(session, state)
-    if bind is not None and _is_open(session, bind):
+    if bind is not None and open_on(session, bind) is not None:
         outbox_in(session, context, state, mapping)
     else:
         vars(session).setdefault(_EXPECTED, {})[bind and bind.engine] = mapping
-
-
-def _is_open(session: Session, bind: Engine | Connection) -> bool:
-    transaction = session._transaction
-    while transaction is not None and transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
-        transaction = transaction.parent
-    return transaction is not None and bind in transaction._connections
 
 
 @event.listens_for(Session, "after_begin")

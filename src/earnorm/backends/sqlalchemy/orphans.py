@@ -12,9 +12,9 @@ from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE, PASSIVE_OFF
 from sqlalchemy.orm.state import InstanceState
 
-__all__ = ["is_orphan", "may_orphan", "orphaned_by"]
+from earnorm.backends.sqlalchemy.relations import letting_go
 
-_LETTING_GO = "earnorm_letting_go"
+__all__ = ["is_orphan", "may_orphan", "orphaned_by"]
 
 
 def is_orphan(state: InstanceState[Any]) -> bool:
@@ -41,17 +41,8 @@ def orphaned_by(states: Iterable[InstanceState[Any]], *, deep: bool) -> Iterator
 
 
 def _changed_relations(state: InstanceState[Any]) -> list[RelationshipProperty[Any]]:
-    letting_go = _letting_go(state.mapper)
-    return [letting_go[name] for name in state.committed_state if name in letting_go] if letting_go else []
-
-
-def _letting_go(mapper: Mapper[Any]) -> dict[str, RelationshipProperty[Any]]:
-    """The relationships whose records are deleted when they are let go of; worked out once, and kept on the mapper."""
-    found: dict[str, RelationshipProperty[Any]] | None = vars(mapper).get(_LETTING_GO)
-    if found is None:
-        relations = mapper.relationships
-        found = vars(mapper)[_LETTING_GO] = {r.key: r for r in relations if r.cascade.delete_orphan}
-    return found
+    known = letting_go(state.mapper)
+    return [known[name] for name in state.committed_state if name in known] if known else []
 
 
 def _let_go(state: InstanceState[Any], relation: RelationshipProperty[Any]) -> Iterator[InstanceState[Any]]:

@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.orm import Session, UOWTransaction
-from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.opening import outbox_in
-from earnorm.event import Changes
-from earnorm.flow import Flow
+from earnorm.backends.sqlalchemy.written import Written
 from earnorm.multitude import FEW, Multitude
 from earnorm.occurrence import CHANGING, Kind
 
 __all__ = ["one_by_one"]
 
 
-class Written(Protocol):
-    """One record that a flush has written; with `values` if its event is kept."""
-
-    mapping: Mapping
-    state: InstanceState[Any]
-    record: Any
-    kind: Kind
-    flow: Flow
-    changes: Changes
-    values: dict[str, Any] | None
-
-
-W = TypeVar("W", bound=Written)
-
-
-def one_by_one(session: Session, context: UOWTransaction, written: Sequence[W]) -> Iterator[W]:
+def one_by_one(session: Session, context: UOWTransaction, written: Sequence[Written]) -> Iterable[Written]:
     """Those that are told one by one. Between them, in their place, many alike are recorded as one."""
     if len(written) < FEW or session.connection_callable is not None:
-        yield from written
-        return
+        return written
+    return _others(session, context, written)
+
+
+def _others(session: Session, context: UOWTransaction, written: Sequence[Written]) -> Iterator[Written]:
     for _, run in groupby(written, _model_and_kind):
         alike = list(run)
         if len(alike) < FEW or not _is_for_the_log(alike[0]):

@@ -10,23 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sqlalchemy.orm import Mapper, RelationshipProperty, Session, UOWTransaction
+from sqlalchemy.orm import RelationshipProperty, Session, UOWTransaction
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE, PassiveFlag
-from sqlalchemy.orm.interfaces import RelationshipDirection
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.bulk.telling import vetoable
 from earnorm.backends.sqlalchemy.hooks import attach_session
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, refer
+from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of, refer
+from earnorm.backends.sqlalchemy.relations import associations_of
 from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.occurrence import Occurrence
 
 __all__ = ["after_flush", "after_flush_postexec"]
 
 _FOUND = "earnorm_associations"
-_RELATIONS = "earnorm_many_to_many"
 # Of a side that nobody has loaded too: what was appended to the other one waits there.
 _AS_FAR_AS_KNOWN = PASSIVE_NO_INITIALIZE | PassiveFlag.INCLUDE_PENDING_MUTATIONS
 
@@ -40,21 +39,11 @@ class _Found(NamedTuple):
     changed: dict[str, list[Any]]
 
 
-def _relations(mapper: Mapper[Any]) -> tuple[RelationshipProperty[Any], ...]:
-    """The many-to-many relationships that a class may write; worked out once, and kept on its mapper."""
-    found: tuple[RelationshipProperty[Any], ...] | None = vars(mapper).get(_RELATIONS)
-    if found is None:
-        many = RelationshipDirection.MANYTOMANY
-        relations = mapper.relationships
-        found = vars(mapper)[_RELATIONS] = tuple(r for r in relations if r.direction is many and not r.viewonly)
-    return found
-
-
 def after_flush(context: UOWTransaction) -> None:
     """Take the differences down while SQLAlchemy still knows them."""
     found: list[_Found] = []
     for state, (deleted, _) in context.states.items():
-        relations = _relations(state.mapper)
+        relations = associations_of(state.mapper)
         if relations and not deleted and (model := mapping_of(state.class_)) is not None:
             found += [_Found(model, state, name, changed) for name, changed in _changed(state, relations)]
     if found:
@@ -97,8 +86,7 @@ def _tell(session: Session, found: _Found) -> None:
         return
     if bus.observed and bus.watch.silences(occurrence):
         return
-    connection = session.connection(bind_arguments={"mapper": found.state.mapper})
-    outbox = outbox_of(connection, bus, f"a change of {model.info.name}.{found.name}")
+    outbox = outbox_of(connection_of(session, found.state), bus, f"a change of {model.info.name}.{found.name}")
     outbox.serve(session)
     scope = scope_of(session)
     with within(scope):

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.bulk.given import is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, reads
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of
 
 __all__ = ["after_flush", "before_flush"]
 
@@ -67,19 +68,18 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     old: _Old = context.attributes.get(_OLD, {})
     if not old and not any(state.expired_attributes for state in context.states):
         return
-    unread: dict[Mapper[Any], list[InstanceState[Any]]] = defaultdict(list)
+    unread: dict[tuple[Mapper[Any], Connection], list[InstanceState[Any]]] = defaultdict(list)
     for state, (deleted, listed_only) in context.states.items():
         made = state.key is None and state.expired_attributes
         if (made or state in old) and not deleted and not listed_only:
             model = mapping_of(state.class_)
             if model is not None and (state in old or reads(session, model, "created")):
-                unread[state.mapper].append(state)
-    for mapper, states in unread.items():
-        _read(session, mapper, states, old)
+                unread[state.mapper, connection_of(session, state)].append(state)
+    for (mapper, connection), states in unread.items():
+        _read(connection, mapper, states, old)
 
 
-def _read(session: Session, mapper: Mapper[Any], states: list[InstanceState[Any]], old: _Old) -> None:
-    connection = session.connection(bind_arguments={"mapper": mapper})
+def _read(connection: Connection, mapper: Mapper[Any], states: list[InstanceState[Any]], old: _Old) -> None:
     by_key = {model.identity(state): state for state in states if (model := mapping_of(state.class_)) is not None}
     for key, row in shape_of(mapper).read(connection, by_key).items():
         _put_back(by_key[key], row, old.get(by_key[key]))
