@@ -14,9 +14,10 @@ from typing import Literal
 
 __all__ = ["Row", "Unit", "as_json", "as_markdown", "as_text", "complain", "machine"]
 
-Unit = Literal["x", "µs", "%", "kB", "modules"]
+Unit = Literal["x", "µs", "%", "kB", "MB", "modules"]
 LIBRARIES = ["earnorm", "SQLAlchemy", "msgspec", "greenlet", "aiosqlite"]
 LIBRARIES += ["blinker", "bubus", "Django", "peewee", "psygnal", "PyDispatcher", "pyee", "pymitter", "tortoise-orm"]
+LIBRARIES += ["huey", "pgqueuer", "procrastinate", "psycopg"]
 # A missed target is for people to look at; only far beyond it is it no longer the machine's mood.
 GROSS = 2.0
 
