@@ -82,15 +82,17 @@ class Audience:
 
     def hearing(self, entry: Entry) -> tuple[Subscription, ...]:
         self._look()
+        # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
+        heard, name = self._heard, (entry.subject, entry.name)
+        found = heard.get(name)
+        if found is not None:
+            return found
         info = self._bus.registry.models.get(entry.subject)
         verb = entry.name.removeprefix(f"{entry.subject}.")
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
+            # By what it changed, and so by each entry anew.
             return self._subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
-        # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
-        heard, key = self._heard, (entry.subject, entry.name)
-        found = heard.get(key)
-        if found is None:
-            found = heard[key] = self._subscriptions(self._hearing_name(entry, info, verb))
+        found = heard[name] = self._subscriptions(self._hearing_name(entry, info, verb))
         return found
 
     def _look(self) -> None:
@@ -197,7 +199,8 @@ def plan(
     A subscription that follows none of its cursors gets nothing, and one that stands past an entry does not get that
     entry again.
     """
-    lanes: dict[tuple[object, ...], list[Delivery]] = {}
+    lanes: list[list[Delivery]] = []
+    by_record: dict[Pair, list[Delivery]] = {}
     floors = front.floors
     for entry in entries:
         key, position = entry.key, entry.position
@@ -208,16 +211,16 @@ def plan(
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
                 continue
-            ordered = subscription.ordered and bool(key)
+            ordered = subscription.ordered and key != ""
             delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
-            place = (name, key) if ordered else (name, position, "")
-            lane = lanes.get(place)
-            if lane is None:
-                lanes[place] = [delivery]
-            else:
+            if not ordered:
+                lanes.append([delivery])
+            elif (lane := by_record.get((name, key))) is not None:
                 lane.append(delivery)
+            else:
+                lanes.append(by_record.setdefault((name, key), [delivery]))
     seen = Seen(entries[-1].position, entries[-1].id) if entries else None
-    return Window(end, front, tuple(map(tuple, lanes.values())), seen=seen)
+    return Window(end, front, tuple(map(tuple, lanes)), seen=seen)
 
 
 def _pair(delivery: Delivery) -> Pair:

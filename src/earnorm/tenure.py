@@ -125,8 +125,10 @@ class Tenure:
 
     def _notice_others(self, view: View, moves: Moves) -> None:
         """Remember since when cursors have been left to others that have not taken them."""
+        if moves.take or self.held:
+            return
         free = any(not cursor.worker for cursor in view.cursors)
-        if not free or moves.take:
+        if not free:
             self._left_to_others = None
         elif self._left_to_others is None:
             self._left_to_others = self._clock.monotonic()

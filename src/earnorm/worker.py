@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
-from earnorm.errors import ConnectionLost, LeaseLost
+from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
@@ -64,6 +64,8 @@ class Worker:
         intake: Intake | None = None,
         wakeup: Wakeup | None = None,
     ) -> None:
+        if isinstance(groups, str):
+            raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
         self._outside = wakeup or Polling(_IDLE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -38,7 +38,6 @@ from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.runner import Runner
-from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
@@ -56,6 +55,7 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -87,12 +87,13 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.wakeup: Wakeup = self._engines.new_wakeup()
+        self.wakeup = self._engines.new_wakeup()
         self.worker = Worker(
             bus,
             self.store,
             self.runner,
             clock=self._clock,
+            groups=groups,
             loop=self._own_loop,
             intake=self.captures,
             wakeup=self.wakeup,
@@ -354,6 +355,7 @@ def connect(
     tables: Tables = "create",
     log: Kept = "all",
     schemas: Schemas | None = None,
+    groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -363,9 +365,8 @@ def connect(
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`.
-    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
-    first use.
+    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
+    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; later MissingTables, UnsoundLog.
     """
     if target is None:
         target = os.environ.get("EARNORM_DATABASE_URL")
@@ -377,7 +378,7 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
+    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, groups=groups)
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database

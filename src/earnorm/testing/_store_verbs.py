@@ -147,7 +147,8 @@ def settle(store: Store, cursor: Cursor, **parts: Any) -> None:
 
 def settlement(cursor: Cursor, **parts: Any) -> Settlement:
     """Under a lease; the cursor stays where nothing else is said."""
-    return Settlement(**{"worker": cursor.worker, "advances": stay(cursor), **parts})
+    words: dict[str, Any] = {"worker": cursor.worker, "advances": stay(cursor), **parts}
+    return Settlement(**words)
 
 
 def settle_everything(store: Store, lease: Cursor) -> None:
