@@ -144,9 +144,9 @@ def as_json(rows: Sequence[Row], command: str) -> str:
 _PAGE = """# Benchmarks
 
 What EarnORM costs, as ratios in one run: each contestant has a turn of some milliseconds in every round, so that a
-busy machine is unfair to nobody. Emits count their best round, saves the CPU time of their quicker rounds. Absolute
-times belong to the machine; compare the ratios. `make bench` measures it where you are, `make bench BENCH_ARGS=--short`
-in less than a minute.
+busy machine is unfair to nobody. Emits count their best round, saves the CPU time of their quicker rounds; backlogs are
+worked off whole, their quickest round counts. Absolute times belong to the machine; compare the ratios. `make bench`
+measures it where you are, `make bench BENCH_ARGS=--short` in some minutes.
 
 This page was written by `{command}`.
 
