@@ -1,22 +1,18 @@
 """Databases: what keeping events costs beside their rows, and reading through models, on SQLite and PostgreSQL."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
-
-from sqlalchemy import create_engine, make_url, text
 
 from benchmarks.report import Row
 from benchmarks.saving import running
+from benchmarks.servers import schema
 from benchmarks.timing import Pace, measure
 
 __all__ = ["databases"]
 
 SECTION = "Rows with their events, and reading, as users run them (commits wait for the disk)"
-POSTGRESQL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 
 # What is measured beside what, and how many times as long it may take on each.
 COMPARED: dict[str, tuple[str, str, dict[str, float]]] = {
@@ -42,7 +38,7 @@ def databases(pace: Pace) -> Iterator[Row]:
         yield from _compared("SQLite", pace, lambda name: f"sqlite:///{Path(folder) / name}.db")
     with ExitStack() as stack:
         try:
-            yield from _compared("PostgreSQL", pace, lambda _: stack.enter_context(_schema()))
+            yield from _compared("PostgreSQL", pace, lambda _: stack.enter_context(schema()))
         except OSError as error:
             yield Row(SECTION, "PostgreSQL", 0, remark=f"{error}; start it with: make services SERVICES=postgresql")
 
@@ -58,21 +54,3 @@ def _compared(database: str, pace: Pace, url: Callable[[str], str]) -> Iterator[
         raw = {"SQLAlchemy": found[plain].typical, measured: found[ours].typical}
         # Most targets are missed today, as the page says; what fails a run is a step far back from there.
         yield Row(SECTION, f"{database}: {what}", ratio, target=target.get(database), raw=raw, gross_at=4.0)
-
-
-@contextmanager
-def _schema() -> Iterator[str]:
-    """A fresh schema's URL. Raises ConnectionError."""
-    server = make_url(os.environ.get("EARNORM_POSTGRESQL_URL", POSTGRESQL))
-    engine, name = create_engine(server, isolation_level="AUTOCOMMIT"), f"earnorm_bench_{uuid4().hex}"
-    try:
-        with engine.connect() as connection:
-            connection.execute(text(f"CREATE SCHEMA {name}"))
-    except Exception as error:
-        raise ConnectionError(f"PostgreSQL does not answer ({str(error).splitlines()[0]})") from error
-    try:
-        yield server.update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
-    finally:
-        with engine.connect() as connection:
-            connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
-        engine.dispose()

@@ -48,11 +48,14 @@ def test_what_a_handler_emits_wakes_the_workers_of_other_processes(url, resting,
     assert told.wait(EVENTUALLY)
 
 
+SIDE = {"earnorm-listen", "earnorm-notify", "earnorm-watch", "earnorm-worker"}
+
+
 def test_closing_leaves_no_thread_and_no_connection_behind(url, rang):
     with connect(url, worker=True) as db:
         ring(db)
         until(lambda: db.wakeup.longest > 10)
-        threads = {thread for thread in threading.enumerate() if thread.name.startswith("earnorm-")}
+        threads = {thread for thread in threading.enumerate() if thread.name in SIDE}
         assert threads
 
     assert not [thread for thread in threads if thread.is_alive()]

@@ -37,7 +37,6 @@ from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
 from earnorm.trimming import Trimming
-from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
 __all__ = ["Database"]
@@ -92,7 +91,7 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = self.log.runner(version)
-        self.wakeup: Wakeup = self._engines.new_wakeup()
+        self.wakeup = self._engines.new_wakeup()
         self.retention = None if retention is None else seconds_of(retention)
         trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)
         self._make_worker = partial(

@@ -25,7 +25,7 @@ class SQLAlchemyStore:
         self._statements = Statements(engine.dialect)
         self._words = {engine.dialect.driver: (self._dialect, self._statements)}
         self._engine = engine.execution_options(**self._dialect.own_transactions)
-        self._reader = self._engine.execution_options(**READONLY)
+        self._reader = self._engine.execution_options(**READONLY, **self._dialect.own_reads)
         self._clock = clock or SystemClock()
 
     @property

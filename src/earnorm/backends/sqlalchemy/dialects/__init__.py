@@ -28,11 +28,13 @@ class Dialect(Protocol):
     """One database's way of doing what SQLAlchemy has no common word, or no fast one, for.
 
     own_transactions  execution options of the transactions that the store begins itself
+    own_reads         those of the ones that only read, beside READONLY
     locks_rows        whether a row can be locked alone; else whoever writes has the whole database
     guards            DDL that stands beside the table of the log; each does nothing that is done already
     """
 
     own_transactions: Mapping[str, Any]
+    own_reads: Mapping[str, Any]
     locks_rows: bool
     guards: Sequence[str]
 

@@ -64,6 +64,8 @@ class PostgreSQL:
     """The store's words for PostgreSQL."""
 
     own_transactions: Mapping[str, Any] = {"isolation_level": "READ COMMITTED"}
+    # Each statement then has a snapshot of its own, as under READ COMMITTED, and two round trips fewer.
+    own_reads: Mapping[str, Any] = {"isolation_level": "AUTOCOMMIT"}
     locks_rows = True
     guards: Sequence[str] = GUARDS
 

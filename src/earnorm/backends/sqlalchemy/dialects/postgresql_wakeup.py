@@ -28,8 +28,9 @@ __all__ = ["PostgreSQLWakeup"]
 
 _log = logging.getLogger("earnorm.wakeup")
 
-# Seconds between two notifications of a process: what is committed meanwhile shares the second one.
-_MOMENT = 0.005
+# Seconds between two notifications of a process: what is committed meanwhile shares the second one. They double while
+# commits come all the time, since workers that find something each time they look need no waking.
+_MOMENT, _LONG_MOMENT = 0.005, 0.02
 # Seconds of silence after which the notifier gives its connection back.
 _SILENCE = 60.0
 
@@ -120,6 +121,7 @@ class _Notifier(SideThread):
         self._asked.set()
 
     def _work(self) -> None:
+        moment = _MOMENT
         while True:
             if not self._asked.wait(None if self._connection is None else _SILENCE):
                 self._disconnect()
@@ -128,8 +130,9 @@ class _Notifier(SideThread):
             self._asked.clear()
             if self._pending:
                 self._send()
-            if self._ending.wait(_MOMENT) and not self._pending:
+            if self._ending.wait(moment) and not self._pending:
                 return
+            moment = min(2 * moment, _LONG_MOMENT) if self._pending else _MOMENT
 
     def _send(self) -> None:
         self._pending = False

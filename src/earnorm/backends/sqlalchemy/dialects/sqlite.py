@@ -165,6 +165,7 @@ class SQLite:
     """The store's words for SQLite."""
 
     own_transactions: Mapping[str, Any] = {}
+    own_reads: Mapping[str, Any] = {}
     locks_rows = False
     guards: Sequence[str] = ()
 

@@ -1,0 +1,91 @@
+"""Delivery: a backlog worked off, beside raw loops and other queues, on SQLite and PostgreSQL."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from benchmarks.report import Row
+from benchmarks.saving import running
+from benchmarks.servers import KINDS, targets
+from benchmarks.timing import Clocked
+
+__all__ = ["Size", "delivery"]
+
+SECTION = "Delivering a backlog, handlers that do nothing: time an event"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many events a backlog has, those of the slowest peers, and how often each is worked off."""
+
+    events: int
+    slow: int
+    rounds: int
+
+
+RAW = {"SQLite": "raw_sqlite", "PostgreSQL": "raw"}
+# On SQLite one worker works at a time.
+PEERS = {"SQLite": ["huey"], "PostgreSQL": ["raw_queue", "pgqueuer", "procrastinate", "two"]}
+# Peers of which fewer are measured: they take their time.
+SLOW = {"huey", "pgqueuer", "procrastinate"}
+NAMES = {"raw_queue": "raw SKIP LOCKED queue"}
+
+# Beside the raw reader of the log; None: printed for its own sake.
+OURS: dict[str, tuple[str, float | None]] = {
+    "ours": ("async handler", 2.0),
+    "hydrated": ("async handler with its record", None),
+    "threads": ("plain handler, in threads", None),
+    "failing": ("async handler, one in a hundred fails", None),
+}
+# Beside one worker, and beside the best peer.
+TWO_WORKERS = 1 / 1.6
+BESIDE = {"SQLite": ("huey", 0.1), "PostgreSQL": ("pgqueuer", 0.2)}
+# What fails a run is a step far back from where it stands.
+GROSS = 40.0
+
+
+def delivery(size: Size) -> Iterator[Row]:
+    for kind in KINDS:
+        names = [RAW[kind], *OURS, *PEERS[kind]]
+        with targets(kind, names) as urls:
+            if isinstance(urls, str):
+                yield Row(SECTION, kind, 0, remark=urls)
+                continue
+            with running(urls, "benchmarks.delivering") as (ready, missing):
+                found = _measure(ready, size)
+            yield from _rows(kind, found, missing)
+
+
+def _measure(contestants: Mapping[str, Clocked], size: Size) -> dict[str, float]:
+    """Nanoseconds an event, the best of some rounds, in which everybody has a turn."""
+    found: dict[str, float] = {}
+    for _ in range(size.rounds):
+        for name, clocked in contestants.items():
+            count = size.slow if name in SLOW else size.events
+            took = clocked(count) / count * 1e9
+            found[name] = min(found.get(name, took), took)
+    return found
+
+
+def _rows(kind: str, found: Mapping[str, float], missing: Mapping[str, str]) -> Iterator[Row]:
+    raw = found[RAW[kind]]
+    peers: dict[str, float | str] = {
+        NAMES.get(name, name): found[name] / raw if name in found else missing[name]
+        for name in PEERS[kind]
+        if name != "two"
+    }
+    for name, (what, target) in OURS.items():
+        times = {"raw reader": raw, "earnorm": found[name]}
+        beside = peers if name == "ours" else {}
+        rate = f"{1e9 / found[name]:,.0f} events a second"
+        title = f"{kind}: {what}, beside a raw reader of the log"
+        yield Row(SECTION, title, found[name] / raw, "x", target, None, times, beside, rate, gross_at=GROSS)
+    peer, target = BESIDE[kind]
+    if peer in found:
+        times = {peer: found[peer], "earnorm": found["ours"]}
+        rate = f"{1e9 / found[peer]:,.0f} a second by {peer}"
+        title = f"{kind}: async handler, beside {peer}"
+        yield Row(SECTION, title, found["ours"] / found[peer], "x", target, None, times, remark=rate, gross_at=GROSS)
+    if kind == "PostgreSQL":
+        times = {"one": found["ours"], "two": found["two"]}
+        ratio = found["two"] / found["ours"]
+        yield Row(SECTION, f"{kind}: two workers, beside one", ratio, "x", TWO_WORKERS, None, times, gross_at=GROSS)
