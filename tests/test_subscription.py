@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -11,12 +12,15 @@ from earnorm.bus import EventBus
 from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
+from earnorm.front import Front
 from earnorm.registry import ModelInfo
-from earnorm.store import Advance, Settlement
-from earnorm.subscription import Audience, Counts, Subscription, Window, fold, plan
+from earnorm.slots import slot_of
+from earnorm.store import Cursor, Follower, Settlement
+from earnorm.subscription import Audience, Counts, Subscription, Window, fold, passed, plan
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)
+SHARED, OWN = (Cursor(group="default", name=name, worker="ada", fence=1) for name in ("", "audit"))
 MAIL, AUDIT = Subscription("mail"), Subscription("audit")
 LOOSE = Subscription("loose", ordered=False)
 
@@ -40,9 +44,23 @@ def entries(*keys: str) -> list[Entry]:
     return [entry(position, key) for position, key in enumerate(keys, start=1)]
 
 
-def window(keys, *subscriptions, cursors=None, end=None) -> Window:
-    cursors = {s.name: 0 for s in subscriptions} if cursors is None else cursors
-    return plan(entries(*keys), end or len(keys), cursors, lambda _: subscriptions, NOON)
+def follower(name: str, start: int = 0, *, apart: bool = False) -> Follower:
+    return Follower(name=name, group="default", start=start, apart=apart, seen=NOON)
+
+
+def window(keys, *subscriptions, starts=None, end=None) -> Window:
+    starts = {s.name: 0 for s in subscriptions} if starts is None else starts
+    front = Front([SHARED], [follower(name, start) for name, start in starts.items()])
+    return plan(entries(*keys), end or len(keys), front, lambda _: subscriptions)
+
+
+def folded(made: Window, outcomes) -> Settlement:
+    return fold(made, outcomes, LATER, "ada", {})
+
+
+def moves(settlement: Settlement) -> dict[str, int]:
+    """Where the cursors that move go, by their names."""
+    return {a.cursor.name: a.position for a in settlement.advances if a.position > a.cursor.position}
 
 
 def positions(lanes) -> list[list[int]]:
@@ -75,7 +93,7 @@ class TestLanes:
         assert ["audit", "mail", "audit", "mail"] == [lane[0].subscription for lane in made.lanes]
 
     def test_what_a_subscription_has_passed_is_not_given_to_it(self):
-        made = window(["order:1", "order:2"], MAIL, AUDIT, cursors={"mail": 1, "audit": 0})
+        made = window(["order:1", "order:2"], MAIL, AUDIT, starts={"mail": 1, "audit": 0})
 
         assert {"mail": [2], "audit": [1, 2]} == {
             name: [lane[0].entry.position for lane in made.lanes if lane[0].subscription == name]
@@ -83,51 +101,60 @@ class TestLanes:
         }
 
     def test_a_subscription_that_is_not_recorded_gets_nothing(self):
-        assert () == window(["order:1"], MAIL, cursors={}).lanes
+        assert () == window(["order:1"], MAIL, starts={}).lanes
 
     def test_a_window_nobody_moves_in_is_empty(self):
         assert Window().is_empty
-        assert window([], MAIL, cursors={"mail": 7}, end=7).is_empty
-        assert not window([], MAIL, cursors={"mail": 6}, end=7).is_empty
+        assert plan([], 7, Front([replace(SHARED, position=7)], []), lambda _: (MAIL,)).is_empty
+        assert not plan([], 7, Front([replace(SHARED, position=6)], []), lambda _: (MAIL,)).is_empty
 
 
 class TestFolding:
-    def test_all_subscriptions_advance_to_the_end_each_from_its_own_place(self):
-        made = window(["order:1", "order:2"], MAIL, cursors={"mail": 1, "audit": 0, "ahead": 9}, end=5)
-        settlement = fold(made, [[Done()]], LATER)
+    def test_all_cursors_advance_to_the_end_but_those_past_it(self):
+        ahead = replace(OWN, name="ahead", position=9)
+        front = Front([replace(SHARED, position=1), OWN, ahead], [follower("mail"), follower("audit", apart=True)])
+        made = plan(entries("order:1", "order:2"), 5, front, lambda _: (MAIL,))
+        settlement = folded(made, [[Done()]])
 
-        assert {"mail": Advance(1, 5), "audit": Advance(0, 5)} == settlement.advances
+        assert {"": 5, "audit": 5} == moves(settlement)
         assert [] == aside(settlement)
+        assert settlement.advances == passed(made, [[Done()]], "ada", {}).advances
+
+    def test_a_window_of_which_something_is_kept_is_not_simply_passed(self):
+        made = window(["order:1"], MAIL)
+        for outcomes in ([[Retry(5, "")]], [[]], [[Dead("")]], [[Done((entry(1),))]]):
+            assert passed(made, outcomes, "ada", {}) is None
+        assert passed(made.hold_back({("mail", "order:1")}), [], "ada", {}) is None
 
     def test_what_is_done_or_skipped_leaves_nothing_behind(self):
-        settlement = fold(window(["order:1", "order:2"], MAIL), [[Done()], [Skipped("when")]], LATER)
+        settlement = folded(window(["order:1", "order:2"], MAIL), [[Done()], [Skipped("when")]])
 
         assert [] == aside(settlement)
 
     def test_a_failure_is_set_aside_with_its_next_attempt(self):
         made = window(["order:1"], MAIL)
-        (kept,) = fold(made, [[Retry(5, "boom")]], LATER).set_aside
+        (kept,) = folded(made, [[Retry(5, "boom")]]).set_aside
 
         assert (2, LATER + timedelta(seconds=5), "boom", "open") == (kept.attempt, kept.due, kept.error, kept.state)
 
     def test_behind_a_failure_later_events_of_the_record_wait_without_an_attempt(self):
         made = window(["order:1", "order:2", "order:1", "order:1"], MAIL)
-        settlement = fold(made, [[Retry(5, "boom")], [Done()]], LATER)
+        settlement = folded(made, [[Retry(5, "boom")], [Done()]])
 
         assert [("mail", 1, 2, "open"), ("mail", 3, 1, "open"), ("mail", 4, 1, "open")] == aside(settlement)
-        assert {"mail": Advance(0, 4)} == settlement.advances
+        assert {"": 4} == moves(settlement)
         assert [LATER, LATER] == [delivery.due for delivery in settlement.set_aside[1:]]
 
     def test_a_dead_letter_is_kept_and_blocks_nobody(self):
         made = window(["order:1", "order:1"], MAIL)
 
-        assert [("mail", 1, 1, "dead")] == aside(fold(made, [[Dead("boom"), Done()]], LATER))
+        assert [("mail", 1, 1, "dead")] == aside(folded(made, [[Dead("boom"), Done()]]))
 
     def test_behind_what_is_set_aside_already_nothing_runs(self):
         made = window(["order:1", "order:2", "order:1"], MAIL).hold_back({("mail", "order:1")})
 
         assert [[2]] == positions(made.lanes)
-        assert [("mail", 1, 1, "open"), ("mail", 3, 1, "open")] == aside(fold(made, [[Done()]], LATER))
+        assert [("mail", 1, 1, "open"), ("mail", 3, 1, "open")] == aside(folded(made, [[Done()]]))
 
     def test_another_subscription_is_not_held_back(self):
         made = window(["order:1"], MAIL, AUDIT).hold_back({("mail", "order:1")})
@@ -137,23 +164,31 @@ class TestFolding:
 
 class TestStopping:
     def test_what_was_not_begun_stays_in_the_log(self):
-        made = window(["order:1", "order:2", "order:3"], MAIL, AUDIT, cursors={"mail": 0, "audit": 0}, end=9)
-        settlement = fold(made, [[Done()], [Done()], [], [Done()], [], [Done()]], LATER)
+        front = Front([SHARED, OWN], [follower("mail"), follower("audit", apart=True)])
+        made = plan(entries("order:1", "order:2", "order:3"), 9, front, lambda _: (MAIL, AUDIT))
+        settlement = folded(made, [[Done()], [Done()], [], [Done()], [], [Done()]])
 
-        assert {"mail": Advance(0, 1), "audit": Advance(0, 9)} == settlement.advances
+        assert {"": 1, "audit": 9} == moves(settlement)
         assert [] == aside(settlement)
+
+    def test_a_cursor_stops_before_what_one_of_its_subscriptions_did_not_begin(self):
+        made = window(["order:1", "order:2", "order:3"], MAIL, AUDIT, end=9)
+        settlement = folded(made, [[Done()], [Done()], [], [Done()], [], []])
+
+        assert {"": 2} == moves(settlement)
+        assert [("mail", 2, 1, "open")] == aside(settlement)
 
     def test_before_what_has_ended_it_is_set_aside_uncounted(self):
         made = window(["order:1", "order:2", "order:1", "order:3"], MAIL)
-        settlement = fold(made, [[], [Done()], []], LATER)
+        settlement = folded(made, [[], [Done()], []])
 
-        assert {"mail": Advance(0, 2)} == settlement.advances
+        assert {"": 2} == moves(settlement)
         assert [("mail", 1, 1, "open")] == aside(settlement)
 
     def test_a_first_delivery_not_begun_moves_nothing(self):
-        settlement = fold(window(["order:1"], MAIL), [[]], LATER)
+        settlement = folded(window(["order:1"], MAIL), [[]])
 
-        assert ({}, [], [], []) == (
+        assert ([], [], [], []) == (
             settlement.advances,
             settlement.set_aside,
             settlement.rescheduled,
@@ -163,7 +198,7 @@ class TestStopping:
     def test_what_waits_beyond_the_cursor_is_read_again_rather_than_kept_twice(self):
         made = window(["order:2", "order:1"], MAIL).hold_back({("mail", "order:1")})
 
-        assert [] == aside(fold(made, [[]], LATER))
+        assert [] == aside(folded(made, [[]]))
 
 
 class TestRedelivery:
@@ -171,7 +206,15 @@ class TestRedelivery:
         return Delivery(subscription="mail", entry=entry(1, "order:1"), due=NOON, attempt=3, id=7, **details)
 
     def folded(self, *outcomes) -> Settlement:
-        return fold(Window().redeliver([self.due()]), [list(outcomes)], LATER)
+        made = plan([], 0, Front([SHARED], [follower("mail")]), lambda _: ())
+        return folded(made.redeliver([self.due()]), [list(outcomes)])
+
+    def test_it_is_settled_under_the_lease_of_its_slot(self):
+        lower, upper = replace(SHARED, last=31), replace(SHARED, first=32)
+        made = plan([], 0, Front([lower, upper], [follower("mail")]), lambda _: ()).redeliver([self.due()])
+        held = lower if slot_of("order:1", b"") < 32 else upper
+
+        assert [(held, 0)] == [(a.cursor, a.position) for a in folded(made, [[Done()]]).advances]
 
     def test_it_runs_before_what_is_new(self):
         made = window(["order:2"], MAIL).redeliver([self.due()])

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from earnorm.backends.memory import MemoryStore
 from earnorm.clock import VirtualClock
+from earnorm.store import Presence, Registration
 from earnorm.tenure import Tenure
+
+MAIL = frozenset({"mail"})
 
 
 @pytest.fixture
@@ -22,15 +25,25 @@ def store(clock):
     return MemoryStore(clock)
 
 
-def held_by(store, worker):
+def held_by(store, worker, seconds=10):
     with store.begin() as transaction:
-        return transaction.claim(worker, 10)
+        transaction.subscribe([Registration(name="mail")])
+        expires = transaction.now() + timedelta(seconds=seconds)
+        # Of two that know as much a dedicated one goes before.
+        transaction.enter(Presence(worker=worker, expires=expires, knows=MAIL, dedicated=True))
+        (cursor,) = transaction.cursors()
+        return transaction.take(cursor, worker)
 
 
 def worker_of(pid, clock, store):
     """The name a worker of process `pid` on this host has."""
     place, _, token = Tenure(store, clock, 10).worker.rsplit("/", 2)
     return f"{place}/{pid}/{token}"
+
+
+def looked(tenure):
+    tenure.look(MAIL)
+    return tenure.held
 
 
 @pytest.fixture
@@ -43,20 +56,19 @@ def dead():
 
 def test_a_process_of_this_host_that_is_gone_is_taken_over_from_at_once(store, clock, dead):
     before = held_by(store, worker_of(dead, clock, store))
-    tenure = Tenure(store, clock, 10)
+    (lease,) = looked(Tenure(store, clock, 10))
 
-    assert tenure.take()
-    assert tenure.lease is not None
-    assert tenure.lease.fence > before.fence
+    assert lease.fence > before.fence
+    assert 1 == lease.deaths
 
 
 def test_a_process_that_lives_keeps_its_lease_until_it_runs_out(store, clock):
     held_by(store, worker_of(os.getpid(), clock, store))
     tenure = Tenure(store, clock, 10)
 
-    assert not tenure.take()
+    assert [] == looked(tenure)
     clock.advance(10)
-    assert tenure.take()
+    assert 1 == len(looked(tenure))
 
 
 @pytest.mark.parametrize("name", ["elsewhere:1/{dead}/ab", "ada", "{place}/no-number/ab"])
@@ -64,4 +76,54 @@ def test_of_anybody_else_nothing_is_known(store, clock, dead, name):
     place = Tenure(store, clock, 10).worker.rsplit("/", 2)[0]
     held_by(store, name.format(dead=dead, place=place))
 
-    assert not Tenure(store, clock, 10).take()
+    assert [] == looked(Tenure(store, clock, 10))
+
+
+def test_while_handlers_run_it_says_that_it_is_alive(store, clock):
+    held_by(store, "ada", 0)
+    tenure = Tenure(store, clock, 9)
+    looked(tenure)
+    for _ in range(10):
+        clock.advance(3)
+        tenure.keep()
+
+    with store.begin() as transaction:
+        assert [(tenure.worker, clock.now() + timedelta(seconds=9))] == [
+            (worker.worker, worker.expires) for worker in transaction.workers()
+        ]
+
+
+def test_one_that_was_buried_knows_it_by_its_next_heartbeat(store, clock):
+    held_by(store, "ada", 0)
+    tenure = Tenure(store, clock, 9)
+    looked(tenure)
+    clock.advance(9)
+    with store.begin() as transaction:
+        assert transaction.bury(tenure.worker)
+    tenure.keep()
+
+    assert [] == tenure.held
+    assert 1 == len(looked(tenure))
+
+
+def test_resting_it_holds_nothing_and_stays_in_sight(store, clock):
+    held_by(store, "ada", 0)
+    tenure = Tenure(store, clock, 9)
+    looked(tenure)
+    tenure.rest()
+
+    with store.begin() as transaction:
+        assert [""] == [cursor.worker for cursor in transaction.cursors()]
+        assert [(tenure.worker, True)] == [(worker.worker, worker.idle) for worker in transaction.workers()]
+
+
+def test_two_share_and_one_that_leaves_is_replaced(store, clock):
+    held_by(store, "ada", 0)
+    one, other = Tenure(store, clock, 9), Tenure(store, clock, 9)
+    looked(one)
+    looked(other)
+    looked(one)
+
+    assert [32, 32] == [sum(c.last - c.first + 1 for c in looked(tenure)) for tenure in (other, one)]
+    one.leave()
+    assert [(0, 63)] == [cursor.slots for cursor in looked(other)]

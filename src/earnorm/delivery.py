@@ -49,6 +49,8 @@ class Delivery:
 
     `attempt` is the number of the coming (or, when dead, the last) attempt, from 1. `due` is the earliest time of it.
     A delivery with `ordered` waits for every earlier open one with `ordered` of its subscription and key.
+    `worker` runs it on its own, apart from any batch, and others leave it alone. A `suspect` may have killed its
+    process, and so runs alone.
     """
 
     subscription: str
@@ -58,4 +60,6 @@ class Delivery:
     ordered: bool = True
     state: Literal["open", "dead"] = "open"
     error: str = ""
+    worker: str = ""
+    suspect: bool = False
     id: int = 0

@@ -832,10 +832,22 @@ class StoreError(EarnORMError):
 class LeaseLost(StoreError):
     """This worker's lease passed to someone else; what it wanted to write down was not written."""
 
-    def __init__(self, worker: str, fence: int) -> None:
-        super().__init__(f"worker {worker} lost its lease (fence {fence}); another one works on from the last settle")
+    def __init__(self, worker: str, lease: str) -> None:
+        super().__init__(f"worker {worker} lost its lease of {lease}; whoever has it works on from the last settle")
         self.worker = worker
-        self.fence = fence
+        self.lease = lease
+
+
+class NameTakenTwice(StoreError):
+    """A handler has been renamed, and both its names are recorded as subscriptions of their own."""
+
+    def __init__(self, name: str, former: str) -> None:
+        super().__init__(
+            f"handler {name!r} says formerly={former!r}, and both are recorded as subscriptions, each with a cursor; "
+            f"take formerly= away, and retire {former!r} once nothing of it is open"
+        )
+        self.name = name
+        self.former = former
 
 
 class ConnectionLost(StoreError):

@@ -8,6 +8,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import StrEnum
 from types import FunctionType, MethodType
 from typing import Any, Literal, TypeVar, get_args
@@ -20,6 +21,7 @@ from earnorm.errors import (
     UnknownOption,
 )
 from earnorm.names import real_module
+from earnorm.store import Since
 
 __all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "make_handler"]
 
@@ -54,6 +56,9 @@ class Options:
     when      a function with injected arguments; the handler runs only if it returns true
     delivery  "transaction", "after_commit" or "durable", where the decorator leaves a choice
     ordered   durable only: later events of a record wait while an earlier one is set aside (default True)
+    group     durable only: with which others it is worked, paused and deployed (default "default")
+    since     durable only: where it starts when it is new: "beginning", a time, or a position (default: now)
+    formerly  durable only: names that it had before, under which it is known to the log
     """
 
     name: str | None = None
@@ -63,6 +68,9 @@ class Options:
     when: Callable[..., Any] | None = None
     delivery: DeliveryMode | None = None
     ordered: bool | None = None
+    group: str | None = None
+    since: Since | None = None
+    formerly: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, decorator: str, given: Mapping[str, Any]) -> Options:
@@ -81,7 +89,7 @@ _DEFAULT_OPTIONS = Options()
 
 def _checked(decorator: str, option: str, value: Any) -> Any:
     check, expected = _CHECKS[option]
-    if option in ("before", "after"):
+    if option in ("before", "after", "formerly"):
         value = _handler_names(value)
     if not check(value):
         raise InvalidOption(decorator, option, value, expected)
@@ -100,6 +108,12 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable() and not value.isspace()
 
 
+def _is_since(value: Any) -> bool:
+    if isinstance(value, datetime):
+        return value.utcoffset() is not None
+    return value == "beginning" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
 def _is_plain_function(value: Any) -> bool:
     return callable(value) and not inspect.iscoroutinefunction(value)
 
@@ -112,6 +126,16 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "when": (_is_plain_function, "a plain function that returns true or false"),
     "delivery": (lambda v: v in get_args(DeliveryMode), "one of 'transaction', 'after_commit', 'durable'"),
     "ordered": (lambda v: isinstance(v, bool), "True or False"),
+    "group": (_is_name, "a printable name of 1 to 200 characters"),
+    "since": (_is_since, "'beginning', a datetime with a time zone, or a position (a whole number of at least 0)"),
+    "formerly": (lambda v: isinstance(v, tuple) and all(map(_is_name, v)), "a name, or a list of names"),
+}
+
+# What the log knows of a durable handler, and nothing else has.
+_SUBSCRIBING = {
+    "group": "only durable handlers belong to a group",
+    "since": "only durable handlers have a place in the log",
+    "formerly": "only durable handlers are known to the log by a name",
 }
 
 _sequence = itertools.count()
@@ -190,6 +214,10 @@ def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, op
     if options.ordered is not None and phase is not Phase.DURABLE:
         why = f"only durable handlers have set-aside events to wait for, this one runs {phase.value}"
         raise OptionWithoutMeaning(decorator, "ordered", options.ordered, why)
+    if phase is not Phase.DURABLE:
+        for option, why in _SUBSCRIBING.items():
+            if value := getattr(options, option):
+                raise OptionWithoutMeaning(decorator, option, value, f"{why}, this one runs {phase.value}")
     return phase
 
 

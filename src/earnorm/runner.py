@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from random import Random
@@ -128,12 +128,21 @@ class Runner:
         self._random = random or Random()  # noqa: S311  jitter is no secret
         self._version = -1
         self._handlers: dict[str, Handler] = {}
+        self._recorded: Mapping[str, str] = {}
+
+    def record(self, names: Mapping[str, str]) -> None:
+        """From now on subscriptions go by their recorded names, given here by those of their handlers."""
+        self._recorded = dict(names)
+        self._version = -1
 
     def handler(self, name: str) -> Handler | None:
-        """The durable handler of this name, if this process has it."""
+        """The durable handler of the subscription of this name, if this process has it."""
         version = self._bus.registry.version
         if version != self._version:
-            self._handlers = {handler.name: handler for handler in self._bus.registry.durable()}
+            named = self._recorded
+            self._handlers = {
+                named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()
+            }
             self._version = version
         return self._handlers.get(name)
 

@@ -1,4 +1,4 @@
-"""The store: the log, its subscriptions' cursors, the lease, and deliveries set aside. A contract of verbs.
+"""The store: the log, subscriptions, the cursors that workers lease, and deliveries set aside. A contract of verbs.
 
 Whatever implements it must pass `earnorm.testing.StoreSuite`. The plainest implementation, and the
 oracle for the others, is `earnorm.backends.memory`.
@@ -13,29 +13,150 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from earnorm.delivery import Delivery
 from earnorm.event import Entries, Entry
+from earnorm.slots import LAST_SLOT
 
-__all__ = ["Advance", "Intake", "Lease", "Seen", "Settlement", "Store", "Transaction"]
+__all__ = [
+    "DEFAULT_GROUP",
+    "SHARED",
+    "Advance",
+    "Cursor",
+    "Follower",
+    "Group",
+    "Intake",
+    "Plan",
+    "Presence",
+    "Range",
+    "Registration",
+    "Seen",
+    "Settlement",
+    "Since",
+    "Store",
+    "Transaction",
+    "Waiting",
+]
+
+Range = tuple[int, int]
+"""Slots, from the first to the last of them."""
+
+Since = Literal["beginning"] | datetime | int
+"""Where a new subscription starts: at the log's beginning, at a time, or at a position (which it is given too)."""
+
+DEFAULT_GROUP = "default"
+"""The group of subscriptions that name none."""
+
+SHARED = ""
+"""The name of the cursor that a group's subscriptions share."""
+
+
+# --- who is subscribed -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A subscription to be recorded. Without `since` it starts at the horizon; `formerly` are names it had before."""
+
+    name: str
+    group: str = DEFAULT_GROUP
+    since: Since | None = None
+    formerly: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Follower:
+    """A subscription as it is recorded: it is given the entries past `start` by the cursor that it follows.
+
+    That is its group's shared one or, while `apart`, one of its own name. `seen` is when a process that knows its
+    handler was last there.
+    """
+
+    name: str
+    group: str
+    start: int
+    apart: bool = False
+    paused: bool = False
+    seen: datetime
+
+    @property
+    def cursor(self) -> str:
+        """The name of the cursor that it follows."""
+        return self.name if self.apart else SHARED
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work the log until `expires`. `fence` grows with every change of hands."""
+class Group:
+    """Subscriptions that are worked, paused and deployed together.
+
+    `generation` grows whenever it changes who follows which cursor, and with every pause.
+    """
+
+    name: str
+    generation: int = 0
+    paused: bool = False
+
+
+# --- who works -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """A worker as the others see it: alive until `expires`, by the store's clock.
+
+    knows      the recorded names of the subscriptions that it can run, in the groups that it works
+    dedicated  a process of its own, which comes before workers embedded in others
+    idle       it holds nothing and wants nothing now
+    """
 
     worker: str
-    fence: int
     expires: datetime
+    knows: frozenset[str] = frozenset()
+    dedicated: bool = False
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """How far a range of slots has been worked, and the lease on it: who holds it, under which fence.
+
+    name    SHARED, or the subscription whose own it is
+    fence   grows with every change of hands
+    deaths  how many holders in a row died without a settle
+    """
+
+    group: str
+    name: str = SHARED
+    first: int = 0
+    last: int = LAST_SLOT
+    position: int = 0
+    worker: str = ""
+    fence: int = 0
+    deaths: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name or f'group {self.group}'}, slots {self.first} to {self.last}, fence {self.fence}"
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What tells it from the others."""
+        return self.group, self.name, self.first
+
+    @property
+    def slots(self) -> Range:
+        return self.first, self.last
+
+
+# --- settling --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Move a subscription's cursor from `previous` to `position`."""
+    """Move a cursor, as it was read, to `position`. Where that is its own, its lease alone is called for."""
 
-    previous: int
+    cursor: Cursor
     position: int
 
 
@@ -47,31 +168,55 @@ class Seen:
     event: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who was thought to follow a group's shared cursor, as of a generation of the group."""
+
+    generation: int
+    followers: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What one batch came to: written down whole, or not at all.
 
-    advances     by subscription
+    worker       who settles; the cursors in `advances` and the deliveries in `running` must be held by it
+    advances     cursors that were read for it
+    plans        by group, who was given what its shared cursor passes
     set_aside    deliveries that could not be handled now: new rows, in the order given
-    rescheduled  deliveries set aside before (by `id`) that stay, with their new attempt, due, state and error
+    rescheduled  deliveries set aside before (by `id`) that stay, with what of them changed
     finished     ids of deliveries set aside before that are over
+    running      ids of deliveries that this worker ran on its own (their `worker`), and must still be its own
     emitted      events of handlers that are done, for the log
     seen         the last event that was read for this batch, which must stand where it was read: a server that took
                  over after a failure may have lost it, and given its position to another
 
-    Rows that were removed meanwhile are passed over.
+    Rows that were removed meanwhile are passed over, and so are those that another worker runs.
     """
 
-    advances: Mapping[str, Advance] = field(default_factory=dict[str, Advance])
+    worker: str
+    advances: Sequence[Advance] = ()
+    plans: Mapping[str, Plan] = field(default_factory=dict[str, Plan])
     set_aside: Sequence[Delivery] = ()
     rescheduled: Sequence[Delivery] = ()
     finished: Sequence[int] = ()
+    running: Sequence[int] = ()
     emitted: Sequence[Entry] = ()
     seen: Seen | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Open deliveries of one subscription: when the earliest that may run is due; whether some run on their own."""
+
+    due: datetime | None
+    running: bool = False
+
+
 class Transaction(Protocol):
     """The verbs, inside one database transaction."""
+
+    # --- the log ---
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Add `entries` to the log, in order, in one statement. Their `position` is the store's to give."""
@@ -81,50 +226,121 @@ class Transaction(Protocol):
         """`append`, for entries that share all but their id, key and data: each of those is written once."""
         ...
 
-    def subscribe(self, names: Sequence[str]) -> None:
-        """Record subscriptions not recorded yet, each starting at the horizon read now. Idempotent."""
-        ...
-
     def now(self) -> datetime:
-        """The store's clock, aware, UTC. It alone decides what is due and whose lease has run out."""
+        """The store's clock, aware, UTC. It alone decides what is due and who is still alive."""
         ...
 
     def horizon(self) -> int:
         """The last position that is safe to read: no transaction still open can commit one at or below it."""
         ...
 
-    def read(self, after: int, upto: int, limit: int) -> list[Entry]:
-        """Entries with `after < position <= upto`, by position, `limit` at most."""
+    def read(self, after: int, upto: int, limit: int, slots: Sequence[Range] = ()) -> list[Entry]:
+        """Entries with `after < position <= upto`, by position, `limit` at most; of these ranges, if any are given."""
         ...
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         """The first entry of record `key` called `name` past position `after`."""
         ...
 
-    def cursors(self) -> dict[str, int]:
-        """Every recorded subscription and the position it has passed."""
-        ...
+    # --- subscriptions ---
 
-    def claim(self, worker: str, seconds: float) -> Lease | None:
-        """Take or renew the lease, or None while another worker holds it unexpired.
+    def subscribe(self, registrations: Sequence[Registration]) -> dict[str, str]:
+        """Record subscriptions not recorded yet, and that all were seen now; the recorded name of each.
 
-        A renewal by its holder keeps the fence; any other success raises it.
+        A new one starts at the horizon read now, or where `since` says. One that was recorded under a former name
+        keeps that name. A group that has changed is changed. Raises NameTakenTwice.
         """
         ...
 
-    def holder(self) -> Lease | None:
-        """The lease as it was last claimed, run out or not; None if it was given back."""
+    def followers(self) -> list[Follower]:
+        """Every recorded subscription, by name."""
         ...
 
-    def release(self, lease: Lease) -> None:
-        """Give the lease back, so that the next claim need not wait. Nothing happens if it was lost."""
+    def groups(self) -> dict[str, Group]:
+        """Every group, by name."""
         ...
 
-    def due(self, limit: int) -> list[Delivery]:
-        """Open deliveries whose time has come, longest due first.
+    def pause(self, name: str, *, paused: bool) -> bool:
+        """Have a subscription worked by nobody, or again; whether there is one of that name."""
+        ...
 
-        Of ordered ones only the lowest open of its (subscription, key), even when that one is due later than
-        others behind it.
+    def pause_group(self, name: str, *, paused: bool) -> bool:
+        """`pause`, for all of a group."""
+        ...
+
+    def part(self, group: str, names: Sequence[str]) -> None:
+        """Give those of these subscriptions that follow the shared cursor one of their own, where that stands now."""
+        ...
+
+    def rejoin(self, name: str) -> bool:
+        """Let a subscription follow the shared cursor again, if its own has nothing more to catch up; whether it does.
+
+        That is when its own stands at one place, and no part of the shared one past it.
+        """
+        ...
+
+    def retire(self, name: str) -> int | None:
+        """Forget a subscription, its names, its cursor and what it hears, and drop its open deliveries.
+
+        Returns how many deliveries those were; None if there is no such subscription. Its dead letters stay.
+        """
+        ...
+
+    # --- workers and their leases ---
+
+    def enter(self, presence: Presence) -> None:
+        """Say that a worker is there, in place of what it said before."""
+        ...
+
+    def beat(self, worker: str, expires: datetime) -> bool:
+        """Keep a worker alive; False if it is not there any more, and so has lost whatever it held."""
+        ...
+
+    def leave(self, worker: str) -> None:
+        """A worker goes, and gives back all that it holds. What it ran on its own may be run by others."""
+        ...
+
+    def bury(self, worker: str, *, dead: bool = False) -> bool:
+        """`leave`, for a worker that has died: by the clock, unless it is known to be `dead`. Whether it was.
+
+        Waits for its settle under way. Each cursor that it held counts one death.
+        """
+        ...
+
+    def workers(self) -> list[Presence]:
+        """Every worker that is there, the dead ones too, by name."""
+        ...
+
+    def cursors(self) -> list[Cursor]:
+        """Every cursor, by group, name and first slot."""
+        ...
+
+    def take(self, cursor: Cursor, worker: str) -> Cursor | None:
+        """Lease a cursor that nobody else holds, under a new fence, as it stands now; None if it cannot be had."""
+        ...
+
+    def release(self, cursors: Sequence[Cursor]) -> None:
+        """Give leases back, so that others need not wait. Those that were lost are passed over."""
+        ...
+
+    def split(self, cursor: Cursor, at: int) -> Cursor:
+        """Keep the slots below `at` of a cursor held, under a new fence, and give the others back. Raises LeaseLost."""
+        ...
+
+    def merge(self, cursor: Cursor, beside: Cursor) -> Cursor:
+        """Make one of two that are held, stand alike and meet, `beside` being the upper one. Raises LeaseLost."""
+        ...
+
+    # --- deliveries set aside ---
+
+    def waiting(self) -> dict[str, Waiting]:
+        """The subscriptions that have open deliveries."""
+        ...
+
+    def due(self, subscription: str, slots: Sequence[Range], limit: int) -> list[Delivery]:
+        """Its open deliveries in these ranges whose time has come and that nobody runs, the longest due first.
+
+        Of ordered ones only the lowest open of its key, even when that one is due later than others behind it.
         """
         ...
 
@@ -132,22 +348,32 @@ class Transaction(Protocol):
         """Those of the (subscription, key) pairs that have an open ordered delivery set aside, to be waited for."""
         ...
 
-    def open(self) -> tuple[int, datetime | None]:
-        """How many deliveries are open, and when the earliest that may run is due."""
-        ...
-
     def deliveries(self, event: str | None = None) -> list[Delivery]:
         """Deliveries set aside, open and dead, oldest first; of one event id if given."""
         ...
 
-    def settle(self, lease: Lease, settlement: Settlement) -> None:
-        """Write a batch down. Raises LeaseLost, and writes nothing, if fence, cursors or log are not as expected."""
+    def running(self, worker: str) -> list[Delivery]:
+        """Deliveries that this worker runs on its own, oldest first."""
+        ...
+
+    def settle(self, settlement: Settlement) -> None:
+        """Write a batch down.
+
+        Raises LeaseLost, and writes nothing, if a fence, a position, the log or who follows is not as expected. A
+        subscription that parted from the shared cursor since the plan moves on with what it was given.
+        """
         ...
 
 
 @runtime_checkable
 class Store(Protocol):
-    """Where the log lives."""
+    """Where the log lives.
+
+    `divides` says whether several workers may each have a range of one cursor; else one has it whole.
+    """
+
+    @property
+    def divides(self) -> bool: ...
 
     def begin(self, *, readonly: bool = False) -> AbstractContextManager[Transaction]:
         """A transaction of the store's own: committed on leaving, rolled back on an exception.

@@ -1,12 +1,12 @@
 """Subscriptions: what one read of the log asks for, lane by lane, and what its outcomes come to. No I/O, no threads.
 
-A `Window` goes from the lowest cursor to `end`. Its lanes are run; `fold` makes of their outcomes the settlement.
+A `Window` goes from a front's lowest cursor to `end`. Its lanes are run; `fold` makes of their outcomes the settlement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from earnorm.bus import EventBus
@@ -14,12 +14,25 @@ from earnorm.declared import declared_of
 from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
+from earnorm.front import NOBODY, Front
 from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Kind
-from earnorm.registry import TRASHING, ModelInfo, in_order
-from earnorm.store import Advance, Seen, Settlement, Transaction
+from earnorm.registry import TRASHING, ModelInfo, Registry, in_order
+from earnorm.slots import slot_of
+from earnorm.store import DEFAULT_GROUP, Advance, Cursor, Plan, Registration, Seen, Settlement
 
-__all__ = ["Audience", "Counts", "Lane", "Pair", "Subscription", "Window", "due_for", "fold", "next_due", "plan"]
+__all__ = [
+    "Audience",
+    "Counts",
+    "Lane",
+    "Pair",
+    "Subscription",
+    "Window",
+    "fold",
+    "passed",
+    "plan",
+    "registrations_of",
+]
 
 Lane = tuple[Delivery, ...]
 Pair = tuple[str, str]
@@ -50,24 +63,34 @@ class Audience:
         self._events = events
         self._version = -1
         self._names: frozenset[str] = frozenset()
+        self._recorded: Mapping[str, str] = {}
         self._heard: dict[Pair, tuple[Subscription, ...]] = {}
 
     @property
     def names(self) -> frozenset[str]:
+        """Of the handlers, as this process calls them."""
         self._look()
         return self._names
+
+    def registrations(self) -> list[Registration]:
+        return registrations_of(self._bus.registry)
+
+    def record(self, names: Mapping[str, str]) -> None:
+        """From now on its subscriptions go by their recorded names, given here by those of their handlers."""
+        self._recorded = dict(names)
+        self._heard = {}
 
     def hearing(self, entry: Entry) -> tuple[Subscription, ...]:
         self._look()
         info = self._bus.registry.models.get(entry.subject)
         verb = entry.name.removeprefix(f"{entry.subject}.")
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
-            return _subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
+            return self._subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
         # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
         heard, key = self._heard, (entry.subject, entry.name)
         found = heard.get(key)
         if found is None:
-            found = heard[key] = _subscriptions(self._hearing_name(entry, info, verb))
+            found = heard[key] = self._subscriptions(self._hearing_name(entry, info, verb))
         return found
 
     def _look(self) -> None:
@@ -108,9 +131,20 @@ class Audience:
         except PayloadError:
             return otherwise
 
+    def _subscriptions(self, handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
+        named = self._recorded
+        return tuple(Subscription(named.get(h.name, h.name), h.ordered) for h in handlers if h.phase is Phase.DURABLE)
 
-def _subscriptions(handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
-    return tuple(Subscription(h.name, h.ordered) for h in handlers if h.phase is Phase.DURABLE)
+
+def registrations_of(registry: Registry) -> list[Registration]:
+    """What is to be recorded of the durable handlers known here."""
+    return [_registration(handler) for handler in registry.durable()]
+
+
+def _registration(handler: Handler) -> Registration:
+    options = handler.options
+    group = options.group or DEFAULT_GROUP
+    return Registration(name=handler.name, group=group, since=options.since, formerly=options.formerly)
 
 
 # --- a window --------------------------------------------------------------------------------
@@ -120,22 +154,22 @@ def _subscriptions(handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
 class Window:
     """What there is to do now.
 
-    end       the position every subscription in `cursors` moves to, unless it stands there already
-    cursors   where the subscriptions of this process stand
+    end       the position that every cursor of the front moves to, unless it stands there already
+    front     the cursors that were read for, and who follows them
     lanes     deliveries to run: in order within a lane, side by side across lanes
     behind    deliveries to set aside at once, since an earlier one of their record is
     seen      the last entry that was read for it
     """
 
     end: int = 0
-    cursors: Mapping[str, int] = field(default_factory=dict[str, int])
+    front: Front = NOBODY
     lanes: tuple[Lane, ...] = ()
     behind: tuple[Delivery, ...] = ()
     seen: Seen | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not self.lanes and all(cursor >= self.end for cursor in self.cursors.values())
+        return not self.lanes and not self.behind and all(cursor.position >= self.end for cursor in self.front.cursors)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -156,51 +190,38 @@ class Window:
 
 
 def plan(
-    entries: Iterable[Entry],
-    end: int,
-    cursors: Mapping[str, int],
-    hearing: Callable[[Entry], Iterable[Subscription]],
-    now: datetime,
+    entries: Sequence[Entry], end: int, front: Front, hearing: Callable[[Entry], Iterable[Subscription]]
 ) -> Window:
-    """The window of `entries`, which are all there are up to position `end`.
+    """The window of `entries`, which are all there are up to position `end` in the slots of the front.
 
-    A subscription that is not in `cursors` gets nothing, one that stands past an entry does not get that entry again.
+    A subscription that follows none of its cursors gets nothing, and one that stands past an entry does not get that
+    entry again.
     """
     lanes: dict[tuple[object, ...], list[Delivery]] = {}
-    last: Entry | None = None
+    floors = front.floors
     for entry in entries:
-        last = entry
+        key, position = entry.key, entry.position
         for subscription in hearing(entry):
-            if cursors.get(subscription.name, end) >= entry.position:
+            name = subscription.name
+            floor = floors.get(name)
+            if floor is None:
                 continue
-            ordered = subscription.ordered and bool(entry.key)
-            delivery = Delivery(subscription=subscription.name, entry=entry, due=now, ordered=ordered)
-            place = _pair(delivery) if ordered else (subscription.name, entry.position, "")
-            lanes.setdefault(place, []).append(delivery)
-    seen = None if last is None else Seen(last.position, last.id)
-    return Window(end, cursors, tuple(map(tuple, lanes.values())), seen=seen)
+            if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
+                continue
+            ordered = subscription.ordered and bool(key)
+            delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
+            place = (name, key) if ordered else (name, position, "")
+            lane = lanes.get(place)
+            if lane is None:
+                lanes[place] = [delivery]
+            else:
+                lane.append(delivery)
+    seen = Seen(entries[-1].position, entries[-1].id) if entries else None
+    return Window(end, front, tuple(map(tuple, lanes.values())), seen=seen)
 
 
 def _pair(delivery: Delivery) -> Pair:
     return delivery.subscription, delivery.entry.key
-
-
-def due_for(transaction: Transaction, names: frozenset[str], limit: int) -> list[Delivery]:
-    """Deliveries due for these subscriptions. Others are left alone, however many of them stand in front."""
-    asked = limit
-    while True:
-        found = transaction.due(asked)
-        ours = [delivery for delivery in found if delivery.subscription in names]
-        if ours or len(found) < asked:
-            return ours[:limit]
-        asked *= 4
-
-
-def next_due(transaction: Transaction) -> float | None:
-    """Seconds to the next delivery set aside, if it is yet to come."""
-    _, due = transaction.open()
-    seconds = (due - transaction.now()).total_seconds() if due is not None else 0.0
-    return seconds if seconds > 0 else None
 
 
 # --- what its outcomes come to ---------------------------------------------------------------
@@ -219,20 +240,43 @@ class _Unbegun:
 _Fate = Outcome | _Waiting | _Unbegun
 
 
-def fold(window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime) -> Settlement:
+def passed(
+    window: Window, outcomes: Sequence[Sequence[Outcome]], worker: str, plans: Mapping[str, Plan]
+) -> Settlement | None:
+    """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
+    if window.behind or not _all_done(window.lanes, outcomes):
+        return None
+    return Settlement(worker=worker, advances=_advances(window, {}), plans=plans, seen=window.seen)
+
+
+def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
+    for lane, ended in zip(lanes, outcomes, strict=True):
+        if len(ended) != len(lane) or lane[0].id:
+            return False
+        for outcome in ended:
+            if type(outcome) is not Done or outcome.emitted:
+                return False
+    return True
+
+
+def fold(
+    window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime, worker: str, plans: Mapping[str, Plan]
+) -> Settlement:
     """The settlement of `window`: `outcomes[i]` are those of lane i, as far as it came.
 
-    What was not begun stays in the log, and its subscription's cursor before it. Only where a later delivery
-    of that subscription has ended is it set aside instead, its attempt not counted, so that nothing runs twice.
+    What was not begun stays in the log, and its cursor before it. Only where a later delivery by that cursor has
+    ended is it set aside instead, its attempt not counted, so that nothing runs twice.
     """
     fates = list(_fates(window.lanes, outcomes))
     fresh = [(delivery, fate) for delivery, fate in fates if not delivery.id]
-    ends = _ends(fresh, window.end)
+    ends = _ends(window.front, fresh, window.end)
     fresh += [(delivery, _Waiting()) for delivery in window.behind]
-    reached = [(d, f) for d, f in fresh if d.entry.position <= ends.get(d.subscription, window.end)]
+    reached = [(d, f) for d, f in fresh if d.entry.position <= _end_of(window, ends, d)]
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
-        advances=_advances(window, ends),
+        worker=worker,
+        advances=_advances(window, ends, [delivery for delivery, _ in again]),
+        plans=plans,
         set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
         rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
@@ -248,22 +292,34 @@ def _fates(lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]]) -> Iter
             yield delivery, ended[index] if index < len(ended) else rest
 
 
-def _ends(fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[str, int]:
-    """Where the subscriptions stop that do not reach the window's end."""
-    unbegun: dict[str, int] = {}
-    ended: dict[str, int] = {}
+def _ends(front: Front, fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
+    """Where the cursors stop that do not reach the window's end."""
+    unbegun: dict[Cursor, int] = {}
+    ended: dict[Cursor, int] = {}
     for delivery, fate in fresh:
-        name, position = delivery.subscription, delivery.entry.position
+        cursor, position = front.cursor_of(delivery.subscription, delivery.entry), delivery.entry.position
+        assert cursor is not None
         if isinstance(fate, _Unbegun):
-            unbegun[name] = min(unbegun.get(name, end), position)
+            unbegun[cursor] = min(unbegun.get(cursor, end), position)
         elif not isinstance(fate, _Waiting):
-            ended[name] = max(ended.get(name, 0), position)
-    return {name: max(first - 1, ended.get(name, 0)) for name, first in unbegun.items()}
+            ended[cursor] = max(ended.get(cursor, 0), position)
+    return {cursor: max(first - 1, ended.get(cursor, 0)) for cursor, first in unbegun.items()}
 
 
-def _advances(window: Window, ends: Mapping[str, int]) -> dict[str, Advance]:
-    moves = ((name, cursor, ends.get(name, window.end)) for name, cursor in window.cursors.items())
-    return {name: Advance(cursor, position) for name, cursor, position in moves if cursor < position}
+def _end_of(window: Window, ends: Mapping[Cursor, int], delivery: Delivery) -> int:
+    if not ends:
+        return window.end
+    cursor = window.front.cursor_of(delivery.subscription, delivery.entry)
+    assert cursor is not None
+    return ends.get(cursor, window.end)
+
+
+def _advances(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
+    """How the cursors move; those that do not are named too where deliveries set aside ran under their lease."""
+    front = window.front
+    under = {front.cursor_of(delivery.subscription, delivery.entry) for delivery in again}
+    reached = ((cursor, max(cursor.position, ends.get(cursor, window.end))) for cursor in front.cursors)
+    return [Advance(cursor, to) for cursor, to in reached if to > cursor.position or cursor in under]
 
 
 def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delivery]:

@@ -1,4 +1,4 @@
-"""A tenure: the lease as one worker holds it. Taken when there is work, renewed when a third of it has passed."""
+"""A tenure: what one worker holds, and what it knows of the others. Looked after between batches, kept up meanwhile."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from earnorm.clock import Clock
-from earnorm.errors import ConnectionLost
-from earnorm.store import Lease, Store
+from earnorm.errors import ConnectionLost, LeaseLost
+from earnorm.shares import Moves, View, moves_of
+from earnorm.store import Cursor, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
 
 _log = logging.getLogger("earnorm.worker")
+
+# Seconds that what was seen of the others is good for; a pause has to be heeded within two.
+_LOOK = 1.0
+# Of an idle worker nobody waits for anything, so it may be looked at as alive for longer, and say so more rarely.
+_IDLE_LIFE = 3.0
+# Moves follow from moves, as a take from a burial; no more than so many in a row.
+_ROUNDS = 16
 
 
 def _here() -> str:
@@ -40,59 +51,193 @@ def _is_dead(worker: str) -> bool:
 
 
 class Tenure:
-    """Claims, keeps and gives back the lease under an identity that no other process or fork ever has."""
+    """Takes, keeps and gives back cursors under an identity that no other process or fork ever has."""
 
-    def __init__(self, store: Store, clock: Clock, seconds: float) -> None:
+    def __init__(self, store: Store, clock: Clock, seconds: float, *, dedicated: bool = False) -> None:
         self.worker = f"{_here()}/{os.getpid()}/{secrets.token_hex(4)}"
-        self.lease: Lease | None = None
         self.third = seconds / 3
+        self.view: View | None = None
         self._store = store
         self._clock = clock
         self._seconds = seconds
-        self._since = 0.0
+        self._dedicated = dedicated
+        self._said: Presence | None = None
+        self._beaten = 0.0
+        self._looked = 0.0
+        self._left_to_others: float | None = None
 
     @property
-    def fresh(self) -> bool:
-        return self.lease is not None and self._clock.monotonic() - self._since < self.third
+    def held(self) -> list[Cursor]:
+        """The cursors that are this worker's, as far as it knows."""
+        return [] if self.view is None else [c for c in self.view.cursors if c.worker == self.worker]
 
-    def take(self) -> bool:
-        """Claim or renew the lease; False while another worker has it."""
-        since = self._clock.monotonic()
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last look is good enough to work by."""
+        return self.view is not None and self._clock.monotonic() - self._looked < min(_LOOK, self.third)
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def look(self, knows: frozenset[str], *, active: bool = True) -> None:
+        """See who works what, and take and give back what is this worker's to take and to give back."""
+        for _ in range(_ROUNDS):
+            self._looked = self._clock.monotonic()
+            self._say(knows, idle=not active)
+            with self._store.begin(readonly=True) as transaction:
+                view = _view(transaction)
+            self.view = view
+            if self._bury(view):
+                continue
+            assert self._said is not None
+            moves = moves_of(view, self._said, divides=self._store.divides, patient=self._is_patient())
+            self._notice_others(view, moves)
+            if not active:
+                moves.take.clear()
+            if not self._carry_out(moves):
+                return
+
+    def _say(self, knows: frozenset[str], *, idle: bool) -> None:
+        """Be there, and say so again when a third of the lease has passed."""
+        said = self._said
+        same = said is not None and (said.knows, said.idle) == (knows, idle)
+        life = self._seconds * (_IDLE_LIFE if idle else 1.0)
+        if same and self._clock.monotonic() - self._beaten < life / 3:
+            return
+        beaten = self._clock.monotonic()
         with self._store.begin() as transaction:
-            lease = transaction.claim(self.worker, self._seconds)
-            if lease is None and (held := transaction.holder()) is not None and _is_dead(held.worker):
-                # Killed beside us: nobody needs to wait until its lease runs out.
-                transaction.release(held)
-                lease = transaction.claim(self.worker, self._seconds)
-        self.lease, self._since = lease, since
-        return lease is not None
+            expires = transaction.now() + timedelta(seconds=life)
+            if not (same and transaction.beat(self.worker, expires)):
+                said = Presence(worker=self.worker, expires=expires, knows=knows, dedicated=self._dedicated, idle=idle)
+                transaction.enter(said)
+        self._said, self._beaten = said, beaten
+
+    def _bury(self, view: View) -> bool:
+        """The dead are buried by whoever sees them first; whether any were."""
+        buried = False
+        for worker in view.workers:
+            known_dead = _is_dead(worker.worker)
+            if worker.worker == self.worker or not (known_dead or worker.expires <= view.now):
+                continue
+            with self._store.begin() as transaction:
+                buried = transaction.bury(worker.worker, dead=known_dead) or buried
+        return buried
+
+    def _notice_others(self, view: View, moves: Moves) -> None:
+        """Remember since when cursors have been left to others that have not taken them."""
+        free = any(not cursor.worker for cursor in view.cursors)
+        if not free or moves.take:
+            self._left_to_others = None
+        elif self._left_to_others is None:
+            self._left_to_others = self._clock.monotonic()
+
+    def _is_patient(self) -> bool:
+        since = self._left_to_others
+        return since is None or self._clock.monotonic() - since < self._seconds
+
+    # --- moving ------------------------------------------------------------------------------
+
+    def _carry_out(self, moves: Moves) -> bool:
+        """Do what there is to do; whether it may have changed what there is to see."""
+        if not moves:
+            return False
+        try:
+            self._give_back(moves)
+            for group, names in moves.part.items():
+                with self._store.begin() as transaction:
+                    transaction.part(group, names)
+            for name in moves.rejoin:
+                with self._store.begin() as transaction:
+                    transaction.rejoin(name)
+            return self._take(moves) or any((moves.release, moves.split, moves.part, moves.rejoin, moves.merge))
+        except LeaseLost as lost:
+            _log.info("%s", lost)
+            return True
+
+    def _give_back(self, moves: Moves) -> None:
+        if moves.release:
+            with self._store.begin() as transaction:
+                transaction.release(moves.release)
+        for cursor, at in moves.split:
+            with self._store.begin() as transaction:
+                transaction.split(cursor, at)
+        for cursor, beside in moves.merge:
+            with self._store.begin() as transaction:
+                transaction.merge(cursor, beside)
+
+    def _take(self, moves: Moves) -> bool:
+        """Whether anything could be had. What of a cursor is too much goes back with the same transaction."""
+        taken = False
+        for cursor, slots in moves.take:
+            with self._store.begin() as transaction:
+                got = transaction.take(cursor, self.worker)
+                if got is not None and got.last - got.first + 1 > slots:
+                    transaction.split(got, got.first + slots)
+            taken = taken or got is not None
+        return taken
+
+    # --- meanwhile ---------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """Renew the lease while handlers run, if it is time. Should that fail, the settle will tell."""
-        if self.lease is None or self.fresh:
+        """Stay alive while handlers run, if it is time to say so. Should that fail, the settle will tell."""
+        if self._said is None or self._clock.monotonic() - self._beaten < self.third:
             return
+        beaten = self._clock.monotonic()
         try:
-            self.take()
+            with self._store.begin() as transaction:
+                alive = transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds))
         except ConnectionLost:
             # Behind the next connection may stand a server that knows less: what runs is not to be settled there.
-            self.lease = None
+            self.forget()
             _log.warning("the connection broke while handlers ran; their events are handled again", exc_info=True)
         except Exception:  # noqa: BLE001  a store may raise anything, and handlers are under way
-            self._since = self._clock.monotonic()
+            self._beaten = beaten - self.third / 2
             _log.warning("the lease could not be renewed; trying again", exc_info=True)
+        else:
+            self._beaten = beaten
+            if not alive:
+                self.forget()
 
-    def forget(self, fence: int) -> None:
-        """That lease is lost. A newer one, taken again while handlers ran, is still ours to use and to give back."""
-        if self.lease is not None and self.lease.fence == fence:
-            self.lease = None
+    def moved(self, cursors: Iterable[Cursor]) -> None:
+        """They were settled, and stand there now."""
+        if self.view is not None:
+            now = {cursor.place: cursor for cursor in cursors}
+            self.view = replace(self.view, cursors=[now.get(c.place, c) for c in self.view.cursors])
 
-    def release(self) -> None:
-        """Give the lease back, so that another process need not wait for it to run out."""
-        lease, self.lease = self.lease, None
-        if lease is None:
+    def stale(self) -> None:
+        """Something was noticed that asks for another look before more is done."""
+        self._looked = float("-inf")
+
+    def forget(self) -> None:
+        """Nothing that was seen is to be relied on: not who holds what, and not where it stands."""
+        self.view = None
+        self._said = None
+
+    def rest(self) -> None:
+        """Hold nothing while there is nothing to do, but stay in sight."""
+        said = self._said
+        if said is not None and not said.idle:
+            held, self.view = self.held, None
+            with self._store.begin() as transaction:
+                transaction.release(held)
+            self._say(said.knows, idle=True)
+
+    def leave(self) -> None:
+        """Give everything back and be gone, so that no other process need wait."""
+        known, self.view, self._said = self._said, None, None
+        if known is None:
             return
         try:
             with self._store.begin() as transaction:
-                transaction.release(lease)
+                transaction.leave(self.worker)
         except Exception:  # noqa: BLE001  a store may raise anything, and nothing depends on it
-            _log.warning("the lease could not be given back; it runs out by itself", exc_info=True)
+            _log.warning("the leases could not be given back; they run out by themselves", exc_info=True)
+
+
+def _view(transaction: Transaction) -> View:
+    return View(
+        groups=transaction.groups(),
+        followers=transaction.followers(),
+        cursors=transaction.cursors(),
+        workers=transaction.workers(),
+        now=transaction.now(),
+    )

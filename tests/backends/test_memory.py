@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from earnorm.backends.memory import MemoryStore
-from earnorm.store import Store
+from earnorm.store import Registration, Store
 from earnorm.testing.store_suite import StoreSuite
 
 
@@ -45,7 +45,7 @@ def test_threads_subscribing_at_once_lose_none():
     def work(name):
         for number in range(100):
             with store.begin() as t:
-                t.subscribe([f"{name}:{number}"])
+                t.subscribe([Registration(name=f"{name}:{number}")])
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
     for thread in threads:
@@ -54,4 +54,4 @@ def test_threads_subscribing_at_once_lose_none():
         thread.join()
 
     with store.begin() as t:
-        assert 400 == len(t.cursors())
+        assert 400 == len(t.followers())

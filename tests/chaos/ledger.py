@@ -85,7 +85,7 @@ def stored(url):
                 for position, event, name, key, data in log
             ],
             letters=rows("SELECT subscription, state, error FROM earnorm_delivery"),
-            holder=rows("SELECT worker FROM earnorm_lease")[0][0],
+            holder=" ".join(row[0] for row in rows("SELECT worker FROM earnorm_cursor WHERE worker <> ''")),
             integrity=rows("PRAGMA integrity_check")[0][0] if url.startswith("sqlite") else "ok",
         )
     engine.dispose()

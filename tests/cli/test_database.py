@@ -148,7 +148,7 @@ def test_status_tells_what_is_done_and_what_is_pending(url):
     told = run("status", "--url", url)
 
     assert "step 2 (make_subscriptions): done" in told.stdout
-    assert "step 3 (make_lease): pending" in told.stdout
+    assert "step 3 (make_workers): pending" in told.stdout
     assert (0, f"{LAST - 2} steps pending") == (told.exit_code, told.stdout.splitlines()[-1].rpartition(": ")[2])
 
 

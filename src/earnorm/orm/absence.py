@@ -57,13 +57,15 @@ class Absence:
         self._stood = waits
 
     def _waiting(self, transaction: Transaction) -> int | None:
-        """Where the last of our subscriptions stands, if events wait for it and nobody has the lease."""
-        names = frozenset(self._names())
-        lowest = min((at for name, at in transaction.cursors().items() if name in names), default=None)
+        """Where the last of our subscriptions stands, if events wait for it and no worker lives that knows it."""
+        names = set(self._names())
+        ours = {(f.group, f.cursor) for f in transaction.followers() if f.name in names}
+        lowest = min((c.position for c in transaction.cursors() if (c.group, c.name) in ours), default=None)
         if lowest is None or lowest >= transaction.horizon():
             return None
-        holder = transaction.holder()
-        return lowest if holder is None or holder.expires <= transaction.now() else None
+        now = transaction.now()
+        alive = any(worker.expires > now and worker.knows & names for worker in transaction.workers())
+        return None if alive else lowest
 
     def close(self) -> None:
         """Wait for a look under way, which has a connection in its hands."""

@@ -30,6 +30,7 @@ from earnorm.orm.loading import load, snapshot
 from earnorm.registry import ModelInfo
 from earnorm.runner import Hydrated
 from earnorm.settling import settling_here
+from earnorm.subscription import registrations_of
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 
 __all__ = ["DatabaseLog", "Kept", "durable_names"]
@@ -102,8 +103,10 @@ class DatabaseLog:
     def subscribe(self, transaction: SQLAlchemyTransaction) -> None:
         """Record the handlers of this process, and learn of those of all others."""
         _warn_of_unattached(self.bus)
-        transaction.subscribe(durable_names(self.bus))
-        transaction.hear(interests_of(self.bus.registry))
+        durable_names(self.bus)
+        recorded = transaction.subscribe(registrations_of(self.bus.registry))
+        heard = interests_of(self.bus.registry)
+        transaction.hear({recorded[name]: patterns for name, patterns in heard.items()})
         self._learn(transaction)
 
     def look(self, connection: Connection) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -12,23 +13,31 @@ import pytest
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
-from earnorm.store import Advance, Seen, Settlement, Store
+from earnorm.slots import slot_of
+from earnorm.store import DEFAULT_GROUP, Seen, Settlement, Store, Waiting
 from earnorm.testing._store_verbs import (
     NOON,
     append,
     blocked,
     changed,
-    claim,
+    cursor_of,
     deliveries,
+    dies,
     due,
+    enter,
     entry,
     look,
-    open_,
+    move,
+    plan_of,
+    positions,
     read_all,
     set_aside,
     settle,
     settle_everything,
+    settlement,
     subscribe,
+    take,
+    waiting,
 )
 
 
@@ -38,118 +47,122 @@ class DeliverySuite:
     # --- settling ---
 
     def test_settling_moves_the_cursors(self, store: Store) -> None:
-        lease = claim(store)
-        subscribe(store, "mail", "audit", "search")
-        settle(store, lease, advances={"mail": Advance(0, 5), "audit": Advance(0, 5), "search": Advance(0, 3)})
-        settle(store, lease, advances={"mail": Advance(5, 9)})
+        subscribe(store, "mail")
+        subscribe(store, "search", group="search")
+        first, second = take(store), take(store, group="search")
+        settle(store, first, advances=(*move(first, 5), *move(second, 3)))
+        settle(store, first, advances=move(cursor_of(store), 9))
 
-        with store.begin() as t:
-            assert t.cursors() == {"mail": 9, "audit": 5, "search": 3}
+        assert {("default", "", 0): 9, ("search", "", 0): 3} == positions(store)
+
+    def test_a_cursor_settled_has_no_deaths_behind_it(self, store: Store, clock: VirtualClock) -> None:
+        dies(store, clock)
+        dies(store, clock)
+        lease = take(store)
+        assert 2 == lease.deaths
+        settle(store, lease)
+
+        assert 0 == cursor_of(store).deaths
 
     def test_what_handlers_emitted_is_appended_with_their_settle(self, store: Store) -> None:
-        lease = claim(store)
-        subscribe(store, "mail")
-        settle(store, lease, advances={"mail": Advance(0, 5)}, emitted=[entry("first"), entry("second")])
+        settle(store, take(store), emitted=[entry("first"), entry("second")])
 
         assert ["first", "second"] == [e.name for e in read_all(store)]
 
     def test_what_handlers_emitted_goes_with_a_refused_settle(self, store: Store) -> None:
-        lease = claim(store)
-        subscribe(store, "mail")
+        lease = take(store)
         with pytest.raises(LeaseLost):
-            settle(store, lease, advances={"mail": Advance(1, 5)}, emitted=[entry("never")])
+            settle(store, lease, advances=move(replace(lease, position=1), 5), emitted=[entry("never")])
 
         assert [] == read_all(store)
 
-    @pytest.mark.parametrize("loss", ["taken over", "given back"])
+    @pytest.mark.parametrize("loss", ["taken over", "given back", "gone", "divided", "another's"])
     def test_a_stale_worker_changes_nothing(self, store: Store, clock: VirtualClock, loss: str) -> None:
-        lease = claim(store, "ada", 10)
-        subscribe(store, "mail")
+        enter(store, "ada")
+        lease = take(store, "ada")
         settle(store, lease, set_aside=[set_aside(), set_aside()])
-        before = look(store)
         if loss == "taken over":
             clock.advance(10)
-            claim(store, "bob", 10)
-        else:
             with store.begin() as t:
-                t.release(lease)
+                assert t.bury("ada")
+            take(store, "bob")
+        elif loss == "given back":
+            with store.begin() as t:
+                t.release([lease])
+        elif loss == "gone":
+            with store.begin() as t:
+                t.leave("ada")
+        elif loss == "divided":
+            with store.begin() as t:
+                t.split(lease, 32)
+        else:
+            lease = replace(lease, worker="bob")
+        before = look(store)
 
         with pytest.raises(LeaseLost) as caught:
             settle_everything(store, lease)
 
-        assert (caught.value.worker, caught.value.fence) == ("ada", lease.fence)
+        assert lease.worker == caught.value.worker
+        assert str(lease) == caught.value.lease
         assert before == look(store)
 
     def test_a_lease_that_ran_out_still_settles_while_nobody_took_over(self, store: Store, clock: VirtualClock) -> None:
-        lease = claim(store, "ada", 10)
-        subscribe(store, "mail")
+        enter(store, "ada")
+        lease = take(store, "ada")
         clock.advance(60)
-        settle(store, lease, advances={"mail": Advance(0, 5)})
+        settle(store, lease, advances=move(lease, 5))
 
-        with store.begin() as t:
-            assert t.cursors() == {"mail": 5}
+        assert 5 == cursor_of(store).position
 
-    @pytest.mark.parametrize("wrong", [{"mail": Advance(1, 5)}, {"unknown": Advance(0, 5)}])
-    def test_a_cursor_that_stands_elsewhere_refuses_the_whole_batch(
-        self, store: Store, wrong: dict[str, Advance]
-    ) -> None:
-        lease = claim(store)
-        subscribe(store, "mail", "audit", "search")
+    def test_a_cursor_that_stands_elsewhere_refuses_the_whole_batch(self, store: Store) -> None:
+        subscribe(store, "mail")
+        subscribe(store, "search", group="search")
+        lease, other = take(store), take(store, group="search")
         before = look(store)
 
-        advances = {"search": Advance(0, 5), "audit": Advance(0, 7), **wrong}
-        with pytest.raises(LeaseLost):
-            settle(store, lease, advances=advances, set_aside=[set_aside()])
+        for wrong in (replace(lease, position=1), replace(lease, name="unknown"), replace(lease, first=5)):
+            with pytest.raises(LeaseLost):
+                settle(store, lease, advances=(*move(other, 7), *move(wrong, 9)), set_aside=[set_aside()])
 
         assert before == look(store)
 
     def test_a_batch_of_events_that_are_not_where_they_were_read_is_refused(self, store: Store) -> None:
         """A server that takes over after a failure may lack the last commits, and give their positions out again."""
-        lease = claim(store)
-        subscribe(store, "mail")
+        lease = take(store)
         append(store, "first", "second")
         first, second = read_all(store)
-        settle(store, lease, advances={"mail": Advance(0, first.position)}, seen=Seen(first.position, first.id))
+        settle(store, lease, advances=move(lease, first.position), seen=Seen(first.position, first.id))
+        lease = replace(lease, position=first.position)
         before = look(store)
 
         for seen in (Seen(second.position, first.id), Seen(second.position + 1, second.id)):
             with pytest.raises(LeaseLost):
-                settle(
-                    store,
-                    lease,
-                    advances={"mail": Advance(first.position, second.position)},
-                    set_aside=[set_aside()],
-                    seen=seen,
-                )
+                settle(store, lease, advances=move(lease, second.position), set_aside=[set_aside()], seen=seen)
 
         assert before == look(store)
-        assert first.position == before[0]["mail"]
 
     def test_a_refused_batch_leaves_the_rest_of_its_transaction_alone(self, store: Store) -> None:
-        lease = claim(store)
-        subscribe(store, "mail")
+        lease = take(store)
         with store.begin() as t:
             t.append([entry("before")])
             with pytest.raises(LeaseLost):
-                t.settle(lease, Settlement(advances={"mail": Advance(1, 5)}, set_aside=[set_aside()]))
+                t.settle(settlement(replace(lease, position=1), set_aside=[set_aside()]))
             t.append([entry("after")])
 
         assert ["before", "after"] == [e.name for e in read_all(store)]
-        with store.begin() as t:
-            assert ({"mail": 0}, []) == (t.cursors(), t.deliveries())
+        assert (0, []) == (cursor_of(store).position, deliveries(store))
 
     def test_a_batch_rolled_back_was_never_settled(self, store: Store) -> None:
         """A store that moved its cursors in place kept them moved."""
-        lease = claim(store)
-        subscribe(store, "mail")
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside(), set_aside()])
         before = look(store)
         first, second = deliveries(store)
         with pytest.raises(ZeroDivisionError), store.begin() as t:
             t.settle(
-                lease,
-                Settlement(
-                    advances={"mail": Advance(0, 5)},
+                settlement(
+                    lease,
+                    advances=move(lease, 5),
                     set_aside=[set_aside()],
                     rescheduled=[changed(first, attempt=2)],
                     finished=[second.id],
@@ -158,6 +171,59 @@ class DeliverySuite:
             raise ZeroDivisionError
 
         assert before == look(store)
+
+    # --- who follows ---
+
+    def test_a_window_planned_without_somebody_who_joined_meanwhile_is_refused(self, store: Store) -> None:
+        """Its cursor would pass them by."""
+        subscribe(store, "mail", "audit")
+        with store.begin() as t:
+            t.part(DEFAULT_GROUP, ["audit"])
+        plan = plan_of(store)
+        lease = take(store)
+        append(store, *"abc")
+        with store.begin() as t:
+            assert t.rejoin("audit")
+        before = look(store)
+
+        with pytest.raises(LeaseLost):
+            settle(store, lease, advances=move(lease, 3), plans=plan)
+
+        assert before == look(store)
+        settle(store, lease, advances=move(lease, 3), plans=plan_of(store))
+
+    def test_one_who_starts_where_the_window_ends_is_not_passed_by(self, store: Store) -> None:
+        subscribe(store, "mail")
+        plan, lease = plan_of(store), take(store)
+        append(store, *"abc")
+        subscribe(store, "audit")
+        settle(store, lease, advances=move(lease, read_all(store)[-1].position), plans=plan)
+
+        assert read_all(store)[-1].position == cursor_of(store).position
+
+    def test_one_who_parted_meanwhile_moves_along_with_what_it_was_given(self, store: Store) -> None:
+        subscribe(store, "mail", "audit")
+        plan, lease = plan_of(store), take(store)
+        append(store, *"abc")
+        with store.begin() as t:
+            t.part(DEFAULT_GROUP, ["audit"])
+        settle(store, lease, advances=move(lease, 3), plans=plan)
+
+        assert 3 == cursor_of(store, name="audit").position
+
+    def test_one_who_parted_and_was_worked_by_another_stays_where_that_one_came(self, store: Store) -> None:
+        subscribe(store, "mail", "audit")
+        plan, lease = plan_of(store), take(store)
+        append(store, *"abc")
+        with store.begin() as t:
+            t.part(DEFAULT_GROUP, ["audit"])
+        other = take(store, "bob", name="audit")
+        settle(store, other, advances=move(other, 1))
+        settle(store, lease, advances=move(lease, 3), plans=plan)
+
+        assert 1 == cursor_of(store, name="audit").position
+
+    # --- deliveries ---
 
     def test_a_delivery_set_aside_comes_back_as_it_went_in(self, store: Store) -> None:
         kept = Delivery(
@@ -169,7 +235,7 @@ class DeliverySuite:
             state="dead",
             error="Traceback …\nValueError: 'Ω'",
         )
-        settle(store, claim(store), set_aside=[kept])
+        settle(store, take(store), set_aside=[kept])
 
         (found,) = deliveries(store)
 
@@ -183,7 +249,7 @@ class DeliverySuite:
         )
 
     def test_deliveries_are_set_aside_in_the_order_given(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside(key=f"user:{number}") for number in range(500)])
         settle(store, lease, set_aside=[set_aside(key="user:last")])
 
@@ -193,7 +259,7 @@ class DeliverySuite:
         assert [d.id for d in found] == sorted({d.id for d in found})
 
     def test_a_delivery_rescheduled_keeps_its_place_and_its_entry(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside(), set_aside("audit")])
         first, second = deliveries(store)
         settle(store, lease, rescheduled=[changed(first, attempt=2, due=NOON + timedelta(hours=1), error="timed out")])
@@ -205,7 +271,7 @@ class DeliverySuite:
         assert second == other
 
     def test_a_delivery_that_is_over_is_gone(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside(key=f"user:{number}") for number in range(3)])
         first, second, third = deliveries(store)
         settle(store, lease, finished=[first.id, third.id])
@@ -213,7 +279,7 @@ class DeliverySuite:
         assert [second] == deliveries(store)
 
     def test_a_delivery_removed_meanwhile_is_passed_over(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside()])
         (gone,) = deliveries(store)
         settle(store, lease, finished=[gone.id])
@@ -226,7 +292,7 @@ class DeliverySuite:
         one, other = entry(position=1), entry(position=2)
         settle(
             store,
-            claim(store),
+            take(store),
             set_aside=[set_aside("mail", entry=one), set_aside("mail", entry=other), set_aside("audit", entry=one)],
         )
 
@@ -238,7 +304,7 @@ class DeliverySuite:
     # --- what may run ---
 
     def test_a_delivery_is_due_from_its_time_on(self, store: Store, clock: VirtualClock) -> None:
-        settle(store, claim(store), set_aside=[set_aside(due=NOON + timedelta(seconds=5))])
+        settle(store, take(store), set_aside=[set_aside(due=NOON + timedelta(seconds=5))])
         clock.advance(4.999)
         assert due(store) == []
         clock.advance(0.001)
@@ -249,7 +315,7 @@ class DeliverySuite:
         times = [3, 1, 2, 1]
         settle(
             store,
-            claim(store),
+            take(store),
             set_aside=[
                 set_aside(key=f"user:{number}", due=NOON + timedelta(seconds=seconds))
                 for number, seconds in enumerate(times)
@@ -261,7 +327,7 @@ class DeliverySuite:
         assert ["user:1", "user:3"] == [d.entry.key for d in due(store, limit=2)]
 
     def test_only_the_lowest_of_a_record_is_due(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(
             store,
             lease,
@@ -274,34 +340,34 @@ class DeliverySuite:
         )
         first, second, other, audit = deliveries(store)
 
-        assert [first, other, audit] == due(store)
+        assert ([first, other], [audit]) == (due(store), due(store, name="audit"))
         settle(store, lease, finished=[first.id])
-        assert [second, other, audit] == due(store)
+        assert ([second, other], [audit]) == (due(store), due(store, name="audit"))
 
     def test_a_later_one_waits_even_when_the_lowest_is_due_after_it(self, store: Store, clock: VirtualClock) -> None:
         later = NOON + timedelta(seconds=60)
-        settle(store, claim(store), set_aside=[set_aside(due=later), set_aside(due=NOON)])
+        settle(store, take(store), set_aside=[set_aside(due=later), set_aside(due=NOON)])
 
         assert due(store) == []
-        assert open_(store) == (2, later)
+        assert waiting(store) == {"mail": Waiting(later)}
         clock.advance(60)
         assert [deliveries(store)[0]] == due(store)
 
     def test_a_dead_delivery_holds_nobody_up(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside(), set_aside()])
         first, second = deliveries(store)
         settle(store, lease, rescheduled=[changed(first, state="dead", error="gave up")])
 
         assert [second] == due(store)
-        assert open_(store) == (1, NOON)
+        assert waiting(store) == {"mail": Waiting(NOON)}
         settle(store, lease, finished=[second.id])
         assert blocked(store, ("mail", "user:1")) == set()
-        assert open_(store) == (0, None)
+        assert waiting(store) == {}
         assert ["gave up"] == [d.error for d in deliveries(store)]
 
     def test_a_dead_letter_opened_again_comes_before_later_ones(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(store, lease, set_aside=[set_aside(state="dead"), set_aside()])
         dead, _ = deliveries(store)
         settle(store, lease, rescheduled=[changed(dead, state="open")])
@@ -312,7 +378,7 @@ class DeliverySuite:
         later = NOON + timedelta(days=1)
         settle(
             store,
-            claim(store),
+            take(store),
             set_aside=[
                 set_aside(ordered=False, due=later),
                 set_aside(ordered=True),
@@ -325,7 +391,7 @@ class DeliverySuite:
         assert [first, free] == due(store)
 
     def test_a_record_is_blocked_while_an_ordered_delivery_of_it_is_open(self, store: Store) -> None:
-        lease = claim(store)
+        lease = take(store)
         settle(
             store,
             lease,
@@ -344,14 +410,88 @@ class DeliverySuite:
         assert blocked(store) == set()
 
     def test_thousands_of_records_are_asked_for_at_once(self, store: Store) -> None:
-        settle(store, claim(store), set_aside=[set_aside(key=f"user:{number}") for number in range(0, 999, 333)])
+        settle(store, take(store), set_aside=[set_aside(key=f"user:{number}") for number in range(0, 999, 333)])
         pairs = [("mail", f"user:{number}") for number in range(2_500)]
 
         assert {("mail", "user:0"), ("mail", "user:333"), ("mail", "user:666")} == blocked(store, *pairs)
 
-    def test_open_tells_how_many_and_when_the_next_may_run(self, store: Store) -> None:
-        assert open_(store) == (0, None)
+    def test_the_store_says_who_waits_and_when_the_next_may_run(self, store: Store) -> None:
+        assert waiting(store) == {}
         soon, later = NOON + timedelta(seconds=1), NOON + timedelta(seconds=9)
-        settle(store, claim(store), set_aside=[set_aside(due=later), set_aside(due=NOON), set_aside("audit", due=soon)])
+        rows = [
+            set_aside(due=later),
+            set_aside(due=NOON),
+            set_aside("audit", due=later),
+            set_aside("audit", "user:2", due=soon),
+            set_aside("audit", "user:3", due=NOON, state="dead"),
+            set_aside("dead", due=NOON, state="dead"),
+            set_aside("search", due=NOON, worker="ada"),
+        ]
+        settle(store, take(store), set_aside=rows)
 
-        assert open_(store) == (3, soon)
+        assert {"mail": Waiting(later), "audit": Waiting(soon), "search": Waiting(None, running=True)} == waiting(store)
+
+    def test_a_delivery_is_due_in_its_slot_alone(self, store: Store) -> None:
+        rows = [set_aside(key=f"user:{number}") for number in range(40)]
+        settle(store, take(store), set_aside=rows)
+        slots = [slot_of(f"user:{number}", b"") for number in range(40)]
+
+        for ranges in ([(0, 9)], [(10, 31), (40, 63)], [(0, 63)]):
+            inside = [f"user:{n}" for n, slot in enumerate(slots) if any(a <= slot <= b for a, b in ranges)]
+            assert inside == [d.entry.key for d in due(store, slots=ranges)]
+
+    # --- on their own, and suspects ---
+
+    def test_what_a_worker_runs_on_its_own_is_left_alone_and_waited_for(self, store: Store) -> None:
+        settle(store, take(store, "ada"), set_aside=[set_aside(worker="ada"), set_aside(), set_aside(key="user:2")])
+        running, _, free = deliveries(store)
+
+        assert [free] == due(store)
+        assert {("mail", "user:1"), ("mail", "user:2")} == blocked(store, ("mail", "user:1"), ("mail", "user:2"))
+        with store.begin(readonly=True) as t:
+            assert ([running], []) == (t.running("ada"), t.running("bob"))
+
+    def test_whoever_runs_it_settles_it_without_a_lease(self, store: Store) -> None:
+        settle(store, take(store, "ada"), set_aside=[set_aside(worker="ada"), set_aside()])
+        running, behind = deliveries(store)
+        with store.begin() as t:
+            t.settle(Settlement(worker="ada", finished=[running.id], running=[running.id], emitted=[entry("done")]))
+
+        assert [behind] == due(store)
+        assert ["done"] == [e.name for e in read_all(store)]
+
+    @pytest.mark.parametrize("gone", ["leave", "bury"])
+    def test_what_it_ran_may_be_run_by_others_once_it_is_gone_and_its_outcome_comes_too_late(
+        self, store: Store, gone: str
+    ) -> None:
+        enter(store, "ada")
+        settle(store, take(store, "ada"), set_aside=[set_aside(worker="ada")])
+        (running,) = deliveries(store)
+        with store.begin() as t:
+            if gone == "leave":
+                t.leave("ada")
+            else:
+                t.bury("ada", dead=True)
+        before = look(store)
+
+        assert [replace(running, worker="")] == due(store)
+        with pytest.raises(LeaseLost), store.begin() as t:
+            t.settle(Settlement(worker="ada", finished=[running.id], running=[running.id], emitted=[entry("late")]))
+        assert before == look(store)
+
+    def test_nobody_else_finishes_or_reschedules_what_a_worker_runs(self, store: Store) -> None:
+        settle(store, take(store, "ada"), set_aside=[set_aside(worker="ada"), set_aside(key="user:2", worker="ada")])
+        first, second = before = deliveries(store)
+        settle(store, take(store, "ada"), set_aside=[])
+        with store.begin() as t:
+            t.settle(Settlement(worker="bob", finished=[first.id], rescheduled=[changed(second, attempt=9)]))
+
+        assert before == deliveries(store)
+
+    def test_a_suspect_is_kept_as_one(self, store: Store) -> None:
+        lease = take(store)
+        settle(store, lease, set_aside=[set_aside(suspect=True), set_aside(key="user:2")])
+        first, second = deliveries(store)
+        settle(store, lease, rescheduled=[changed(first), changed(second, suspect=True, worker="ada")])
+
+        assert [(False, ""), (True, "ada")] == [(d.suspect, d.worker) for d in deliveries(store)]

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import uuid4
 
+from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.event import Entries, Entry
-from earnorm.store import Advance, Lease, Settlement, Store
+from earnorm.slots import LAST_SLOT
+from earnorm.store import (
+    DEFAULT_GROUP,
+    SHARED,
+    Advance,
+    Cursor,
+    Plan,
+    Presence,
+    Range,
+    Registration,
+    Settlement,
+    Store,
+    Waiting,
+)
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FAR = 1_000_000
+WHOLE: Sequence[Range] = ((0, LAST_SLOT),)
 
 
 def entry(name: str = "user.updated", key: str = "user:1", **fields: Any) -> Entry:
@@ -62,30 +79,84 @@ def read_all_in(t: Any) -> list[Entry]:
     return found
 
 
-def subscribe(store: Store, *names: str) -> None:
+def subscribe(store: Store, *names: str, group: str = DEFAULT_GROUP, **words: Any) -> None:
     with store.begin() as t:
-        t.subscribe(names)
+        t.subscribe([Registration(name=name, group=group, **words) for name in names])
 
 
-def claim(store: Store, worker: str = "ada", seconds: float = 10) -> Lease:
+def enter(store: Store, worker: str, seconds: float = 10, **words: Any) -> None:
     with store.begin() as t:
-        lease = t.claim(worker, seconds)
-    assert lease is not None
-    return lease
+        t.enter(Presence(worker=worker, expires=t.now() + timedelta(seconds=seconds), **words))
 
 
-def settle(store: Store, lease: Lease, **parts: Any) -> None:
+def cursor_of(store: Store, group: str = DEFAULT_GROUP, name: str = SHARED) -> Cursor:
+    """The first row of a cursor."""
+    with store.begin(readonly=True) as t:
+        return next(c for c in t.cursors() if (c.group, c.name) == (group, name))
+
+
+def try_take(store: Store, worker: str = "ada", group: str = DEFAULT_GROUP, name: str = SHARED) -> Cursor | None:
     with store.begin() as t:
-        t.settle(lease, Settlement(**parts))
+        return t.take(cursor_of_in(t, group, name), worker)
 
 
-def settle_everything(store: Store, lease: Lease) -> None:
+def cursor_of_in(t: Any, group: str = DEFAULT_GROUP, name: str = SHARED) -> Cursor:
+    found: Cursor = next(c for c in t.cursors() if (c.group, c.name) == (group, name))
+    return found
+
+
+def take(store: Store, worker: str = "ada", group: str = DEFAULT_GROUP, name: str = SHARED) -> Cursor:
+    """Lease a cursor, of the subscription "mail" if there is none yet."""
+    with store.begin() as t:
+        if not t.cursors():
+            t.subscribe([Registration(name="mail", group=group)])
+        taken = t.take(cursor_of_in(t, group, name), worker)
+    assert taken is not None
+    return taken
+
+
+def dies(store: Store, clock: VirtualClock, worker: str = "ada") -> None:
+    """A worker holds the shared cursor when it dies, and is buried."""
+    enter(store, worker)
+    take(store, worker)
+    clock.advance(10)
+    with store.begin() as t:
+        assert t.bury(worker)
+
+
+def plan_of(store: Store, group: str = DEFAULT_GROUP) -> dict[str, Plan]:
+    """Who follows a group's shared cursor now."""
+    with store.begin(readonly=True) as t:
+        followers = frozenset(f.name for f in t.followers() if f.group == group and not f.apart)
+        return {group: Plan(t.groups()[group].generation, followers)}
+
+
+def stay(cursor: Cursor) -> tuple[Advance, ...]:
+    """Settle under a lease whose cursor does not move."""
+    return (Advance(cursor, cursor.position),)
+
+
+def move(cursor: Cursor, position: int) -> tuple[Advance, ...]:
+    return (Advance(cursor, position),)
+
+
+def settle(store: Store, cursor: Cursor, **parts: Any) -> None:
+    with store.begin() as t:
+        t.settle(settlement(cursor, **parts))
+
+
+def settlement(cursor: Cursor, **parts: Any) -> Settlement:
+    """Under a lease; the cursor stays where nothing else is said."""
+    return Settlement(**{"worker": cursor.worker, "advances": stay(cursor), **parts})
+
+
+def settle_everything(store: Store, lease: Cursor) -> None:
     """Try each thing a settlement can hold."""
     first, second = deliveries(store)
     settle(
         store,
         lease,
-        advances={"mail": Advance(0, 5)},
+        advances=move(lease, lease.position + 5),
         set_aside=[set_aside("audit")],
         rescheduled=[changed(first, attempt=2)],
         finished=[second.id],
@@ -97,9 +168,9 @@ def deliveries(store: Store) -> list[Delivery]:
         return t.deliveries()
 
 
-def due(store: Store, limit: int = FAR) -> list[Delivery]:
+def due(store: Store, limit: int = FAR, name: str = "mail", slots: Sequence[Range] = WHOLE) -> list[Delivery]:
     with store.begin(readonly=True) as t:
-        return t.due(limit)
+        return t.due(name, slots, limit)
 
 
 def blocked(store: Store, *pairs: tuple[str, str]) -> set[tuple[str, str]]:
@@ -107,15 +178,21 @@ def blocked(store: Store, *pairs: tuple[str, str]) -> set[tuple[str, str]]:
         return t.blocked(pairs)
 
 
-def open_(store: Store) -> tuple[int, datetime | None]:
+def waiting(store: Store) -> dict[str, Waiting]:
     with store.begin(readonly=True) as t:
-        return t.open()
+        return t.waiting()
 
 
-def look(store: Store) -> tuple[dict[str, int], list[Delivery]]:
+def positions(store: Store) -> dict[tuple[str, str, int], int]:
+    """Where every cursor stands."""
+    with store.begin(readonly=True) as t:
+        return {cursor.place: cursor.position for cursor in t.cursors()}
+
+
+def look(store: Store) -> tuple[list[Cursor], list[Delivery], int]:
     """All that a settlement could have changed."""
     with store.begin(readonly=True) as t:
-        return t.cursors(), t.deliveries()
+        return t.cursors(), t.deliveries(), len(read_all_in(t))
 
 
 def changed(
@@ -125,15 +202,9 @@ def changed(
     due: datetime = NOON,
     state: Literal["open", "dead"] = "open",
     error: str = "",
+    worker: str = "",
+    suspect: bool = False,
 ) -> Delivery:
     """A delivery as a worker would hand it back."""
-    return Delivery(
-        subscription=delivery.subscription,
-        entry=delivery.entry,
-        due=due,
-        attempt=attempt,
-        ordered=delivery.ordered,
-        state=state,
-        error=error,
-        id=delivery.id,
-    )
+    words: dict[str, Any] = {"attempt": attempt, "due": due, "state": state, "error": error}
+    return replace(delivery, worker=worker, suspect=suspect, **words)

@@ -12,8 +12,11 @@ import pytest
 from msgspec import structs
 
 from earnorm.clock import VirtualClock
-from earnorm.store import Lease, Settlement, Store
+from earnorm.slots import slot_of
+from earnorm.store import Presence, Registration, Store
 from earnorm.testing._store_deliveries import DeliverySuite
+from earnorm.testing._store_leases import LeaseSuite
+from earnorm.testing._store_subscriptions import SubscriptionSuite
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
@@ -21,17 +24,18 @@ from earnorm.testing._store_verbs import (
     append,
     append_alike,
     append_entries,
-    claim,
+    cursor_of_in,
     entry,
     read_all,
     read_all_in,
     set_aside,
+    settlement,
 )
 
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(DeliverySuite):
+class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite):
     """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
 
     ```python
@@ -157,17 +161,17 @@ class StoreSuite(DeliverySuite):
         append(store, "kept")
         with pytest.raises(ZeroDivisionError), store.begin() as t:
             t.append([entry("lost")])
-            t.subscribe(["mail"])
-            lease = t.claim("ada", 10)
+            t.subscribe([Registration(name="mail")])
+            t.enter(Presence(worker="ada", expires=NOON))
+            lease = t.take(cursor_of_in(t), "ada")
             assert lease
-            t.settle(lease, Settlement(set_aside=[set_aside()]))
+            t.settle(settlement(lease, set_aside=[set_aside()]))
             raise ZeroDivisionError
 
         assert ["kept"] == [e.name for e in read_all(store)]
         with store.begin() as t:
-            assert t.cursors() == {}
-            assert t.open() == (0, None)
-            assert t.claim("bob", 10) is not None
+            assert ([], {}, [], []) == (t.followers(), t.groups(), t.cursors(), t.workers())
+            assert [] == t.deliveries()
 
     def test_what_a_caller_appends_commits_with_the_caller(
         self, store: Store, caller: Callable[[], AbstractContextManager[Any]]
@@ -210,6 +214,25 @@ class StoreSuite(DeliverySuite):
         with store.begin(readonly=True) as t:
             assert ["d"] == [e.name for e in t.read(passed, t.horizon(), FAR)]
 
+    def test_a_range_of_slots_is_read_apart(self, store: Store) -> None:
+        sent = [entry(key=f"user:{number}" if number % 4 else "") for number in range(200)]
+        append_entries(store, *sent)
+        slots = [slot_of(e.key, e.id.bytes) for e in sent]
+
+        with store.begin(readonly=True) as t:
+            for ranges in ([(0, 31)], [(5, 5), (40, 63)], [(0, 63)], []):
+                inside = [e.id for e, n in zip(sent, slots, strict=True) if any(a <= n <= b for a, b in ranges)]
+                assert (inside if ranges else [e.id for e in sent]) == [e.id for e in t.read(0, FAR, FAR, ranges)]
+                assert inside[:7] == [e.id for e in t.read(0, FAR, 7, ranges)] or not ranges
+
+    def test_entries_alike_have_their_slots_too(self, store: Store) -> None:
+        sent = alike(100, keys=[f"user:{number}" if number % 4 else "" for number in range(100)])
+        append_alike(store, sent)
+        inside = [e.id for e in sent if slot_of(e.key, e.id.bytes) < 20]
+
+        with store.begin(readonly=True) as t:
+            assert inside == [e.id for e in t.read(0, FAR, FAR, [(0, 19)])]
+
     def test_find_gives_the_first_of_that_record_and_name_past_a_position(self, store: Store) -> None:
         append_entries(
             store,
@@ -226,89 +249,3 @@ class StoreSuite(DeliverySuite):
             assert t.find("user:1", "user.deleted", first.position) == second
             assert t.find("user:1", "user.deleted", last.position) is None
             assert t.find("user:3", "user.deleted", 0) is None
-
-    # --- subscriptions ---
-
-    def test_a_subscription_starts_at_the_horizon(self, store: Store) -> None:
-        append(store, *"abc")
-        with store.begin() as t:
-            t.subscribe(["mail", "audit"])
-
-            assert t.cursors() == {"mail": t.horizon(), "audit": t.horizon()}
-
-    def test_a_subscription_is_recorded_once(self, store: Store) -> None:
-        with store.begin() as t:
-            t.subscribe(["mail", "mail"])
-        append(store, *"abc")
-        with store.begin() as t:
-            t.subscribe(["mail", "audit"])
-            t.subscribe([])
-
-            assert t.cursors() == {"mail": 0, "audit": t.horizon()}
-
-    # --- the lease ---
-
-    def test_a_lease_lasts_from_the_stores_own_now(self, store: Store) -> None:
-        lease = claim(store)
-
-        assert (lease.worker, lease.expires) == ("ada", NOON + timedelta(seconds=10))
-
-    def test_a_lease_is_one_workers_at_a_time(self, store: Store, clock: VirtualClock) -> None:
-        claim(store, "ada", 10)
-        clock.advance(9.999)
-
-        with store.begin() as t:
-            assert t.claim("bob", 10) is None
-
-    def test_a_renewal_keeps_the_fence_and_lasts_longer(self, store: Store, clock: VirtualClock) -> None:
-        first = claim(store, "ada", 10)
-        clock.advance(5)
-
-        assert Lease("ada", first.fence, NOON + timedelta(seconds=15)) == claim(store, "ada", 10)
-
-    def test_a_holder_that_is_late_keeps_the_fence_while_nobody_took_over(
-        self, store: Store, clock: VirtualClock
-    ) -> None:
-        first = claim(store)
-        clock.advance(60)
-
-        assert first.fence == claim(store).fence
-
-    def test_a_lease_that_ran_out_is_claimed_by_another_under_a_higher_fence(
-        self, store: Store, clock: VirtualClock
-    ) -> None:
-        first = claim(store, "ada", 10)
-        clock.advance(10)
-
-        assert claim(store, "bob").fence > first.fence
-
-    def test_the_store_says_who_holds_the_lease_even_after_it_ran_out(self, store: Store, clock: VirtualClock) -> None:
-        with store.begin() as t:
-            assert t.holder() is None
-            lease = t.claim("ada", 10)
-        clock.advance(60)
-        with store.begin() as t:
-            assert lease == t.holder()
-            assert lease is not None
-            t.release(lease)
-            assert t.holder() is None
-
-    def test_a_lease_given_back_is_claimed_at_once_under_a_higher_fence(self, store: Store) -> None:
-        first = claim(store, "ada")
-        with store.begin() as t:
-            t.release(first)
-        second = claim(store, "bob")
-        with store.begin() as t:
-            t.release(second)
-        third = claim(store, "bob")
-
-        assert first.fence < second.fence < third.fence
-
-    def test_giving_back_a_lost_lease_takes_it_from_nobody(self, store: Store, clock: VirtualClock) -> None:
-        lost = claim(store, "ada", 10)
-        clock.advance(10)
-        claim(store, "bob", 10)
-        with store.begin() as t:
-            t.release(lost)
-
-            assert t.claim("ada", 10) is None

@@ -44,8 +44,7 @@ def schema(engine):
     with engine.connect() as connection:
         made = connection.execute(text("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")).fetchall()
         steps = connection.execute(text("SELECT step FROM earnorm_schema ORDER BY step")).scalars().all()
-        lease = connection.execute(text("SELECT * FROM earnorm_lease")).fetchall()
-    return made, steps, lease
+    return made, steps
 
 
 @pytest.fixture

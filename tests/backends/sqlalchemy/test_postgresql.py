@@ -16,8 +16,26 @@ from earnorm.backends.sqlalchemy.migrations import STEPS, check, sql, upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.clock import VirtualClock
 from earnorm.errors import LeaseLost, MissingExtra, UnsoundLog, UnsupportedDatabase
-from earnorm.store import Advance, Settlement
-from earnorm.testing._store_verbs import NOON, append_entries, claim, entry, read_all, set_aside, settle, subscribe
+from earnorm.store import Registration, Settlement
+from earnorm.testing._store_verbs import (
+    NOON,
+    append_entries,
+    cursor_of,
+    cursor_of_in,
+    deliveries,
+    enter,
+    entry,
+    move,
+    plan_of,
+    positions,
+    read_all,
+    set_aside,
+    settle,
+    settlement,
+    subscribe,
+    take,
+    try_take,
+)
 from earnorm.testing.store_suite import StoreSuite
 from tests import postgresql as postgres
 
@@ -86,7 +104,7 @@ def wait_for_a_lock(engine):
     """Until some transaction of this test's schema waits for a row."""
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-        "AND strpos(query, 'earnorm_lease') > 0 AND datname = current_database()"
+        "AND strpos(query, 'earnorm_') > 0 AND datname = current_database()"
     )
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         while not connection.exec_driver_sql(query).scalar_one():
@@ -177,21 +195,17 @@ def test_the_time_is_the_database_s_own(store):
 
 def test_two_that_subscribe_at_once_wait_and_agree(store, engine):
     with store.begin() as one:
-        one.subscribe(["b", "a"])
+        one.subscribe([Registration(name="b"), Registration(name="a")])
         other = in_thread(lambda: subscribe(store, "a", "b"))
-        query = (
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, 'subscription') > 0"
-        )
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not connection.exec_driver_sql(query).scalar_one():
-                connection.exec_driver_sql("SELECT pg_sleep(0.005)")
+        wait_for_a_lock(engine)
 
     assert other() is None
+    assert {("default", "", 0): 0} == positions(store)
     with store.begin() as t:
-        assert {"a": 0, "b": 0} == t.cursors()
+        assert ["a", "b"] == [f.name for f in t.followers()]
 
 
-# --- the lease ---
+# --- leases ---
 
 
 @pytest.fixture
@@ -199,65 +213,143 @@ def clocked(engine):
     return SQLAlchemyStore(engine, clock=VirtualClock(NOON))
 
 
-def test_a_takeover_waits_for_the_settlement_under_way(clocked, engine):
-    subscribe(clocked, "mail")
-    held = claim(clocked, "ada", 0)
+def bury(store, worker):
+    with store.begin() as t:
+        return t.bury(worker, dead=True)
+
+
+def test_a_burial_waits_for_the_settlement_under_way(clocked, engine):
+    enter(clocked, "ada")
+    held = take(clocked, "ada")
     with clocked.begin() as t:
-        t.settle(held, Settlement(advances={"mail": Advance(0, 5)}))
-        takeover = in_thread(lambda: claim(clocked, "bob"))
+        t.settle(settlement(held, advances=move(held, 5)))
+        burial = in_thread(lambda: bury(clocked, "ada"))
         wait_for_a_lock(engine)
 
-    assert held.fence + 1 == takeover().fence
-    with clocked.begin() as t:
-        assert {"mail": 5} == t.cursors()
+    assert burial() is True
+    assert (5, held.fence + 1, 1) == ((c := cursor_of(clocked)).position, c.fence, c.deaths)
 
 
-def test_a_settlement_behind_a_takeover_under_way_is_refused(clocked, engine):
+def test_a_settlement_behind_a_burial_under_way_is_refused(clocked, engine):
     """A plain look at the fence would let it through, and its effects would stand twice."""
-    subscribe(clocked, "mail")
-    held = claim(clocked, "ada", 0)
+    enter(clocked, "ada")
+    held = take(clocked, "ada")
     with clocked.begin() as t:
-        t.claim("bob", 10)
-        late = in_thread(lambda: settle(clocked, held, advances={"mail": Advance(0, 5)}, set_aside=[set_aside()]))
+        t.bury("ada", dead=True)
+        late = in_thread(lambda: settle(clocked, held, advances=move(held, 5), set_aside=[set_aside()]))
         wait_for_a_lock(engine)
 
     assert isinstance(late(), LeaseLost)
+    assert (0, []) == (cursor_of(clocked).position, deliveries(clocked))
+
+
+def test_a_settlement_without_a_move_is_waited_for_too(clocked, engine):
+    enter(clocked, "ada")
+    held = take(clocked, "ada")
     with clocked.begin() as t:
-        assert ({"mail": 0}, []) == (t.cursors(), t.deliveries())
+        t.settle(settlement(held, set_aside=[set_aside()]))
+        burial = in_thread(lambda: bury(clocked, "ada"))
+        wait_for_a_lock(engine)
+
+    assert burial() is True
 
 
-def test_a_wrong_form_of_takeover_without_the_row_s_lock_would_not_wait(clocked, engine):
+def test_a_delivery_run_on_its_own_is_settled_before_its_worker_is_buried_or_not_at_all(clocked, engine):
+    enter(clocked, "ada")
+    settle(clocked, take(clocked, "ada"), set_aside=[set_aside(worker="ada")])
+    (row,) = deliveries(clocked)
+    with clocked.begin() as t:
+        t.settle(Settlement(worker="ada", running=[row.id], emitted=[entry("done")]))
+        burial = in_thread(lambda: bury(clocked, "ada"))
+        wait_for_a_lock(engine)
+
+    assert burial() is True
+    assert ["done"] == [e.name for e in read_all(clocked)]
+
+
+@pytest.mark.parametrize("change", ["part", "rejoin", "pause", "subscribe", "retire"])
+def test_who_changes_who_follows_waits_for_the_settlement_under_way(clocked, engine, change):
+    subscribe(clocked, "mail", "audit")
+    with clocked.begin() as t:
+        t.part("default", ["audit"])
+    plan, held = plan_of(clocked), take(clocked)
+    changes = {
+        "part": lambda t: t.part("default", ["mail"]),
+        "rejoin": lambda t: t.rejoin("audit"),
+        "pause": lambda t: t.pause("mail", paused=True),
+        "subscribe": lambda t: t.subscribe([Registration(name="new", since="beginning")]),
+        "retire": lambda t: t.retire("mail"),
+    }
+
+    def work():
+        with clocked.begin() as t:
+            changes[change](t)
+
+    with clocked.begin() as t:
+        t.settle(settlement(held, advances=move(held, 0), plans=plan))
+        changing = in_thread(work)
+        wait_for_a_lock(engine)
+
+    assert changing() is None
+
+
+def test_a_settlement_behind_one_who_joins_is_refused(clocked, engine):
+    subscribe(clocked, "mail", "audit")
+    with clocked.begin() as t:
+        t.part("default", ["audit"])
+    plan, held = plan_of(clocked), take(clocked)
+    append_entries(clocked, entry(), entry())
+    with clocked.begin() as t:
+        assert t.rejoin("audit")
+        late = in_thread(lambda: settle(clocked, held, advances=move(held, 2), plans=plan))
+        wait_for_a_lock(engine)
+
+    assert isinstance(late(), LeaseLost)
+    assert 0 == cursor_of(clocked).position
+
+
+def test_a_wrong_form_of_change_that_locks_no_group_would_not_wait(clocked, engine):
     subscribe(clocked, "mail")
-    held = claim(clocked, "ada", 0)
+    plan, held = plan_of(clocked), take(clocked)
     with clocked.begin() as t:
-        t.settle(held, Settlement(advances={"mail": Advance(0, 5)}))
+        t.settle(settlement(held, plans=plan))
         with engine.begin() as connection:
             connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
-            connection.exec_driver_sql("UPDATE earnorm_lease SET worker = 'bob', fence = fence + 1")
+            connection.exec_driver_sql("UPDATE earnorm_group SET generation = generation + 1")
 
 
-def test_two_that_take_over_at_once_are_told_apart(clocked, engine):
-    claim(clocked, "ada", 0)
+def test_settlements_of_two_ranges_do_not_wait_for_each_other(clocked):
+    subscribe(clocked, "mail")
+    plan, whole = plan_of(clocked), take(clocked, "ada")
     with clocked.begin() as t:
-        first = t.claim("bob", 10)
-        other = in_thread(lambda: try_claim(clocked, "eve"))
+        lower = t.split(whole, 32)
+        upper = t.take(t.cursors()[1], "bob")
+    with clocked.begin() as t:
+        t.settle(settlement(lower, advances=move(lower, 5), plans=plan))
+        t._connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+        settle(clocked, upper, advances=move(upper, 7), plans=plan)
+
+    assert {("default", "", 0): 5, ("default", "", 32): 7} == positions(clocked)
+
+
+def test_two_that_take_at_once_are_told_apart(clocked, engine):
+    subscribe(clocked, "mail")
+    with clocked.begin() as t:
+        first = t.take(cursor_of_in(t), "bob")
+        other = in_thread(lambda: try_take(clocked, "eve"))
         wait_for_a_lock(engine)
 
     assert first is not None
     assert other() is None
 
 
-def try_claim(store, worker):
-    with store.begin() as t:
-        return t.claim(worker, 10)
-
-
-def test_a_renewal_waits_for_nobody(clocked):
-    held = claim(clocked, "ada", 10)
+def test_a_heartbeat_waits_for_no_settlement(clocked):
+    enter(clocked, "ada")
+    held = take(clocked, "ada")
     with clocked.begin() as t:
-        t.settle(held, Settlement())
-
-        assert held.fence == claim(clocked, "ada", 10).fence
+        t.settle(settlement(held))
+        with clocked.begin() as other:
+            assert other.beat("ada", NOON)
 
 
 # --- is it sound ---
@@ -288,14 +380,13 @@ def test_a_log_that_would_lose_events_is_refused_and_the_sql_it_prints_repairs_i
     store.require_sound()
 
 
-def test_a_takeover_looks_whether_the_log_is_sound(clocked, engine):
-    claim(clocked, "ada", 10)
+def test_whoever_takes_a_cursor_looks_whether_the_log_is_sound(clocked, engine):
+    subscribe(clocked, "mail")
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER earnorm_log_horizon ON earnorm_log")
-    claim(clocked, "ada", 0)
 
     with pytest.raises(UnsoundLog):
-        claim(clocked, "bob", 10)
+        try_take(clocked, "bob")
 
 
 def test_a_standby_is_refused(engine):

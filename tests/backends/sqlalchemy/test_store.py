@@ -11,8 +11,22 @@ from earnorm.backends.sqlalchemy.dialects.sqlite import _blocked_text, sqlite_en
 from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.errors import UnsupportedDatabase
-from earnorm.store import Advance, Settlement, Store
-from earnorm.testing._store_verbs import NOON, append_entries, claim, entry, read_all, set_aside, settle, subscribe
+from earnorm.store import Store
+from earnorm.testing._store_verbs import (
+    NOON,
+    append_entries,
+    cursor_of,
+    entry,
+    move,
+    plan_of,
+    read_all,
+    set_aside,
+    settle,
+    settlement,
+    subscribe,
+    take,
+    try_take,
+)
 from earnorm.testing.store_suite import StoreSuite
 
 
@@ -81,22 +95,13 @@ def test_an_event_is_stored_once(store):
     assert [sent.id] == [e.id for e in read_all(store)]
 
 
-def test_subscriptions_that_move_alike_move_by_one_update(store, statements):
-    subscribe(store, "a", "b", "c", "d")
-    lease = claim(store)
+def test_a_thousand_subscriptions_that_stand_alike_move_by_one_update(store, statements):
+    subscribe(store, *(f"s{number}" for number in range(1_000)))
+    plan, lease = plan_of(store), take(store)
     statements.clear()
-    settle(store, lease, advances={name: Advance(0, 7) for name in "abc"} | {"d": Advance(0, 5)})
+    settle(store, lease, advances=move(lease, 7), plans=plan)
 
-    assert 2 == len([text for text in statements if text.startswith("UPDATE earnorm_subscription")])
-
-
-def test_a_batch_without_failures_touches_no_delivery(store, statements):
-    subscribe(store, "a")
-    lease = claim(store)
-    statements.clear()
-    settle(store, lease, advances={"a": Advance(0, 7)})
-
-    assert [] == [text for text in statements if "earnorm_delivery" in text]
+    assert ["SELECT", "UPDATE"] == [text.split(" ")[0] for text in statements]
 
 
 def test_asking_what_is_blocked_costs_one_look_while_nothing_is(store, statements):
@@ -107,16 +112,16 @@ def test_asking_what_is_blocked_costs_one_look_while_nothing_is(store, statement
 
 
 def test_a_lease_needs_no_memory_of_the_process_that_held_it(store, engine):
-    first = claim(store, "ada")
+    first = take(store, "ada")
     other = SQLAlchemyStore(engine)
+    assert try_take(other, "bob") is None
     with other.begin() as t:
-        assert t.claim("bob", 10) is None
-        t.release(first)
+        t.release([first])
 
-    assert first.fence + 1 == claim(other, "bob").fence
+    assert first.fence + 1 == take(other, "bob").fence
 
 
-def plan_of(engine, prepared, **values):
+def text_plan(engine, prepared, **values):
     return plan(engine, prepared.text, prepared._ordered(values))
 
 
@@ -132,7 +137,7 @@ def filled(store, engine):
     """Enough rows, analysed, for the planner to mean what it says."""
     append_entries(store, *(entry(key=f"user:{number % 50}") for number in range(500)))
     rows = [set_aside(key=f"user:{number % 50}", state="dead" if number % 3 else "open") for number in range(500)]
-    settle(store, claim(store), set_aside=rows)
+    settle(store, take(store), set_aside=rows)
     with engine.connect() as connection:
         connection.exec_driver_sql("ANALYZE")
         connection.commit()
@@ -143,9 +148,9 @@ def filled(store, engine):
 def test_what_is_due_is_read_from_the_index_of_times_and_held_back_by_that_of_lanes(store, engine, request, analysed):
     if analysed:
         request.getfixturevalue("filled")
-    lines = plan_of(engine, store._statements.due, now=0, limit=10)
+    lines = text_plan(engine, store._statements.due, name="mail", now=0, limit=10)
 
-    assert "SEARCH earnorm_delivery USING INDEX earnorm_delivery_due (due<?)" in lines
+    assert "SEARCH earnorm_delivery USING INDEX earnorm_delivery_due (subscription=? AND due<?)" in lines
     assert "SEARCH earlier USING INDEX earnorm_delivery_lane (subscription=? AND key=? AND id<?)" in lines
     assert not [line for line in lines if "TEMP B-TREE" in line or line.startswith("SCAN")]
 
@@ -156,16 +161,27 @@ def test_every_other_read_uses_an_index(store, engine, request, analysed):
         request.getfixturevalue("filled")
     statements = store._statements
     plans = {
-        "next_due": plan_of(engine, statements.next_due),
-        "read": plan_of(engine, statements.read, after=0, upto=10, limit=10),
-        "find": plan_of(engine, statements.find, key="user:1", name="user.deleted", after=0),
-        "of": plan_of(engine, statements.deliveries_of, event_id=b""),
+        "running": text_plan(engine, statements.running, by="ada"),
+        "read": text_plan(engine, statements.read, after=0, upto=10, limit=10),
+        "find": text_plan(engine, statements.find, key="user:1", name="user.deleted", after=0),
+        "of": text_plan(engine, statements.deliveries_of, event_id=b""),
     }
 
-    assert "SCAN earnorm_delivery USING INDEX earnorm_delivery_due" == plans["next_due"][0]
+    assert "SEARCH earnorm_delivery USING INDEX earnorm_delivery_running (worker=?)" == plans["running"][0]
     assert ["SEARCH earnorm_log USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"] == plans["read"]
     assert ["SEARCH earnorm_log USING INDEX earnorm_log_key (key=? AND position>?)"] == plans["find"]
     assert ["SEARCH earnorm_delivery USING INDEX earnorm_delivery_event (event=?)"] == plans["of"]
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_who_waits_is_found_by_leaps_through_the_index(store, engine, request, analysed):
+    if analysed:
+        request.getfixturevalue("filled")
+    lines = text_plan(engine, store._statements.waiting)
+
+    assert "SEARCH later USING INDEX earnorm_delivery_due (subscription>?)" in lines
+    assert "SEARCH soonest USING INDEX earnorm_delivery_due (subscription=?)" in lines
+    assert not [line for line in lines if "TEMP B-TREE" in line]
 
 
 def test_what_is_blocked_costs_one_look_a_pair(engine):
@@ -175,16 +191,14 @@ def test_what_is_blocked_costs_one_look_a_pair(engine):
 
 
 def test_a_settlement_may_stand_in_a_callers_transaction(store, engine):
-    subscribe(store, "mail")
-    lease = claim(store)
+    lease = take(store)
     with pytest.raises(ZeroDivisionError), engine.begin() as connection:
-        store.join(connection).settle(lease, Settlement(advances={"mail": Advance(0, 3)}))
+        store.join(connection).settle(settlement(lease, advances=move(lease, 3)))
         raise ZeroDivisionError
     with engine.begin() as connection:
-        store.join(connection).settle(lease, Settlement(advances={"mail": Advance(0, 5)}))
+        store.join(connection).settle(settlement(lease, advances=move(lease, 5)))
 
-    with store.begin() as t:
-        assert {"mail": 5} == t.cursors()
+    assert 5 == cursor_of(store).position
 
 
 def test_closing_gives_the_files_back(store, engine):

@@ -46,13 +46,12 @@ def _make_log(connection: Connection) -> None:
 
 
 def _make_subscriptions(connection: Connection) -> None:
-    _create(connection, tables.subscription)
+    for table in (tables.group, tables.subscription, tables.alias, tables.cursor):
+        _create(connection, table)
 
 
-def _make_lease(connection: Connection) -> None:
-    _create(connection, tables.lease)
-    # Its only row: a claim is then a plain UPDATE everywhere.
-    _add_once(connection, tables.lease, id=1, worker="", fence=0, expires=0)
+def _make_workers(connection: Connection) -> None:
+    _create(connection, tables.worker)
 
 
 def _make_deliveries(connection: Connection) -> None:
@@ -71,7 +70,7 @@ Step = Callable[[Connection], None]
 STEPS: tuple[Step, ...] = (
     _make_log,
     _make_subscriptions,
-    _make_lease,
+    _make_workers,
     _make_deliveries,
     _make_interests,
     _make_capture,

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, SafeUUID
 
+from msgspec import json
+
 from earnorm.delivery import Delivery
 from earnorm.event import Entries, Entry
+from earnorm.slots import slot_of
+from earnorm.store import Cursor, Follower, Presence
 
 __all__ = [
     "delivery_row",
     "entry_row",
     "microseconds",
     "parse_id",
+    "presence_row",
     "rescheduling",
     "shared_row",
+    "slots_of",
+    "to_cursor",
     "to_delivery",
     "to_entry",
+    "to_follower",
     "to_id",
+    "to_presence",
     "to_time",
 ]
 
@@ -56,9 +66,9 @@ def parse_id(text: str) -> bytes:
 
 def entry_row(entry: Entry) -> tuple[Any, ...]:
     """The columns of the log but its position."""
-    cause = entry.causation_id
+    id_, cause = entry.id.bytes, entry.causation_id
     return (
-        entry.id.bytes,
+        id_,
         entry.name,
         entry.subject,
         entry.key,
@@ -69,7 +79,12 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
         entry.depth,
         entry.tenant,
         entry.version,
+        slot_of(entry.key, id_),
     )
+
+
+def slots_of(entries: Entries) -> list[int]:
+    return list(map(slot_of, entries.keys, entries.ids))
 
 
 def shared_row(entries: Entries) -> tuple[Any, ...]:
@@ -119,6 +134,8 @@ def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
         delivery.error,
         delivery.entry.position,
         *entry_row(delivery.entry),
+        delivery.worker,
+        delivery.suspect,
     )
 
 
@@ -129,12 +146,14 @@ def rescheduling(delivery: Delivery) -> dict[str, Any]:
         "to_due": microseconds(delivery.due),
         "to_state": delivery.state,
         "to_error": delivery.error,
+        "to_worker": delivery.worker,
+        "to_suspect": delivery.suspect,
     }
 
 
 def to_delivery(row: Any) -> Delivery:
     """Of all columns of its table."""
-    id_, subscription, due, attempt, ordered, state, error, *entry = row
+    id_, subscription, due, attempt, ordered, state, error, *entry, _slot, worker, suspect = row
     return Delivery(
         id=id_,
         subscription=subscription,
@@ -144,4 +163,35 @@ def to_delivery(row: Any) -> Delivery:
         ordered=bool(ordered),
         state=state,
         error=error,
+        worker=worker,
+        suspect=bool(suspect),
     )
+
+
+def to_follower(row: Any) -> Follower:
+    name, group, start, apart, paused, seen = row
+    words: dict[str, Any] = {"apart": bool(apart), "paused": bool(paused), "seen": to_time(seen)}
+    return Follower(name=name, group=group, start=start, **words)
+
+
+def to_cursor(row: Any) -> Cursor:
+    group, name, first, last, position, worker, fence, deaths = row
+    words: dict[str, Any] = {"position": position, "worker": worker, "fence": fence, "deaths": deaths}
+    return Cursor(group=group, name=name, first=first, last=last, **words)
+
+
+def to_presence(row: Any) -> Presence:
+    worker, expires, dedicated, idle, knows = row
+    words: dict[str, Any] = {"dedicated": bool(dedicated), "idle": bool(idle), "knows": _known(knows)}
+    return Presence(worker=worker, expires=to_time(expires), **words)
+
+
+@lru_cache(maxsize=64)
+def _known(knows: str) -> frozenset[str]:
+    """Workers of one version know the same, and are looked at again and again."""
+    return json.decode(knows.encode(), type=frozenset[str])
+
+
+def presence_row(presence: Presence) -> tuple[Any, ...]:
+    knows = json.encode(sorted(presence.knows)).decode()
+    return presence.worker, microseconds(presence.expires), presence.dedicated, presence.idle, knows

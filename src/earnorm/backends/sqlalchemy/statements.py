@@ -1,91 +1,43 @@
-"""The store's statements: written as Core, compiled once for a dialect, run as text."""
+"""The store's statements on the log and on deliveries set aside; those on subscriptions are `lease_statements`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    Connection,
-    CursorResult,
-    Select,
-    bindparam,
-    case,
-    delete,
-    exists,
-    func,
-    literal_column,
-    not_,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, lease, log, subscription
+from earnorm.backends.sqlalchemy.lease_statements import LeaseStatements
+from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
+from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, log
 
-__all__ = ["Prepared", "Statements"]
+__all__ = ["Statements"]
 
 
 _ONE: ColumnElement[int] = literal_column("1")
 _ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS)]
+_EMPTY: ColumnElement[str] = literal_column("''")
 
 
-class Prepared:
-    """One statement, compiled. Running it as text costs half of what Core's own execute does (13 µs, not 25)."""
-
-    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
-        compiled: Any = statement.compile(dialect=dialect)
-        self.text = str(compiled)
-        self._order: list[str] | None = compiled.positiontup if compiled.positional else None
-        # What the compiler adds of its own accord, such as SQLite's OFFSET 0.
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
-
-    def __call__(self, connection: Connection, **values: Any) -> CursorResult[*tuple[Any, ...]]:
-        return connection.exec_driver_sql(self.text, self._ordered(values))
-
-    def many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        connection.exec_driver_sql(self.text, [self._ordered(values) for values in rows])
-
-    def _ordered(self, values: Mapping[str, Any]) -> Any:
-        values = {**self._fixed, **values}
-        return values if self._order is None else tuple([values[name] for name in self._order])
+def _read_slots(dialect: Dialect, ranges: int) -> Prepared:
+    return Prepared(_read().where(_in_slots(log, ranges)), dialect)
 
 
-class Statements:
-    """Every fixed statement, by its verb."""
-
-    def __init__(self, dialect: Dialect) -> None:
-        self.read = Prepared(_read(), dialect)
-        self.find = Prepared(_find(), dialect)
-        self.cursors = Prepared(select(subscription.c.name, subscription.c.position), dialect)
-        self.interests = Prepared(select(tables.interest.c.subscription, tables.interest.c.pattern), dialect)
-        forget = delete(tables.interest).where(tables.interest.c.subscription == bindparam("name"))
-        self.forget_interests = Prepared(forget, dialect)
-        self.claim = Prepared(_claim(), dialect)
-        self.holder = Prepared(select(lease.c.worker, lease.c.fence, lease.c.expires), dialect)
-        self.lock_lease = Prepared(select(lease.c.id).with_for_update(), dialect)
-        self.release = Prepared(update(lease).where(_is_held()).values(worker=literal_column("''")), dialect)
-        # A share lock where rows have locks: a takeover then waits for this transaction, or this one fails.
-        self.held = Prepared(select(lease.c.id).where(_is_held()).with_for_update(key_share=True, read=True), dialect)
-        self.stands = Prepared(_stands(), dialect)
-        self.due = Prepared(_due(), dialect)
-        self.next_due = Prepared(_by_due(select(delivery.c.due)).limit(_ONE), dialect)
-        self.count_open = Prepared(select(func.count()).select_from(delivery).where(tables.is_open(delivery)), dialect)
-        self.deliveries = Prepared(_deliveries(), dialect)
-        self.deliveries_of = Prepared(_deliveries().where(delivery.c.event == bindparam("event_id")), dialect)
-        self.reschedule = Prepared(_reschedule(), dialect)
-        self.any_waited_for = Prepared(select(_ONE).where(tables.is_waited_for(delivery)).limit(_ONE), dialect)
-        # A worker moves the same number of cursors again and again.
-        self.move = lru_cache(maxsize=32)(partial(_prepared_move, dialect))
+def _due_slots(dialect: Dialect, ranges: int) -> Prepared:
+    return Prepared(_due().where(_in_slots(delivery, ranges)), dialect)
 
 
-def _read() -> ClauseElement:
+def _in_slots(table: Any, ranges: int) -> ColumnElement[bool]:
+    """In one of so many ranges, given as first_0, last_0, first_1 …"""
+    each = (table.c.slot.between(bindparam(f"first_{n}"), bindparam(f"last_{n}")) for n in range(ranges))
+    return or_(*each)
+
+
+def _read() -> Select[Any]:
     return (
         select(*_ENTRY)
         .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
@@ -107,62 +59,136 @@ def _stands() -> ClauseElement:
     return select(_ONE).where(log.c.position == bindparam("place"), log.c.id == bindparam("event_id"))
 
 
-def _prepared_move(dialect: Dialect, count: int) -> Prepared:
-    names: list[BindParameter[str]] = [bindparam(f"name_{number}") for number in range(count)]
-    stand = (subscription.c.position == bindparam("previous")) & subscription.c.name.in_(names)
-    return Prepared(update(subscription).where(stand).values(position=bindparam("to_position")), dialect)
+def _first_since() -> ClauseElement:
+    return select(log.c.position).where(log.c.at >= bindparam("since")).order_by(log.c.position).limit(_ONE)
 
 
-def _claim() -> ClauseElement:
-    is_ours = lease.c.worker == bindparam("claimant")
-    has_run_out = lease.c.expires <= bindparam("now")
-    is_free = lease.c.worker == literal_column("''")
-    fence = case((is_ours, lease.c.fence), else_=lease.c.fence + _ONE)
-    return (
-        update(lease)
-        .where(or_(is_ours, is_free, has_run_out))
-        .values(worker=bindparam("claimant"), fence=fence, expires=bindparam("until"))
-        .returning(lease.c.fence)
-    )
+def _forget_interests() -> ClauseElement:
+    return delete(tables.interest).where(tables.interest.c.subscription == bindparam("name"))
 
 
-def _is_held() -> ColumnElement[bool]:
-    return (lease.c.worker == bindparam("holder")) & (lease.c.fence == bindparam("held"))
+# --- deliveries set aside --------------------------------------------------------------------
 
 
 def _deliveries() -> Select[Any]:
     return select(delivery).order_by(delivery.c.id)
 
 
-def _due() -> ClauseElement:
-    return _by_due(select(delivery)).where(delivery.c.due <= bindparam("now")).limit(bindparam("limit"))
-
-
-def _by_due(chosen: Select[Any]) -> Select[Any]:
-    """Open deliveries that wait for no earlier one, the longest due first.
-
-    It walks the index of due times and asks the index of lanes once a row, so it costs what is due and not what
-    is open; "blocked" is stored nowhere and so is never out of date.
-    """
+def _free(row: Any) -> ColumnElement[bool]:
+    """Open, run by nobody, and behind no earlier one. "Blocked" is stored nowhere and so is never out of date."""
     earlier = delivery.alias("earlier")
     waits = exists().where(
         tables.is_waited_for(earlier),
-        earlier.c.subscription == delivery.c.subscription,
-        earlier.c.key == delivery.c.key,
-        earlier.c.id < delivery.c.id,
+        earlier.c.subscription == row.c.subscription,
+        earlier.c.key == row.c.key,
+        earlier.c.id < row.c.id,
     )
-    free = or_(not_(delivery.c.ordered), ~waits)
-    return chosen.where(tables.is_open(delivery), free).order_by(delivery.c.due, delivery.c.id)
+    return and_(tables.is_open(row), row.c.worker == _EMPTY, or_(not_(row.c.ordered), ~waits))
+
+
+def _due() -> Select[Any]:
+    """It walks the index of due times and asks that of lanes once a row: it costs what is due, not what is open."""
+    return (
+        select(delivery)
+        .where(_free(delivery), delivery.c.subscription == bindparam("name"), delivery.c.due <= bindparam("now"))
+        .order_by(delivery.c.due, delivery.c.id)
+        .limit(bindparam("limit"))
+    )
+
+
+def _waiting() -> ClauseElement:
+    """It leaps through the index from one subscription to the next, however many rows each of them has."""
+    row, later, soonest, apart = (delivery.alias(name) for name in ("d", "later", "soonest", "apart"))
+    # ORDER BY and LIMIT rather than min(): every database answers that with one look at a partial index.
+    first = select(row.c.subscription).where(tables.is_open(row)).order_by(row.c.subscription).limit(_ONE)
+    names = select(first.scalar_subquery().label("name")).cte("names", recursive=True)
+    following = (
+        select(later.c.subscription)
+        .where(tables.is_open(later), later.c.subscription > names.c.name)
+        .order_by(later.c.subscription)
+        .limit(_ONE)
+    )
+    names = names.union_all(select(following.scalar_subquery()).where(names.c.name.is_not(None)))
+    due = (
+        select(soonest.c.due)
+        .where(_free(soonest), soonest.c.subscription == names.c.name)
+        .order_by(soonest.c.due, soonest.c.id)
+        .limit(_ONE)
+    )
+    running = exists().where(tables.is_running(apart), apart.c.subscription == names.c.name)
+    return select(names.c.name, due.scalar_subquery(), running).where(names.c.name.is_not(None))
+
+
+def _running() -> ClauseElement:
+    return _deliveries().where(tables.is_running(delivery), delivery.c.worker == bindparam("by"))
+
+
+def _ours() -> ColumnElement[bool]:
+    """Run by nobody, or by the worker that asks."""
+    return or_(delivery.c.worker == _EMPTY, delivery.c.worker == bindparam("by"))
 
 
 def _reschedule() -> ClauseElement:
     return (
         update(delivery)
-        .where(delivery.c.id == bindparam("row"))
+        .where(delivery.c.id == bindparam("row"), _ours())
         .values(
             attempt=bindparam("to_attempt"),
             due=bindparam("to_due"),
             state=bindparam("to_state"),
             error=bindparam("to_error"),
+            worker=bindparam("to_worker"),
+            suspect=bindparam("to_suspect"),
         )
     )
+
+
+def _finish() -> ClauseElement:
+    return delete(delivery).where(delivery.c.id == bindparam("row"), _ours())
+
+
+def _is_run_by() -> ClauseElement:
+    # Locked, where rows have locks: whoever buries this worker waits for the settle.
+    return (
+        select(delivery.c.id)
+        .where(delivery.c.id == bindparam("row"), delivery.c.worker == bindparam("by"))
+        .with_for_update()
+    )
+
+
+def _unhand() -> ClauseElement:
+    return (
+        update(delivery).where(tables.is_running(delivery), delivery.c.worker == bindparam("by")).values(worker=_EMPTY)
+    )
+
+
+def _drop_open() -> ClauseElement:
+    return delete(delivery).where(tables.is_open(delivery), delivery.c.subscription == bindparam("called"))
+
+
+class Statements(LeaseStatements):
+    """Every fixed statement, by its verb."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__(dialect)
+        # A worker reads the same number of ranges again and again.
+        self.read_slots = lru_cache(maxsize=32)(partial(_read_slots, dialect))
+        self.due_slots = lru_cache(maxsize=32)(partial(_due_slots, dialect))
+
+    read = prepared(_read)
+    find = prepared(_find)
+    stands = prepared(_stands)
+    first_since = prepared(_first_since)
+    interests = prepared(lambda: select(tables.interest.c.subscription, tables.interest.c.pattern))
+    forget_interests = prepared(_forget_interests)
+    due = prepared(_due)
+    waiting = prepared(_waiting)
+    deliveries = prepared(_deliveries)
+    deliveries_of = prepared(lambda: _deliveries().where(delivery.c.event == bindparam("event_id")))
+    running = prepared(_running)
+    is_run_by = prepared(_is_run_by)
+    unhand = prepared(_unhand)
+    reschedule = prepared(_reschedule)
+    finish = prepared(_finish)
+    drop_open = prepared(_drop_open)
+    any_waited_for = prepared(lambda: select(_ONE).where(tables.is_waited_for(delivery)).limit(_ONE))

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text, literal_column
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    literal_column,
+)
 from sqlalchemy.sql import ColumnElement, FromClause
 
 __all__ = [
     "ENTRY_COLUMNS",
     "SHARED_COLUMNS",
+    "alias",
     "capture",
+    "cursor",
     "delivery",
+    "group",
     "interest",
     "is_open",
+    "is_running",
     "is_waited_for",
-    "lease",
     "log",
     "metadata",
     "schema",
     "subscription",
+    "worker",
 ]
 
 metadata = MetaData()
@@ -56,6 +72,8 @@ log = Table(
     Column("position", _Position, primary_key=True, autoincrement=True),
     Column("id", _Id, nullable=False),
     *_entry_columns(),
+    # Which share of the log it belongs to (`earnorm.slots`), so that a reader of some slots is sent no others.
+    Column("slot", SmallInteger, nullable=False),
     Index("earnorm_log_id", "id", unique=True),
     # For `find`, and the history of one record. A position is part of every SQLite index; other databases need it told.
     Index("earnorm_log_key", "key", "position"),
@@ -63,11 +81,60 @@ log = Table(
     sqlite_autoincrement=True,
 )
 
+group = Table(
+    "earnorm_group",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Grows with every change of who follows which cursor. Whoever makes one has this row locked.
+    Column("generation", BigInteger, nullable=False),
+    Column("paused", Boolean, nullable=False),
+)
+
 subscription = Table(
     "earnorm_subscription",
     metadata,
     Column("name", Text, primary_key=True),
+    Column("group_name", Text, nullable=False),
+    # It is given what lies past this.
+    Column("start", BigInteger, nullable=False),
+    # Whether it follows a cursor of its own name; else its group's.
+    Column("apart", Boolean, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("seen", _Time, nullable=False),
+)
+
+# Other names of subscriptions, which old and new versions of a program call them by.
+alias = Table(
+    "earnorm_alias",
+    metadata,
+    Column("alias", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+)
+
+# How far each range of slots was worked, and the lease on it. The name is "" for the one that a group shares.
+cursor = Table(
+    "earnorm_cursor",
+    metadata,
+    Column("group_name", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("first", SmallInteger, primary_key=True, autoincrement=False),
+    Column("last", SmallInteger, nullable=False),
     Column("position", BigInteger, nullable=False),
+    # "" while nobody holds it; the fence outlives its holders.
+    Column("worker", Text, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("deaths", Integer, nullable=False),
+)
+
+worker = Table(
+    "earnorm_worker",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("expires", _Time, nullable=False),
+    Column("dedicated", Boolean, nullable=False),
+    Column("idle", Boolean, nullable=False),
+    # The subscriptions that it can run, as JSON: a heartbeat leaves it alone, however long it is.
+    Column("knows", Text, nullable=False),
 )
 
 # What each subscription hears, for processes that do not know its handler: names, patterns, "!" before exclusions.
@@ -76,16 +143,6 @@ interest = Table(
     metadata,
     Column("subscription", Text, primary_key=True),
     Column("pattern", Text, primary_key=True),
-)
-
-lease = Table(
-    "earnorm_lease",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    # "" while nobody holds it; the fence outlives its holders.
-    Column("worker", Text, nullable=False),
-    Column("fence", BigInteger, nullable=False),
-    Column("expires", _Time, nullable=False),
 )
 
 delivery = Table(
@@ -102,6 +159,10 @@ delivery = Table(
     Column("position", BigInteger, nullable=False),
     Column("event", _Id, nullable=False),
     *_entry_columns(),
+    Column("slot", SmallInteger, nullable=False),
+    # Who runs it on its own; "" for nobody.
+    Column("worker", Text, nullable=False),
+    Column("suspect", Boolean, nullable=False),
     Index("earnorm_delivery_event", "event"),
     sqlite_autoincrement=True,
 )
@@ -121,7 +182,12 @@ def _partial_index(name: str, *columns: Column[object], where: ColumnElement[boo
     return Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-_partial_index("earnorm_delivery_due", delivery.c.due, delivery.c.id, where=is_open(delivery))
+def is_running(row: FromClause) -> ColumnElement[bool]:
+    return row.c.worker != literal_column("''")
+
+
+_partial_index("earnorm_delivery_due", delivery.c.subscription, delivery.c.due, delivery.c.id, where=is_open(delivery))
+_partial_index("earnorm_delivery_running", delivery.c.worker, where=is_running(delivery))
 _partial_index(
     "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
 )

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon
-from earnorm.backends.sqlalchemy.rows import shared_row
+from earnorm.backends.sqlalchemy.rows import shared_row, slots_of
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
@@ -78,7 +78,7 @@ class PostgreSQL:
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.
-        shared, met = shared_row(entries), False
+        shared, slots, met = shared_row(entries), slots_of(entries), False
         for start in range(0, len(entries), _ROWS_A_STATEMENT):
             some = slice(start, start + _ROWS_A_STATEMENT)
             sizes = [len(data) for data in entries.data[some]]
@@ -88,6 +88,7 @@ class PostgreSQL:
                 json.encode(entries.keys[some]).decode(),
                 f"{{{','.join(map(str, sizes))}}}",
                 f"{{{','.join(map(str, accumulate([1, *sizes[:-1]])))}}}",
+                f"{{{','.join(map(str, slots[some]))}}}",
             )
             met = bool(connection.exec_driver_sql(self._many_text, (*shared, *columns)).scalar()) or met
         return met
@@ -120,15 +121,16 @@ class PostgreSQL:
 
     @cached_property
     def _many_text(self) -> str:
-        """The ids and the data of many entries as one value each, cut up by their sizes; the keys as JSON."""
+        """Many entries' ids and data as one value each, cut up by their sizes; the keys as JSON."""
         quote = self._dialect.identifier_preparer.quote
         types = {column.name: column.type.compile(dialect=self._dialect) for column in tables.log.c}
-        names = ("id", *tables.ENTRY_COLUMNS)
+        names = ("id", *tables.ENTRY_COLUMNS, "slot")
         given = {name: f"{self._place(n)}::{types[name]}" for n, name in enumerate(tables.SHARED_COLUMNS, 1)}
         # In the order of the text, which is how "%s" counts.
-        ids, data, keys, sizes, starts = (self._place(len(given) + number) for number in range(1, 6))
+        ids, data, keys, sizes, starts, slots = (self._place(len(given) + number) for number in range(1, 7))
         shared = [*(f"{value} AS {quote(name)}" for name, value in given.items()), f"{ids}::bytea AS ids"]
         columns = {name: f"shared.{quote(name)}" for name in names}
+        columns["slot"] = "each.slot"
         columns["id"] = "substring(shared.ids FROM each.number::int * 16 - 15 FOR 16)"
         columns["key"] = "each.key"
         columns["data"] = "substring(shared.all_data FROM each.start FOR each.size)"
@@ -138,7 +140,8 @@ class PostgreSQL:
             f"SELECT {', '.join(columns.values())} "
             f"FROM (SELECT {', '.join(shared)}, {data}::bytea AS all_data) AS shared "
             f"CROSS JOIN ROWS FROM (json_array_elements_text({keys}::text::json), unnest({sizes}::text::int[]), "
-            f"unnest({starts}::text::int[])) WITH ORDINALITY AS each (key, size, start, number) "
+            f"unnest({starts}::text::int[]), unnest({slots}::text::int[])) "
+            f"WITH ORDINALITY AS each (key, size, start, slot, number) "
             f"WHERE {_LIMIT_IDLING}) SELECT {_IS_CAPTURED}"
         )
 

@@ -1,0 +1,130 @@
+"""The deliveries of a memory store, and the settling of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from earnorm.backends.memory.leases import LeaseVerbs
+from earnorm.backends.memory.log import LogVerbs, is_in
+from earnorm.backends.memory.state import of_cursor, put
+from earnorm.delivery import Delivery
+from earnorm.errors import LeaseLost
+from earnorm.store import SHARED, Advance, Plan, Range, Settlement, Waiting
+
+__all__ = ["DeliveryVerbs"]
+
+
+class DeliveryVerbs(LogVerbs, LeaseVerbs):
+    """What may run, and what came of it."""
+
+    def waiting(self) -> dict[str, Waiting]:
+        rows = self._open()
+        free = self._runnable()
+        return {
+            name: Waiting(
+                next((row.due for row in free if row.subscription == name), None),
+                any(row.worker for row in rows if row.subscription == name),
+            )
+            for name in sorted({row.subscription for row in rows})
+        }
+
+    def due(self, subscription: str, slots: Sequence[Range], limit: int) -> list[Delivery]:
+        now = self.now()
+        ours = (row for row in self._runnable() if row.subscription == subscription and row.due <= now)
+        return [row for row in ours if is_in(row.entry, slots)][:limit]
+
+    def blocked(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        return set(pairs) & {_lane(delivery) for delivery in self._open() if delivery.ordered}
+
+    def deliveries(self, event: str | None = None) -> list[Delivery]:
+        rows = self.state.deliveries.values()
+        return [delivery for delivery in rows if event is None or str(delivery.entry.id) == event]
+
+    def running(self, worker: str) -> list[Delivery]:
+        return [delivery for delivery in self.state.deliveries.values() if delivery.worker == worker]
+
+    def _open(self) -> list[Delivery]:
+        return [delivery for delivery in self.state.deliveries.values() if delivery.state == "open"]
+
+    def _runnable(self) -> list[Delivery]:
+        """Those nothing stands before and nobody runs, the longest due first."""
+        lowest: dict[tuple[str, str], int] = {}
+        for delivery in self._open():
+            if delivery.ordered:
+                lowest.setdefault(_lane(delivery), delivery.id)
+        free = [d for d in self._open() if not d.worker and (not d.ordered or lowest[_lane(d)] == d.id)]
+        return sorted(free, key=lambda delivery: (delivery.due, delivery.id))
+
+    # --- settling ---
+
+    def settle(self, settlement: Settlement) -> None:
+        self._require_all(settlement)
+        for group, plan in settlement.plans.items():
+            self._check_plan(group, plan, settlement)
+        put(self.state, *(replace(self._require(a.cursor), position=a.position, deaths=0) for a in settlement.advances))
+        rows = dict(self.state.deliveries)
+        for delivery in settlement.set_aside:
+            self.state.last_delivery += 1
+            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery)
+        ours = ("", settlement.worker)
+        for again in settlement.rescheduled:
+            if again.id in rows and rows[again.id].worker in ours:
+                rows[again.id] = _rescheduled(rows[again.id], again)
+        for finished in settlement.finished:
+            if finished in rows and rows[finished].worker in ours:
+                del rows[finished]
+        self.state.deliveries = rows
+        self.append(settlement.emitted)
+
+    def _require_all(self, settlement: Settlement) -> None:
+        for advance in settlement.advances:
+            found = self._require(advance.cursor)
+            if (found.worker, found.position) != (settlement.worker, advance.cursor.position):
+                raise LeaseLost(settlement.worker, str(advance.cursor))
+        for number in settlement.running:
+            row = self.state.deliveries.get(number)
+            if row is None or row.worker != settlement.worker:
+                raise LeaseLost(settlement.worker, f"delivery {number}")
+        seen = settlement.seen
+        if seen and not any((e.position, e.id) == (seen.position, seen.event) for e in self.state.log):
+            raise LeaseLost(settlement.worker, f"position {seen.position}")
+
+    def _check_plan(self, group: str, plan: Plan, settlement: Settlement) -> None:
+        """Whoever follows the shared cursor must have been given what it passes; who no longer does, moves along."""
+        found = self.state.groups.get(group)
+        if found and found.generation == plan.generation:
+            return
+        shared = [a for a in settlement.advances if (a.cursor.group, a.cursor.name) == (group, SHARED)]
+        reached = max((advance.position for advance in shared), default=0)
+        for follower in self.state.followers.values():
+            if follower.group != group:
+                continue
+            if follower.apart and follower.name in plan.followers:
+                self._move_along(follower.name, shared)
+            elif not follower.apart and follower.name not in plan.followers and follower.start < reached:
+                raise LeaseLost(settlement.worker, f"group {group}, which {follower.name} joined")
+
+    def _move_along(self, name: str, shared: Sequence[Advance]) -> None:
+        for advance in shared:
+            cursor = advance.cursor
+            for row in of_cursor(self.state, cursor.group, name):
+                inside = cursor.first <= row.first and row.last <= cursor.last
+                if inside and not row.fence and cursor.position <= row.position < advance.position:
+                    put(self.state, replace(row, position=advance.position))
+
+
+def _lane(delivery: Delivery) -> tuple[str, str]:
+    return delivery.subscription, delivery.entry.key
+
+
+def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
+    return replace(
+        row,
+        attempt=again.attempt,
+        due=again.due,
+        state=again.state,
+        error=again.error,
+        worker=again.worker,
+        suspect=again.suspect,
+    )

@@ -1,0 +1,46 @@
+"""The log of a memory store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from msgspec import structs
+
+from earnorm.backends.memory.state import HasState
+from earnorm.event import Entries, Entry
+from earnorm.slots import slot_of
+from earnorm.store import Range
+
+__all__ = ["LogVerbs", "is_in"]
+
+
+class LogVerbs(HasState):
+    """Appending, reading, and the time."""
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        first = self.state.last_position + 1
+        self.state.log += tuple(structs.replace(entry, position=first + i) for i, entry in enumerate(entries))
+        self.state.last_position += len(entries)
+
+    def append_many(self, entries: Entries) -> None:
+        self.append(tuple(entries))
+
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    def horizon(self) -> int:
+        return self.state.last_position
+
+    def read(self, after: int, upto: int, limit: int, slots: Sequence[Range] = ()) -> list[Entry]:
+        found = (entry for entry in self.state.log if after < entry.position <= upto)
+        return [entry for entry in found if not slots or is_in(entry, slots)][:limit]
+
+    def find(self, key: str, name: str, after: int) -> Entry | None:
+        later = (entry for entry in self.state.log if entry.position > after)
+        return next((entry for entry in later if (entry.key, entry.name) == (key, name)), None)
+
+
+def is_in(entry: Entry, slots: Sequence[Range]) -> bool:
+    slot = slot_of(entry.key, entry.id.bytes)
+    return any(first <= slot <= last for first, last in slots)

@@ -1,0 +1,138 @@
+"""The SQL store's verbs on deliveries set aside, and the settling of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.entries import LogVerbs, parameters_of
+from earnorm.backends.sqlalchemy.leases import LeaseVerbs, held
+from earnorm.backends.sqlalchemy.rows import (
+    delivery_row,
+    microseconds,
+    parse_id,
+    rescheduling,
+    to_delivery,
+    to_time,
+)
+from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
+from earnorm.delivery import Delivery
+from earnorm.errors import LeaseLost
+from earnorm.slots import LAST_SLOT
+from earnorm.store import SHARED, Advance, Range, Seen, Settlement, Waiting
+
+__all__ = ["DeliveryVerbs"]
+
+_WHOLE = (0, LAST_SLOT)
+
+
+class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
+    """What may run, and what came of it."""
+
+    __slots__ = ()
+
+    def waiting(self) -> dict[str, Waiting]:
+        rows = self._statements.waiting(self._connection)
+        return {name: Waiting(None if due is None else to_time(due), bool(running)) for name, due, running in rows}
+
+    def due(self, subscription: str, slots: Sequence[Range], limit: int) -> list[Delivery]:
+        words = {"name": subscription, "now": microseconds(self.now()), "limit": limit}
+        if _WHOLE in slots:
+            rows = self._statements.due(self._connection, **words)
+        else:
+            rows = self._statements.due_slots(len(slots))(self._connection, **words, **parameters_of(slots))
+        return [to_delivery(row) for row in rows]
+
+    def blocked(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        # Mostly nothing is set aside at all, which costs one look to know.
+        if not pairs or self._statements.any_waited_for(self._connection).fetchone() is None:
+            return set()
+        return self._dialect.blocked(self._connection, pairs)
+
+    def deliveries(self, event: str | None = None) -> list[Delivery]:
+        if event is None:
+            rows = self._statements.deliveries(self._connection)
+        else:
+            rows = self._statements.deliveries_of(self._connection, event_id=parse_id(event))
+        return [to_delivery(row) for row in rows]
+
+    def running(self, worker: str) -> list[Delivery]:
+        return [to_delivery(row) for row in self._statements.running(self._connection, by=worker)]
+
+    # --- settling ---
+
+    def settle(self, settlement: Settlement) -> None:
+        with self._guarded(settlement):
+            self._write_deliveries(settlement)
+            if settlement.emitted:
+                self.append(settlement.emitted)
+            # Last, so that on databases with row locks these are held for as short as can be.
+            self._require_seen(settlement)
+            parted = {group: self._check_plan(group, settlement) for group in sorted(settlement.plans)}
+            for advance in sorted(settlement.advances, key=lambda advance: advance.cursor.place):
+                self._move_cursor(advance, settlement.worker)
+            for group, names in parted.items():
+                for name in names:
+                    self._move_along(name, _shared(settlement, group))
+
+    def _guarded(self, settlement: Settlement) -> AbstractContextManager[None]:
+        """A savepoint, unless what may fail is the only thing that writes: of a batch without failures, mostly so."""
+        writes = any((settlement.set_aside, settlement.rescheduled, settlement.finished, settlement.emitted))
+        if writes or len(settlement.advances) > 1:
+            return self._all_or_nothing("earnorm_settle")
+        return nullcontext()
+
+    def _write_deliveries(self, settlement: Settlement) -> None:
+        by = settlement.worker
+        for number in settlement.running:
+            if self._statements.is_run_by(self._connection, row=number, by=by).fetchone() is None:
+                raise LeaseLost(by, f"delivery {number}")
+        if settlement.set_aside:
+            rows = [delivery_row(delivery) for delivery in settlement.set_aside]
+            self._dialect.insert(self._connection, tables.delivery, rows)
+        if settlement.rescheduled:
+            again = ({**rescheduling(delivery), "by": by} for delivery in settlement.rescheduled)
+            self._statements.reschedule.many(self._connection, again)
+        if settlement.finished:
+            self._statements.finish.many(self._connection, ({"row": n, "by": by} for n in settlement.finished))
+
+    def _require_seen(self, settlement: Settlement) -> None:
+        seen = settlement.seen
+        if seen is not None and not self._stands(seen):
+            raise LeaseLost(settlement.worker, f"position {seen.position}")
+
+    def _stands(self, seen: Seen) -> bool:
+        row = self._statements.stands(self._connection, place=seen.position, event_id=seen.event.bytes).fetchone()
+        return row is not None
+
+    def _check_plan(self, group: str, settlement: Settlement) -> list[str]:
+        """Whoever follows the shared cursor must have been given what it passes; returns who follows it no more."""
+        plan = settlement.plans[group]
+        row = self._statements.share_group(self._connection, called=group).fetchone()
+        if row is not None and row[0] == plan.generation:
+            return []
+        reached = max((advance.position for advance in _shared(settlement, group)), default=0)
+        now = [follower for follower in self.followers() if follower.group == group]
+        for follower in now:
+            if not follower.apart and follower.name not in plan.followers and follower.start < reached:
+                raise LeaseLost(settlement.worker, f"group {group}, which {follower.name} joined")
+        return [follower.name for follower in now if follower.apart and follower.name in plan.followers]
+
+    def _move_along(self, name: str, shared: Sequence[Advance]) -> None:
+        for advance in shared:
+            cursor = advance.cursor
+            slots = {"from_slot": cursor.first, "to_slot": cursor.last}
+            places = {"previous": cursor.position, "to_position": advance.position}
+            self._statements.move_along(self._connection, of_group=cursor.group, called=name, **slots, **places)
+
+    def _move_cursor(self, advance: Advance, worker: str) -> None:
+        cursor = advance.cursor
+        words = {**held(cursor), "previous": cursor.position, "to_position": advance.position}
+        if cursor.worker != worker or not self._statements.move(self._connection, **words).rowcount:
+            raise LeaseLost(worker, str(cursor))
+
+
+def _shared(settlement: Settlement, group: str) -> list[Advance]:
+    """How a group's shared cursor moves."""
+    return [a for a in settlement.advances if (a.cursor.group, a.cursor.name) == (group, SHARED)]

@@ -1,0 +1,18 @@
+"""Slots: the 64 shares that records hash to, for ever. Workers divide the log among themselves by ranges of them."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+__all__ = ["LAST_SLOT", "SLOTS", "slot_of"]
+
+SLOTS = 64
+LAST_SLOT = SLOTS - 1
+
+
+def slot_of(key: str, event: bytes) -> int:
+    """The slot of a record; an event without one (key "") has that of its own id.
+
+    Cursors and rows of the log remember it, so that this function never changes.
+    """
+    return crc32(key.encode() if key else event) & LAST_SLOT
