@@ -70,6 +70,10 @@ class Line:
         self.store = store
         self.epoch = world.ground.epoch
 
+    @property
+    def divides(self) -> bool:
+        return self.store.divides
+
     @contextmanager
     def begin(self, *, readonly: bool = False):
         ground, faults = self.world.ground, self.world.faults

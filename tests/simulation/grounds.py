@@ -24,6 +24,7 @@ class Ground:
     """A store, and who may be in it at once.
 
     switches_within  whether others go on between two verbs of a transaction, each time
+    calm             whether the weather is fair, and nobody needs to interfere between statements any more
     epoch            raised when all connections break
     refusals         what its driver raises
     """
@@ -34,6 +35,7 @@ class Ground:
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.calm = False
         self._busy = False
 
     @contextmanager
@@ -70,7 +72,8 @@ class Memory(Ground):
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
-        self.store = MemoryStore(ProcessClock(kernel))
+        # As a database with locks on rows, or as one without.
+        self.store = MemoryStore(ProcessClock(kernel), divides=kernel.chance.random() < 0.7)
         self._states: list = []
 
     def store_for(self, process):
@@ -120,7 +123,7 @@ class SQL(Ground):
         return SQLAlchemyStore(self._engine, clock=ProcessClock(self._kernel))
 
     def _before(self, *_: object) -> None:
-        if self._kernel.chance.random() < 0.35:
+        if not self.calm and self._kernel.chance.random() < 0.35:
             self._kernel.pause()
 
     def remember(self) -> None:
@@ -158,10 +161,8 @@ class PostgreSQL(SQL):
         engine = create_engine(url, pool_size=30, connect_args={"prepare_threshold": None})
         with engine.begin() as connection:
             migrations.upgrade(connection)
-            for table in reversed(tables.metadata.sorted_tables):
-                if table is not tables.schema and table is not tables.lease:
-                    connection.exec_driver_sql(f"TRUNCATE {table.name} RESTART IDENTITY")
-            connection.exec_driver_sql("UPDATE earnorm_lease SET worker = '', fence = 0, expires = 0")
+            names = [table.name for table in tables.metadata.sorted_tables if table is not tables.schema]
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY")
         super().__init__(kernel, engine)
 
     def _waits(self, readonly: bool) -> bool:

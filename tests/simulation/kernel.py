@@ -181,6 +181,41 @@ class ProcessClock:
         raise NotImplementedError("nothing in a story sleeps on a loop")
 
 
+class Lock:
+    """A lock for which others go on while somebody waits."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._held = False
+
+    def acquire(self, timeout: float = 1e9) -> bool:
+        until = self._kernel.now + timeout
+        while self._held and self._kernel.now < until:
+            self._kernel.pause(until - self._kernel.now, lambda: not self._held)
+        got, self._held = not self._held, True
+        return got
+
+    def release(self) -> None:
+        self._held = False
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Thread:
+    """A task as those see it who wait for its end."""
+
+    def __init__(self, kernel: Kernel, task: Task) -> None:
+        self._kernel = kernel
+        self._task = task
+
+    def join(self, timeout: float) -> None:
+        self._kernel.pause(timeout, lambda: self._task.greenlet.dead)
+
+
 class Greenlets(Executor):
     """An executor whose threads are tasks of one process."""
 
