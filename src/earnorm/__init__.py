@@ -1,7 +1,9 @@
 """EarnORM events: events on models that are never lost and never fire for a change that was rolled back."""
 
+from earnorm.backoff import Backoff
 from earnorm.bus import EventBus, aemit, default_bus, emit, event_handler, event_handler_async
 from earnorm.declared import event_type
+from earnorm.delivery import Dead, Done, Retry, Skipped
 from earnorm.errors import Abort, Discard, EarnORMError, RetryLater, StopPropagation
 from earnorm.event import Change, Event, caused_by, current_event
 from earnorm.handler import Handler, Phase
@@ -65,6 +67,7 @@ from earnorm.tenant import current_tenant, tenant
 
 __all__ = [
     "Abort",
+    "Backoff",
     "BaseModel",
     "BigIntegerField",
     "BooleanField",
@@ -73,8 +76,10 @@ __all__ = [
     "Database",
     "DateField",
     "DateTimeField",
+    "Dead",
     "DecimalField",
     "Discard",
+    "Done",
     "EarnORMError",
     "EmailField",
     "EnumField",
@@ -88,7 +93,9 @@ __all__ = [
     "IntervalField",
     "JSONField",
     "Phase",
+    "Retry",
     "RetryLater",
+    "Skipped",
     "SlugField",
     "SoftDelete",
     "StopPropagation",

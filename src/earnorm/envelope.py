@@ -7,7 +7,7 @@ from typing import Any
 
 from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_records, encode_values
 from earnorm.errors import PayloadError
-from earnorm.event import Change, Changes, Entry, Event, Origin
+from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 
 __all__ = ["encode_all_changes", "encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "origin_of"]
 
@@ -107,12 +107,15 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
     Raises PayloadError if the data cannot be read.
     """
     data = decode(entry.data) if resolve is None else decode(entry.data, resolve=resolve)
+    changes: Changes = NO_CHANGES
+    if "changes" in data or "hidden" in data:
+        changes = {name: Change(*pair) for name, pair in _part(data, "changes").items()}
+        changes |= {name: Change(None, None) for name in data.get("hidden", ())}
     return Event(
         entry.name,
         None,
         _part(data, "payload"),
-        {name: Change(*pair) for name, pair in _part(data, "changes").items()}
-        | {name: Change(None, None) for name in data.get("hidden", ())},
+        changes,
         entry.key,
         origin_of(entry, attempt=attempt, database=database),
         _id=entry.id,

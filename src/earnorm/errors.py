@@ -4,7 +4,7 @@ EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, NotCapturable,
-│   ├── MissingExtra
+│   ├── MissingExtra, InvalidDuration
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -14,7 +14,7 @@ EarnORMError
 │   ├── UnsatisfiableArgument, SensitiveArgument
 │   ├── HandlerNameTaken, HandlerNameNeeded, WrongColour, PreHookAfterCommit
 │   ├── NoEvent, NotAMethod, NoTrash
-│   └── UnknownHandler
+│   └── UnknownHandler, HandlerTimedOut
 ├── EventError            an emit that cannot be right
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
 │   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError, InvalidTenant
@@ -33,7 +33,7 @@ Control                   raised by handlers, caught by us
 ├── Abort                 veto the write (the caller sees it)
 ├── StopPropagation       later handlers of this phase do not run
 ├── Discard               do not retry, do not dead-letter
-└── RetryLater            try again after so many seconds
+└── RetryLater            try again after a while
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
+from datetime import timedelta
 
 __all__ = [
     "Abort",
@@ -65,7 +66,9 @@ __all__ = [
     "HandlerError",
     "HandlerNameNeeded",
     "HandlerNameTaken",
+    "HandlerTimedOut",
     "InvalidBulkPolicy",
+    "InvalidDuration",
     "InvalidField",
     "InvalidName",
     "InvalidOption",
@@ -268,6 +271,17 @@ class MissingExtra(ConfigurationError):
         super().__init__(f"{what} needs an extra; install it with: pip install 'earnorm[{extra}]'")
         self.what = what
         self.extra = extra
+
+
+class InvalidDuration(ConfigurationError, ValueError):
+    """What was given for a length of time is none, or one that nobody can wait for."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"{value!r} is no duration: give a number of seconds, a timedelta, or a text such as "
+            f'"90s", "5m", "1h30m" or "2d", between 0 and ten years'
+        )
+        self.value = value
 
 
 # --- models ---------------------------------------------------------------------------------
@@ -522,12 +536,36 @@ class PreHookAfterCommit(HandlerError):
         self.delivery = delivery
 
 
+class ProcessDied(HandlerError):
+    """The process ended while this handler ran alone, so that nothing else can have ended it."""
+
+    def __init__(self, handler: str, attempt: int) -> None:
+        super().__init__(
+            f"the process died while it ran nothing but {handler}, attempt {attempt}; look for a crash in native code, "
+            f"for os._exit, or for memory that ran out"
+        )
+        self.handler = handler
+        self.attempt = attempt
+
+
 class UnknownHandler(HandlerError):
     """A delivery or a call names a handler this process has not registered."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no handler named {name!r}; import the module that defines it")
         self.name = name
+
+
+class HandlerTimedOut(HandlerError, TimeoutError):
+    """An attempt took longer than its handler's `timeout=`. What it returns or emits after that is refused."""
+
+    def __init__(self, handler: str, seconds: float) -> None:
+        super().__init__(
+            f"{handler} was not done after its timeout of {seconds:g} s; give it more time with timeout=, "
+            f"or let it do less at once"
+        )
+        self.handler = handler
+        self.seconds = seconds
 
 
 # --- events ---------------------------------------------------------------------------------
@@ -895,9 +933,10 @@ class Discard(Control):
 
 
 class RetryLater(Control):
-    """Run this delivery again after `seconds`. It counts as an attempt."""
+    """Run this delivery again after a while (seconds, a timedelta, or "5m"). It counts as an attempt."""
 
-    def __init__(self, seconds: float, reason: str = "asked to be retried") -> None:
-        super().__init__(f"{reason} (in {seconds:g} s)")
-        self.seconds = seconds
+    def __init__(self, after: float | timedelta | str, reason: str = "asked to be retried") -> None:
+        when = f"{after:g} s" if isinstance(after, (int, float)) else str(after)
+        super().__init__(f"{reason} (in {when})")
+        self.after = after
         self.reason = reason

@@ -106,6 +106,9 @@ class Tenure:
         beaten = self._clock.monotonic()
         with self._store.begin() as transaction:
             expires = transaction.now() + timedelta(seconds=life)
+            if said is None:
+                # Of what this worker held or ran before it lost sight of it, nothing is its own any more.
+                transaction.leave(self.worker)
             if not (same and transaction.beat(self.worker, expires)):
                 said = Presence(worker=self.worker, expires=expires, knows=knows, dedicated=self._dedicated, idle=idle)
                 transaction.enter(said)
@@ -124,8 +127,10 @@ class Tenure:
 
     def _notice_others(self, view: View, moves: Moves) -> None:
         """Remember since when cursors have been left to others that have not taken them."""
+        if moves.take or self.held:
+            return
         free = any(not cursor.worker for cursor in view.cursors)
-        if not free or moves.take:
+        if not free:
             self._left_to_others = None
         elif self._left_to_others is None:
             self._left_to_others = self._clock.monotonic()

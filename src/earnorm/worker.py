@@ -13,13 +13,14 @@ from collections.abc import Collection
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
-from earnorm.errors import ConnectionLost, LeaseLost
+from earnorm.counts import Counts
+from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.store import Intake, Store
-from earnorm.subscription import Audience, Counts
+from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
 from earnorm.turn import Turns
 
@@ -62,6 +63,8 @@ class Worker:
         loop: LoopThread | None = None,
         intake: Intake | None = None,
     ) -> None:
+        if isinstance(groups, str):
+            raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
         self._runner = runner

@@ -27,6 +27,7 @@ ON_EACH = {
     "test_models",
     "test_multitude",
     "test_other_listeners",
+    "test_outcomes",
     "test_ownership",
     "test_phases",
     "test_several_databases",

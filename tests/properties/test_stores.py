@@ -18,26 +18,31 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransac
 from earnorm.backends.sqlalchemy.tables import SHARED_COLUMNS
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
-from earnorm.errors import LeaseLost
+from earnorm.errors import LeaseLost, NameTakenTwice
 from earnorm.event import Entries
-from earnorm.store import Advance, Lease, Settlement
-from earnorm.testing._store_verbs import NOON, entry, set_aside
+from earnorm.store import Advance, Cursor, Plan, Presence, Registration, Settlement
+from earnorm.testing._store_verbs import NOON, attempt, entry, set_aside
 
-NAMES = st.sampled_from(["mail", "audit", "search"])
+NAMES = st.sampled_from(["mail", "audit", "search", "old"])
 KEYS = st.sampled_from(["user:1", "user:2", "order:1"])
 EVENTS = st.sampled_from(["user.created", "user.updated", "user.deleted"])
 WORKERS = st.sampled_from(["ada", "bob"])
 SECONDS = st.sampled_from([0, 0.5, 1, 5, 10])
 STATES = st.sampled_from(["open", "open", "dead"])
 ENTRIES = st.builds(entry, EVENTS, KEYS)
-ASIDE = st.builds(
-    lambda name, key, seconds, ordered, state: (name, key, seconds, ordered, state),
+RUNNERS = st.sampled_from(["", "", "", "ada", "bob"])
+ASIDE = st.tuples(NAMES, KEYS, SECONDS, st.booleans(), STATES, RUNNERS)
+GROUPS = st.sampled_from(["default", "default", "slow"])
+SINCE = st.sampled_from([None, None, "beginning", NOON, 0, 2, 5])
+REGISTRATIONS = st.builds(
+    lambda name, group, since, formerly: Registration(name=name, group=group, since=since, formerly=formerly),
     NAMES,
-    KEYS,
-    SECONDS,
-    st.booleans(),
-    STATES,
+    GROUPS,
+    SINCE,
+    st.sampled_from([(), (), ("old",), ("mail",)]),
 )
+SEVERAL = st.lists(REGISTRATIONS, max_size=3, unique_by=lambda given: given.name)
+RANGES = st.sampled_from([[], [(0, 63)], [(0, 31)], [(5, 20), (40, 63)]])
 
 
 class Undone(Exception):
@@ -57,7 +62,7 @@ class TwoStores(RuleBasedStateMachine):
         self.clock = VirtualClock(NOON)
         self.engine = self.open()
         self.memory, self.sql = MemoryStore(self.clock), SQLAlchemyStore(self.engine, clock=self.clock)
-        self.leases = [Lease("nobody", 0, NOON)]
+        self.leases = [Cursor(group="default", worker="nobody")]
         # What the SQL store calls a delivery, by what the memory store calls it.
         self.ids = {}
 
@@ -82,7 +87,9 @@ class TwoStores(RuleBasedStateMachine):
                 try:
                     outcome = do(t)
                 except LeaseLost as lost:
-                    outcome = ("lost", lost.worker, lost.fence)
+                    outcome = ("lost", lost.worker)
+                except NameTakenTwice as taken:
+                    outcome = ("taken", taken.name, taken.former)
                 if undo:
                     raise Undone
             outcomes.append(outcome)
@@ -104,11 +111,11 @@ class TwoStores(RuleBasedStateMachine):
 
     def in_words_of(self, t, settlement):
         if isinstance(t, SQLAlchemyTransaction):
-            return Settlement(
-                advances=settlement.advances,
-                set_aside=settlement.set_aside,
+            return replace(
+                settlement,
                 rescheduled=[replace(d, id=self.ids[d.id]) for d in settlement.rescheduled],
                 finished=[self.ids.get(number, number) for number in settlement.finished],
+                running=[self.ids.get(number, number) for number in settlement.running],
             )
         return settlement
 
@@ -124,52 +131,122 @@ class TwoStores(RuleBasedStateMachine):
         alike = Entries(**columns, data=[e.data for e in entries], **shared)
         self.both(lambda t: t.append_many(alike), undo=undo and self.undoes_numbers)
 
-    @rule(names=st.lists(NAMES, max_size=3), entries=st.lists(ENTRIES, max_size=2), undo=st.booleans())
-    def append_and_subscribe(self, names, entries, undo):
+    @rule(
+        given=SEVERAL,
+        entries=st.lists(ENTRIES, max_size=2),
+        undo=st.booleans(),
+    )
+    def append_and_subscribe(self, given, entries, undo):
         undo = undo and self.undoes_numbers
         if self.sees_its_own:
-            self.both(lambda t: (t.append(entries), t.subscribe(names)), undo=undo)
+            self.both(lambda t: (t.append(entries), t.subscribe(given))[1], undo=undo)
         else:
             self.both(lambda t: t.append(entries), undo=undo)
-            self.both(lambda t: t.subscribe(names), undo=undo)
+            self.both(lambda t: t.subscribe(given), undo=undo)
+
+    @rule(name=NAMES, group=GROUPS, paused=st.booleans(), undo=st.booleans())
+    def pause(self, name, group, paused, undo):
+        self.both(lambda t: (t.pause(name, paused=paused), t.pause_group(group, paused=not paused)), undo=undo)
+
+    @rule(group=GROUPS, names=st.lists(NAMES, max_size=3), undo=st.booleans())
+    def part(self, group, names, undo):
+        self.both(lambda t: t.part(group, names), undo=undo)
+
+    @rule(name=NAMES, undo=st.booleans())
+    def rejoin(self, name, undo):
+        self.both(lambda t: t.rejoin(name), undo=undo)
+
+    @rule(name=NAMES, undo=st.booleans())
+    def retire(self, name, undo):
+        self.both(lambda t: t.retire(name), undo=undo)
+
+    @rule(worker=WORKERS, seconds=SECONDS, knows=st.frozensets(NAMES), idle=st.booleans(), undo=st.booleans())
+    def enter(self, worker, seconds, knows, idle, undo):
+        expires = self.clock.now() + timedelta(seconds=seconds)
+        presence = Presence(worker=worker, expires=expires, knows=knows, idle=idle)
+        self.both(lambda t: t.enter(presence), undo=undo)
 
     @rule(worker=WORKERS, seconds=SECONDS, undo=st.booleans())
-    def claim(self, worker, seconds, undo):
-        lease = self.both(lambda t: t.claim(worker, seconds), undo=undo)
-        if lease:
-            self.leases.append(lease)
+    def beat(self, worker, seconds, undo):
+        self.both(lambda t: t.beat(worker, self.clock.now() + timedelta(seconds=seconds)), undo=undo)
+
+    @rule(worker=WORKERS, dead=st.booleans(), undo=st.booleans())
+    def bury(self, worker, dead, undo):
+        self.both(lambda t: t.bury(worker, dead=dead), undo=undo)
+
+    @rule(worker=WORKERS, undo=st.booleans())
+    def leave(self, worker, undo):
+        self.both(lambda t: t.leave(worker), undo=undo)
+
+    @rule(data=st.data(), worker=WORKERS, undo=st.booleans())
+    def take(self, data, worker, undo):
+        with self.memory.begin() as t:
+            cursors = t.cursors()
+        if cursors:
+            cursor = data.draw(st.sampled_from(cursors), label="cursor")
+            taken = self.both(lambda t: t.take(cursor, worker), undo=undo)
+            self.note(taken)
 
     @rule(data=st.data(), undo=st.booleans())
     def release(self, data, undo):
         lease = self.any_lease(data)
-        self.both(lambda t: t.release(lease), undo=undo)
+        self.both(lambda t: t.release([lease]), undo=undo)
+
+    @rule(data=st.data(), at=st.integers(1, 63), undo=st.booleans())
+    def split(self, data, at, undo):
+        lease = self.any_lease(data)
+        if lease.first < at <= lease.last:
+            self.note(self.both(lambda t: t.split(lease, at), undo=undo))
+
+    @rule(data=st.data(), undo=st.booleans())
+    def merge(self, data, undo):
+        one, other = self.any_lease(data), self.any_lease(data)
+        self.note(self.both(lambda t: t.merge(one, other), undo=undo))
+
+    def note(self, cursor):
+        if isinstance(cursor, Cursor):
+            self.leases.append(cursor)
 
     @rule(seconds=SECONDS)
     def pass_time(self, seconds):
         self.clock.advance(seconds)
 
-    @rule(data=st.data(), aside=st.lists(ASIDE, max_size=5), undo=st.booleans())
-    def settle(self, data, aside, undo):
+    @rule(data=st.data(), aside=st.lists(ASIDE, max_size=5), planned=st.booleans(), undo=st.booleans())
+    def settle(self, data, aside, planned, undo):
         lease = self.any_lease(data)
+        position = lease.position + data.draw(st.sampled_from([0, 0, 1, 3]), label="by")
+        wrong = data.draw(st.sampled_from([0, 0, 0, 1]), label="off by")
+        new, again = [self.delivery(*words) for words in aside], self.some_rescheduled(data)
         settlement = Settlement(
-            advances=self.some_advances(data),
-            set_aside=[self.delivery(*words) for words in aside],
-            rescheduled=self.some_rescheduled(data),
+            worker=lease.worker,
+            advances=[Advance(replace(lease, position=lease.position + wrong), position)],
+            plans=self.some_plans(data) if planned else {},
+            set_aside=new,
+            rescheduled=again,
             finished=self.some_finished(data),
+            attempts=[attempt(delivery, delivery.attempt) for delivery in (*new, *again) if delivery.ordered],
         )
-        self.both(lambda t: t.settle(lease, self.in_words_of(t, settlement)), undo=undo)
+        if self.both(lambda t: t.settle(self.in_words_of(t, settlement)), undo=undo) is None and not undo:
+            self.note(replace(lease, position=position, deaths=0))
+
+    @rule(data=st.data(), worker=WORKERS, undo=st.booleans())
+    def settle_what_runs(self, data, worker, undo):
+        finished = self.some_finished(data)
+        settlement = Settlement(worker=worker, finished=finished, running=finished)
+        self.both(lambda t: t.settle(self.in_words_of(t, settlement)), undo=undo)
+
+    def some_plans(self, data):
+        """As of now, or as of a generation that has passed."""
+        with self.memory.begin() as t:
+            groups = t.groups()
+        given = data.draw(st.frozensets(NAMES), label="given")
+        back = data.draw(st.sampled_from([0, 1, 1]), label="generations back")
+        return {name: Plan(group.generation - back, given) for name, group in groups.items()}
 
     def any_lease(self, data):
-        """Mostly the newest; any other is stale."""
+        """Mostly the newest; any other is stale, or of another cursor."""
         back = data.draw(st.sampled_from([1, 1, 1, 2, 3]), label="which lease from the end")
         return self.leases[-min(back, len(self.leases))]
-
-    def some_advances(self, data):
-        with self.memory.begin() as t:
-            cursors = t.cursors()
-        names = data.draw(st.lists(NAMES, unique=True), label="advanced")
-        by, wrong = data.draw(st.tuples(st.integers(0, 3), st.sampled_from([0, 0, 0, 1])), label="by, off by")
-        return {name: Advance(cursors.get(name, 0) + wrong, cursors.get(name, 0) + by) for name in names}
 
     def some_finished(self, data):
         """Of those that are there, and some that are not. What this batch sets aside has no number yet."""
@@ -191,24 +268,26 @@ class TwoStores(RuleBasedStateMachine):
                 due=self.clock.now() + timedelta(seconds=data.draw(SECONDS)),
                 state=data.draw(STATES),
                 error="again",
+                worker=data.draw(RUNNERS),
             )
             for place in picked
         ]
 
-    def delivery(self, name, key, seconds, ordered, state):
-        return set_aside(name, key, self.clock.now() + timedelta(seconds=seconds), ordered=ordered, state=state)
+    def delivery(self, name, key, seconds, ordered, state, worker):
+        due = self.clock.now() + timedelta(seconds=seconds)
+        return set_aside(name, key, due, ordered=ordered, state=state, worker=worker)
 
-    @rule(after=st.integers(-1, 30), upto=st.integers(-1, 30), limit=st.integers(0, 5))
-    def read(self, after, upto, limit):
-        self.both(lambda t: t.read(after, upto, limit))
+    @rule(after=st.integers(-1, 30), upto=st.integers(-1, 30), limit=st.integers(0, 5), slots=RANGES)
+    def read(self, after, upto, limit, slots):
+        self.both(lambda t: t.read(after, upto, limit, slots))
 
     @rule(key=KEYS, name=EVENTS, after=st.integers(0, 30))
     def find(self, key, name, after):
         self.both(lambda t: t.find(key, name, after))
 
-    @rule(limit=st.integers(0, 5))
-    def due(self, limit):
-        self.both(lambda t: t.due(limit))
+    @rule(name=NAMES, limit=st.integers(0, 5), slots=RANGES.filter(bool))
+    def due(self, name, limit, slots):
+        self.both(lambda t: t.due(name, slots, limit))
 
     @rule(pairs=st.lists(st.tuples(NAMES, KEYS), max_size=9))
     def blocked(self, pairs):
@@ -216,7 +295,13 @@ class TwoStores(RuleBasedStateMachine):
 
     @invariant()
     def they_hold_the_same(self):
-        self.both(lambda t: (t.horizon(), t.read(0, 1_000, 1_000), t.cursors(), t.deliveries(), t.due(100), t.open()))
+        self.both(
+            lambda t: (
+                (t.horizon(), t.read(0, 1_000, 1_000), t.deliveries(), t.waiting(), t.running("ada")),
+                (t.cursors(), t.followers(), t.groups(), t.workers()),
+                [t.attempts(delivery.id) for delivery in t.deliveries()],
+            )
+        )
 
 
 TwoStores.TestCase.settings = settings(stateful_step_count=30)
@@ -234,8 +319,9 @@ class MemoryAndPostgreSQL(TwoStores):
         engine = postgresql_engine(self.url)
         with engine.begin() as connection:
             upgrade(connection)
-            connection.exec_driver_sql("TRUNCATE earnorm_log, earnorm_subscription, earnorm_delivery RESTART IDENTITY")
-            connection.exec_driver_sql("UPDATE earnorm_lease SET worker = '', fence = 0, expires = 0")
+            tables = ("log", "group", "subscription", "alias", "cursor", "worker", "delivery", "attempt")
+            names = ", ".join(f"earnorm_{table}" for table in tables)
+            connection.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
         return engine
 
     def teardown(self):

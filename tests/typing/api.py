@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, assert_type
 from uuid import UUID
 
@@ -14,14 +14,20 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import earnorm
 from earnorm import (
     Abort,
+    Backoff,
     BaseModel,
     Change,
     Database,
+    Dead,
+    Done,
     Event,
     EventBus,
     Handle,
     Handler,
     IntegerField,
+    Retry,
+    RetryLater,
+    Skipped,
     SoftDelete,
     StringField,
     attach,
@@ -104,6 +110,17 @@ def a_record(user: User) -> None:
     assert_type(user.changes["name"], Change)
     assert_type(User.get(1), User)
     assert_type(User.find(User.name == "Ada", visits=3), list[User])
+
+
+def retried() -> None:
+    assert_type(Backoff(attempts=5, first="1m", longest=timedelta(hours=1)).wait(1, 0.5), float)
+    assert_type(Retry("5m", "no paper").after, float)
+    raise RetryLater("5m", "no paper") from None
+
+
+@event_handler("order.placed", retry={TimeoutError: Backoff(), ValueError: False}, timeout="30s", concurrency=2)
+def ships(user: User) -> Done | Retry | Skipped | Dead:
+    return Dead("no such country") if user.name else Skipped("a test order")
 
 
 async def its_twins(user: User) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import Session
 
 from earnorm import _forks
 from earnorm.backends.sqlalchemy import boundary
@@ -32,22 +32,13 @@ from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
-from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
-from earnorm.orm.tables import Tables, look_after
+from earnorm.orm.tables import KEPT, Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
-from earnorm.runner import Runner
 from earnorm.worker import Worker
 
 __all__ = ["Database", "connect"]
-
-_metadata: list[Any] = []
-
-
-def keep_tables_of(base: type[DeclarativeBase]) -> None:
-    """`connect(tables=...)` looks after the tables of this base."""
-    _metadata.append(base.metadata)
 
 
 class Database:
@@ -62,6 +53,8 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        version: str | None = None,
+        groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
     ) -> None:
@@ -92,8 +85,10 @@ class Database:
             ready=self.ready,
         )
         self.captures = self.log.captures
-        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.worker = Worker(bus, self.store, self.runner, clock=self._clock, loop=self._own_loop, intake=self.captures)
+        self.runner = self.log.runner(version)
+        self.worker = Worker(
+            bus, self.store, self.runner, clock=self._clock, groups=groups, loop=self._own_loop, intake=self.captures
+        )
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -206,7 +201,7 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._is_subscribed() and self._prepared == _count_tables()
+        return self._is_subscribed() and self._prepared == count_tables()
 
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
@@ -230,10 +225,10 @@ class Database:
                 self._preparer = 0
 
     def _prepare_once(self) -> None:
-        tables, version = _count_tables(), self.bus.registry.version
+        tables, version = count_tables(), self.bus.registry.version
         if self._prepared != tables:
             with self.store.own_engine.begin() as connection:
-                look_after(connection, self._tables, _metadata)
+                look_after(connection, self._tables, KEPT)
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
@@ -348,6 +343,8 @@ def connect(
     tables: Tables = "create",
     log: Kept = "all",
     schemas: Schemas | None = None,
+    version: str | None = None,
+    groups: Collection[str] | None = None,
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
@@ -357,7 +354,9 @@ def connect(
     refuses missing tables, "none" trusts that they are there.
     `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`.
+    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
+    `version` is that of your code, kept with every attempt that fails (default: the environment's
+    EARNORM_CODE_VERSION).
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
     first use.
     """
@@ -371,14 +370,12 @@ def connect(
         raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas)
+    database = Database(
+        target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, version=version, groups=groups
+    )
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
-
-
-def _count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in _metadata)
 
 
 # --- fork ------------------------------------------------------------------------------------

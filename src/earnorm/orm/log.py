@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
+from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
@@ -26,9 +28,10 @@ from earnorm.interest import Interests, interests_of
 from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
-from earnorm.orm.loading import load, snapshot
+from earnorm.orm.loading import hint_of, load, load_together, snapshot
+from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
-from earnorm.runner import Hydrated
+from earnorm.runner import Runner
 from earnorm.settling import settling_here
 from earnorm.subscription import registrations_of
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
@@ -238,6 +241,19 @@ class DatabaseLog:
 
     # --- out ---------------------------------------------------------------------------------
 
+    def runner(self, version: str | None) -> Runner:
+        """Whoever runs handlers of this log; `version` is that of the application's code, else the environment's."""
+        return Runner(
+            self.bus,
+            self.hydrate,
+            self.decode,
+            database=self.name,
+            hint=hint_of,
+            clock=self.clock,
+            ahead=self,
+            version=os.environ.get("EARNORM_CODE_VERSION", "") if version is None else version,
+        )
+
     def decode(self, entry: Entry, attempt: int) -> Event:
         return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
 
@@ -249,17 +265,39 @@ class DatabaseLog:
         record = self._load(found, reference.key)
         return reference if record is None else record
 
-    def hydrate(self, entry: Entry, event: Event) -> Hydrated:
+    def hydrate(self, entry: Entry, event: Event, record: Any = None) -> Hydrated:
         declared = declared_of(entry.name)
         value = declared.build(event.payload) if declared is not None else None
         found = mappings.mapping_of_subject(entry.subject) if entry.key else None
         if found is None:
             return Hydrated(value, None, value, missing=False)
+        if record is not None:
+            return Hydrated(record, found.info, value, missing=False)
         identity = identity_of(entry)
         if entry.name == f"{entry.subject}.deleted":
             return Hydrated(snapshot(found, identity, event.payload), found.info, value, missing=False)
         subject = self._load(found, identity)
         return Hydrated(subject, found.info, value, missing=subject is None)
+
+    def together(self, entries: Sequence[Entry]) -> list[Any]:
+        """Their records, loaded fresh, by one query a model; None for what is not there."""
+        records: list[Any] = [None] * len(entries)
+        by_subject: dict[str, list[int]] = {}
+        for place, entry in enumerate(entries):
+            by_subject.setdefault(entry.subject, []).append(place)
+        for subject, places in by_subject.items():
+            found = mappings.mapping_of_subject(subject)
+            if found is None:
+                continue
+            identities = [identity_of(entries[place]) for place in places]
+            with self.store.noticing_loss(), self._reading() as session:
+                loaded = load_together(session, found, identities)
+            for place, record in zip(places, loaded, strict=True):
+                records[place] = record
+        return records
+
+    def writes(self) -> int:
+        return commits()
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
         with self.store.noticing_loss(), self._reading() as session:

@@ -28,10 +28,10 @@ from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
-from earnorm.orm.database import keep_tables_of
 from earnorm.orm.filling import fill
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
+from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
 from earnorm.orm.values import ValuesValidator
 from earnorm.plan import Handle

@@ -7,13 +7,26 @@ from typing import Literal
 
 from sqlalchemy import Connection, MetaData
 from sqlalchemy import inspect as inspect_database
+from sqlalchemy.orm import DeclarativeBase
 
 from earnorm.backends.sqlalchemy import migrations
 from earnorm.errors import MissingTables
 
-__all__ = ["Tables", "look_after"]
+__all__ = ["KEPT", "Tables", "count_tables", "keep_tables_of", "look_after"]
 
 Tables = Literal["create", "check", "none"]
+
+KEPT: list[MetaData] = []
+"""The tables that are looked after, by their bases."""
+
+
+def keep_tables_of(base: type[DeclarativeBase]) -> None:
+    """`connect(tables=...)` looks after the tables of this base."""
+    KEPT.append(base.metadata)
+
+
+def count_tables() -> int:
+    return sum(len(metadata.tables) for metadata in KEPT)
 
 
 def look_after(connection: Connection, how: Tables, models: Sequence[MetaData]) -> None:

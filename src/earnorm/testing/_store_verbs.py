@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from earnorm.clock import VirtualClock
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.event import Entries, Entry
 from earnorm.slots import LAST_SLOT
 from earnorm.store import (
@@ -53,6 +53,13 @@ def set_aside(subscription: str = "mail", key: str = "user:1", due: datetime = N
     """A delivery to be set aside."""
     words: dict[str, Any] = {"subscription": subscription, "entry": entry(key=key, position=1), "due": due, **fields}
     return Delivery(**words)
+
+
+def attempt(delivery: Delivery, number: int, **fields: Any) -> Attempt:
+    """A failed attempt of a delivery."""
+    words: dict[str, Any] = {"subscription": delivery.subscription, "event": delivery.entry.id, "number": number}
+    words |= {"error": "ValueError: no", "started": NOON, "seconds": 1.5, **fields}
+    return Attempt(**words)
 
 
 def append(store: Store, *names: str) -> None:
@@ -147,7 +154,8 @@ def settle(store: Store, cursor: Cursor, **parts: Any) -> None:
 
 def settlement(cursor: Cursor, **parts: Any) -> Settlement:
     """Under a lease; the cursor stays where nothing else is said."""
-    return Settlement(**{"worker": cursor.worker, "advances": stay(cursor), **parts})
+    words: dict[str, Any] = {"worker": cursor.worker, "advances": stay(cursor), **parts}
+    return Settlement(**words)
 
 
 def settle_everything(store: Store, lease: Cursor) -> None:
@@ -166,6 +174,11 @@ def settle_everything(store: Store, lease: Cursor) -> None:
 def deliveries(store: Store) -> list[Delivery]:
     with store.begin(readonly=True) as t:
         return t.deliveries()
+
+
+def attempts(store: Store, delivery: int) -> list[Attempt]:
+    with store.begin(readonly=True) as t:
+        return t.attempts(delivery)
 
 
 def due(store: Store, limit: int = FAR, name: str = "mail", slots: Sequence[Range] = WHOLE) -> list[Delivery]:

@@ -14,7 +14,8 @@ from earnorm.backends.sqlalchemy import boundary, mapping
 from earnorm.bus import EventBus, default_bus
 from earnorm.handler import Handler
 from earnorm.names import Trie
-from earnorm.orm import attach, connected, database, loading, references
+from earnorm.orm import attach, connected, loading, references
+from earnorm.orm import tables as orm_tables
 from earnorm.orm.model import BaseModel
 from earnorm.registry import Registry
 
@@ -92,7 +93,7 @@ def _models() -> Iterator[None]:
         )
         for known in tables_by_class:
             stack.enter_context(_restored(known))
-        bases = list(database._metadata)
+        bases = list(orm_tables.KEPT)
         tables = set(BaseModel.metadata.tables)
         managers = set(BaseModel.registry._managers)
         referred = {name: list(models) for name, models in references._models.get(BaseModel.metadata, {}).items()}
@@ -100,7 +101,7 @@ def _models() -> Iterator[None]:
         try:
             yield
         finally:
-            database._metadata[:] = bases
+            orm_tables.KEPT[:] = bases
             _forget_models(managers, tables)
             references._models[BaseModel.metadata] = referred
             references._waiting[BaseModel.metadata] = waiting

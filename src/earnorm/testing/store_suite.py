@@ -14,6 +14,7 @@ from msgspec import structs
 from earnorm.clock import VirtualClock
 from earnorm.slots import slot_of
 from earnorm.store import Presence, Registration, Store
+from earnorm.testing._store_attempts import AttemptSuite
 from earnorm.testing._store_deliveries import DeliverySuite
 from earnorm.testing._store_leases import LeaseSuite
 from earnorm.testing._store_subscriptions import SubscriptionSuite
@@ -35,7 +36,7 @@ from earnorm.testing._store_verbs import (
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite):
+class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite):
     """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
 
     ```python

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from earnorm.backends.memory.leases import LeaseVerbs
 from earnorm.backends.memory.log import LogVerbs, is_in
-from earnorm.backends.memory.state import of_cursor, put
-from earnorm.delivery import Delivery
+from earnorm.backends.memory.state import forget, of_cursor, put
+from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import LeaseLost
-from earnorm.store import SHARED, Advance, Plan, Range, Settlement, Waiting
+from earnorm.store import ATTEMPTS_KEPT, SHARED, Advance, Plan, Range, Settlement, Waiting
 
 __all__ = ["DeliveryVerbs"]
 
@@ -40,6 +40,13 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
     def deliveries(self, event: str | None = None) -> list[Delivery]:
         rows = self.state.deliveries.values()
         return [delivery for delivery in rows if event is None or str(delivery.entry.id) == event]
+
+    def attempts(self, delivery: int) -> list[Attempt]:
+        row = self.state.deliveries.get(delivery)
+        if row is None:
+            return []
+        mine = (row.subscription, row.entry.id)
+        return [made for made in self.state.attempts if (made.subscription, made.event) == mine][-ATTEMPTS_KEPT:]
 
     def running(self, worker: str) -> list[Delivery]:
         return [delivery for delivery in self.state.deliveries.values() if delivery.worker == worker]
@@ -71,10 +78,11 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         for again in settlement.rescheduled:
             if again.id in rows and rows[again.id].worker in ours:
                 rows[again.id] = _rescheduled(rows[again.id], again)
-        for finished in settlement.finished:
-            if finished in rows and rows[finished].worker in ours:
-                del rows[finished]
-        self.state.deliveries = rows
+        over = [rows[number] for number in dict.fromkeys(settlement.finished) if number in rows]
+        over = [row for row in over if row.worker in ours]
+        self.state.deliveries = {number: row for number, row in rows.items() if row not in over}
+        self.state.attempts += tuple(settlement.attempts)
+        forget(self.state, over)
         self.append(settlement.emitted)
 
     def _require_all(self, settlement: Settlement) -> None:
@@ -125,6 +133,7 @@ def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
         due=again.due,
         state=again.state,
         error=again.error,
+        fingerprint=again.fingerprint,
         worker=again.worker,
         suspect=again.suspect,
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from earnorm.backends.memory.state import HasState, change_follower, change_group, drop, of_cursor, put
-from earnorm.errors import NameTakenTwice
+from earnorm.backends.identity import identify
+from earnorm.backends.memory.state import HasState, change_follower, change_group, drop, forget, of_cursor, put
 from earnorm.store import SHARED, Cursor, Follower, Group, Registration, Since
 
 __all__ = ["SubscriptionVerbs"]
@@ -17,32 +17,25 @@ class SubscriptionVerbs(HasState):
     """Recording, pausing, parting and joining again."""
 
     def subscribe(self, registrations: Sequence[Registration]) -> dict[str, str]:
-        names = {given.name: self._identify(given) for given in registrations}
-        for given in registrations:
-            name = names[given.name]
-            known = self.state.followers.get(name)
-            if known is None:
-                self._record(name, given)
-            elif known.group != given.group:
-                self._move(known, given.group)
+        aliases, known = dict(self.state.aliases), self.state.followers
+        names = {given.name: identify(given, aliases, known) for given in registrations}
+        self.state.aliases = aliases
+        new = [g for g in registrations if names[g.name] not in known or known[names[g.name]].group != g.group]
+        self._change_all({g.group for g in new} | {known[n].group for g in new if (n := names[g.name]) in known})
+        for given in new:
+            follower = self.state.followers.get(names[given.name])
+            if follower is None:
+                self._record(names[given.name], given)
+            elif follower.group != given.group:
+                self._move(follower, given.group)
+        for name in names.values():
             change_follower(self.state, name, seen=self.clock.now())
         return names
 
-    def _identify(self, given: Registration) -> str:
-        """The recorded name of a handler, be it a former one."""
-        name = self.state.aliases.get(given.name, given.name)
-        for former in given.formerly:
-            recorded = self.state.aliases.get(former, former)
-            if recorded == name:
-                continue
-            if recorded in self.state.followers and name in self.state.followers:
-                raise NameTakenTwice(given.name, former)
-            if recorded in self.state.followers:
-                self.state.aliases = {**self.state.aliases, name: recorded}
-                name = recorded
-            else:
-                self.state.aliases = {**self.state.aliases, former: name}
-        return name
+    def _change_all(self, groups: set[str]) -> None:
+        self.state.groups = {**{name: Group(name) for name in groups}, **self.state.groups}
+        for name in groups:
+            change_group(self.state, name)
 
     def _record(self, name: str, given: Registration) -> None:
         start = self._start(given.since)
@@ -52,7 +45,6 @@ class SubscriptionVerbs(HasState):
         self.state.followers = {**self.state.followers, name: follower}
         if apart:
             put(self.state, Cursor(group=given.group, name=name, position=start))
-        change_group(self.state, given.group)
 
     def _start(self, since: Since | None) -> int:
         horizon = self.state.last_position
@@ -69,22 +61,19 @@ class SubscriptionVerbs(HasState):
 
     def _shared(self, group: str, start: int) -> list[Cursor]:
         """The rows of a group's shared cursor; of a new group, one where its first subscription starts."""
-        if group not in self.state.groups:
-            self.state.groups = {**self.state.groups, group: Group(group)}
+        if not of_cursor(self.state, group, SHARED):
             put(self.state, Cursor(group=group, position=start))
         return of_cursor(self.state, group, SHARED)
 
     def _move(self, known: Follower, group: str) -> None:
         """To another group, with a cursor of its own."""
         if not known.apart:
-            self.part(known.group, [known.name])
+            self._part(known)
         rows = of_cursor(self.state, known.group, known.name)
         self._shared(group, self.state.last_position)
         drop(self.state, *rows)
         put(self.state, *(replace(row, group=group, worker="", fence=row.fence + 1) for row in rows))
         change_follower(self.state, known.name, group=group)
-        change_group(self.state, known.group)
-        change_group(self.state, group)
 
     def followers(self) -> list[Follower]:
         return [self.state.followers[name] for name in sorted(self.state.followers)]
@@ -113,15 +102,16 @@ class SubscriptionVerbs(HasState):
             if (follower := self.state.followers.get(name)) and follower.group == group and not follower.apart
         ]
         for follower in parted:
-            for row in of_cursor(self.state, group, SHARED):
-                position = max(row.position, follower.start)
-                put(
-                    self.state,
-                    Cursor(group=group, name=follower.name, first=row.first, last=row.last, position=position),
-                )
-            change_follower(self.state, follower.name, apart=True)
+            self._part(follower)
         if parted:
             change_group(self.state, group)
+
+    def _part(self, follower: Follower) -> None:
+        name, group = follower.name, follower.group
+        for row in of_cursor(self.state, group, SHARED):
+            position = max(row.position, follower.start)
+            put(self.state, Cursor(group=group, name=name, first=row.first, last=row.last, position=position))
+        change_follower(self.state, name, apart=True)
 
     def rejoin(self, name: str) -> bool:
         follower = self.state.followers.get(name)
@@ -146,7 +136,8 @@ class SubscriptionVerbs(HasState):
         self.state.aliases = {alias: of for alias, of in self.state.aliases.items() if of != name}
         drop(self.state, *of_cursor(self.state, follower.group, name))
         rows = self.state.deliveries
-        dropped = [row.id for row in rows.values() if row.subscription == name and row.state == "open"]
+        dropped = {id_: row for id_, row in rows.items() if row.subscription == name and row.state == "open"}
         self.state.deliveries = {id_: row for id_, row in rows.items() if id_ not in dropped}
+        forget(self.state, dropped.values())
         change_group(self.state, follower.group)
         return len(dropped)

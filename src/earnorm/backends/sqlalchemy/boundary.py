@@ -155,6 +155,7 @@ _CLOSED = "earnorm_closed_log"
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
 
+_commits = 0
 # What waits for the end of a Session's own commit, by the Session's id.
 _ready: dict[int, list[ConnectionOutbox]] = {}
 
@@ -334,12 +335,20 @@ def _wrap(dialect: Any) -> None:
     dialect.do_savepoint = partial(_do_savepoint, dialect.do_savepoint)
 
 
+def commits() -> int:
+    """How many commits this process has made on connected engines: whoever sees it grow may have stale records."""
+    return _commits
+
+
 def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) -> None:
+    global _commits  # noqa: PLW0603  # counted here, where every commit passes
     try:
         do_commit(connection)
     except BaseException:
         _undo(dialect, connection)
         raise
+    # Two at once may count as one, which still is another number than before.
+    _commits += 1
     if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
         if (owner := outbox.connection()) is not None:
             _outboxes.pop(owner, None)

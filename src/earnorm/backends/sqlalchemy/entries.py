@@ -56,7 +56,7 @@ class LogVerbs(Verbs):
             rows = self._statements.read(self._connection, **words)
         else:
             rows = self._statements.read_slots(len(slots))(self._connection, **words, **parameters_of(slots))
-        return [to_entry(row) for row in rows]
+        return [to_entry(row) for row in rows.fetchall()]
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()

@@ -56,6 +56,7 @@ def _make_workers(connection: Connection) -> None:
 
 def _make_deliveries(connection: Connection) -> None:
     _create(connection, tables.delivery)
+    _create(connection, tables.attempt)
 
 
 def _make_interests(connection: Connection) -> None:

@@ -9,12 +9,13 @@ from uuid import UUID, SafeUUID
 
 from msgspec import json
 
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.event import Entries, Entry
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Presence
 
 __all__ = [
+    "attempt_row",
     "delivery_row",
     "entry_row",
     "microseconds",
@@ -23,6 +24,7 @@ __all__ = [
     "rescheduling",
     "shared_row",
     "slots_of",
+    "to_attempt",
     "to_cursor",
     "to_delivery",
     "to_entry",
@@ -132,6 +134,7 @@ def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
         delivery.ordered,
         delivery.state,
         delivery.error,
+        delivery.fingerprint,
         delivery.entry.position,
         *entry_row(delivery.entry),
         delivery.worker,
@@ -146,6 +149,7 @@ def rescheduling(delivery: Delivery) -> dict[str, Any]:
         "to_due": microseconds(delivery.due),
         "to_state": delivery.state,
         "to_error": delivery.error,
+        "to_fingerprint": delivery.fingerprint,
         "to_worker": delivery.worker,
         "to_suspect": delivery.suspect,
     }
@@ -153,7 +157,7 @@ def rescheduling(delivery: Delivery) -> dict[str, Any]:
 
 def to_delivery(row: Any) -> Delivery:
     """Of all columns of its table."""
-    id_, subscription, due, attempt, ordered, state, error, *entry, _slot, worker, suspect = row
+    id_, subscription, due, attempt, ordered, state, error, fingerprint, *entry, _slot, worker, suspect = row
     return Delivery(
         id=id_,
         subscription=subscription,
@@ -163,8 +167,42 @@ def to_delivery(row: Any) -> Delivery:
         ordered=bool(ordered),
         state=state,
         error=error,
+        fingerprint=fingerprint,
         worker=worker,
         suspect=bool(suspect),
+    )
+
+
+def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+    """The columns of an attempt but its id."""
+    return (
+        attempt.subscription,
+        attempt.event.bytes,
+        attempt.number,
+        attempt.error,
+        microseconds(attempt.started),
+        round(attempt.seconds * 1_000_000),
+        attempt.traceback,
+        attempt.fingerprint,
+        attempt.version,
+        attempt.worker,
+    )
+
+
+def to_attempt(row: Any) -> Attempt:
+    """Of all columns of its table but its id."""
+    subscription, event, number, error, started, duration, traceback, fingerprint, version, worker = row
+    return Attempt(
+        subscription=subscription,
+        event=to_id(event),
+        number=number,
+        error=error,
+        started=to_time(started),
+        seconds=duration / 1_000_000,
+        traceback=traceback,
+        fingerprint=fingerprint,
+        version=version,
+        worker=worker,
     )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.attempt_statements import AttemptStatements
 from earnorm.backends.sqlalchemy.lease_statements import LeaseStatements
 from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
 from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, log
@@ -137,6 +138,7 @@ def _reschedule() -> ClauseElement:
             due=bindparam("to_due"),
             state=bindparam("to_state"),
             error=bindparam("to_error"),
+            fingerprint=bindparam("to_fingerprint"),
             worker=bindparam("to_worker"),
             suspect=bindparam("to_suspect"),
         )
@@ -166,7 +168,7 @@ def _drop_open() -> ClauseElement:
     return delete(delivery).where(tables.is_open(delivery), delivery.c.subscription == bindparam("called"))
 
 
-class Statements(LeaseStatements):
+class Statements(LeaseStatements, AttemptStatements):
     """Every fixed statement, by its verb."""
 
     def __init__(self, dialect: Dialect) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
+from earnorm.backends.identity import identify
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.rows import microseconds, to_cursor, to_follower
 from earnorm.backends.sqlalchemy.verbs import Verbs
-from earnorm.errors import NameTakenTwice
 from earnorm.slots import LAST_SLOT
 from earnorm.store import SHARED, Cursor, Follower, Group, Registration, Since
 
@@ -28,7 +29,7 @@ class SubscriptionVerbs(Verbs):
 
     def subscribe(self, registrations: Sequence[Registration]) -> dict[str, str]:
         aliases, known = self._aliases(), self._known()
-        names = {given.name: _identify(given, aliases, known) for given in registrations}
+        names = {given.name: identify(given, aliases, known) for given in registrations}
         self._record_aliases(aliases)
         new = [given for given in registrations if _differs(given, known.get(names[given.name]))]
         if new:
@@ -62,7 +63,7 @@ class SubscriptionVerbs(Verbs):
             if follower is None:
                 known[names[given.name]] = self._record(names[given.name], given, horizon)
             elif follower.group != given.group:
-                self._move(follower, given.group, horizon)
+                known[follower.name] = self._move(follower, given.group, horizon)
 
     def _lock(self, groups: Iterable[str]) -> None:
         """Make the groups that are new, and change them all, in an order in which nobody waits in a circle."""
@@ -106,7 +107,7 @@ class SubscriptionVerbs(Verbs):
             self._put(rows)
         return rows
 
-    def _move(self, known: Follower, group: str, horizon: int) -> None:
+    def _move(self, known: Follower, group: str, horizon: int) -> Follower:
         """To another group, with a cursor of its own."""
         if not known.apart:
             self._part(known)
@@ -114,6 +115,7 @@ class SubscriptionVerbs(Verbs):
         words = {"of_group": known.group, "called": known.name, "to_group": group}
         self._statements.regroup(self._connection, **words)
         self._statements.join_group(self._connection, called=known.name, to_group=group)
+        return replace(known, group=group, apart=True)
 
     # --- looking ---
 
@@ -199,6 +201,7 @@ class SubscriptionVerbs(Verbs):
         self._statements.forget(self._connection, called=name)
         self._statements.forget_aliases(self._connection, called=name)
         self._statements.forget_interests(self._connection, name=name)
+        self._statements.drop_open_attempts(self._connection, called=name)
         dropped = self._statements.drop_open(self._connection, called=name).rowcount
         self._statements.change_group(self._connection, called=follower.group)
         return dropped
@@ -225,20 +228,3 @@ class SubscriptionVerbs(Verbs):
 
 def _differs(given: Registration, known: Follower | None) -> bool:
     return known is None or known.group != given.group
-
-
-def _identify(given: Registration, aliases: dict[str, str], known: Mapping[str, Follower]) -> str:
-    """The recorded name of a handler, be it a former one; what was learned of names is added to `aliases`."""
-    name = aliases.get(given.name, given.name)
-    for former in given.formerly:
-        recorded = aliases.get(former, former)
-        if recorded == name:
-            continue
-        if recorded in known and name in known:
-            raise NameTakenTwice(given.name, former)
-        if recorded in known:
-            aliases[name] = recorded
-            name = recorded
-        else:
-            aliases[former] = name
-    return name

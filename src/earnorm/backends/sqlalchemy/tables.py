@@ -23,6 +23,7 @@ __all__ = [
     "ENTRY_COLUMNS",
     "SHARED_COLUMNS",
     "alias",
+    "attempt",
     "capture",
     "cursor",
     "delivery",
@@ -155,6 +156,7 @@ delivery = Table(
     Column("ordered", Boolean, nullable=False),
     Column("state", Text, nullable=False),
     Column("error", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
     # A copy of the entry, so that pruning the log cannot orphan a delivery.
     Column("position", BigInteger, nullable=False),
     Column("event", _Id, nullable=False),
@@ -190,6 +192,26 @@ _partial_index("earnorm_delivery_due", delivery.c.subscription, delivery.c.due, 
 _partial_index("earnorm_delivery_running", delivery.c.worker, where=is_running(delivery))
 _partial_index(
     "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
+)
+
+# The attempts of deliveries that failed. By subscription and event, since a delivery's row has no id before its insert.
+attempt = Table(
+    "earnorm_attempt",
+    metadata,
+    Column("id", _Position, primary_key=True, autoincrement=True),
+    Column("subscription", Text, nullable=False),
+    Column("event", _Id, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("started", _Time, nullable=False),
+    # In microseconds, as times are.
+    Column("duration", BigInteger, nullable=False),
+    Column("traceback", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Index("earnorm_attempt_event", "event", "subscription"),
+    sqlite_autoincrement=True,
 )
 
 # What triggers on the models' tables saw, in the transaction that wrote it, until it is turned into entries of the log.
