@@ -133,7 +133,8 @@ class Undertaker:
 
 def test_one_that_was_buried_before_it_takes_anything_comes_back_first(store, clock):
     """It stood still between its look and its taking. A lease of one that is not there could never be taken over."""
-    held_by(store, "ada", 0)
+    with store.begin() as transaction:
+        transaction.subscribe([Registration(name="mail")])
     undertaker = Undertaker(store, clock)
     tenure = Tenure(undertaker, clock, 9)
     undertaker.patient = tenure.worker
