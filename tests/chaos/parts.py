@@ -73,7 +73,7 @@ def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, delay=0.
 
 
 def persist(say, *, url, ledger, name, seed=0, rate=50.0):
-    """Write until the ledger is closed, however often the server goes away. What it refuses is not told as committed."""
+    """Write until the ledger is closed, however often the server goes away. What it refuses is told as no commit."""
     book, chance = Ledger(Path(ledger)), Random(f"{seed} {name}")
     db = connect(url, worker=False)
     db.ready()
@@ -171,6 +171,18 @@ def deliver(say, *, url, ledger, batch, lease, die=None, of="SIGKILL", retried=2
     """Work the log until nothing is due; one event in `retried` is tried twice."""
     db = _worker(say, url, ledger, batch, lease, die, of, retried)
     db.drain(timeout=100)
+    db.close()
+
+
+def finish(say, *, url, ledger, batch, lease):
+    """Work the log until nothing is set aside any more, not even for later: as what is retried alone after deaths."""
+    db = _worker(say, url, ledger, batch, lease)
+    while True:
+        db.drain(timeout=100)
+        with db.store.begin(readonly=True) as transaction:
+            if not transaction.waiting():
+                break
+        time.sleep(0.1)
     db.close()
 
 
