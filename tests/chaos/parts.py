@@ -11,7 +11,17 @@ from random import Random
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import SQLAlchemyError
 
-from earnorm import BaseModel, IntegerField, RetryLater, StringField, connect, event_handler, event_handler_async
+import earnorm
+from earnorm import (
+    Backoff,
+    BaseModel,
+    IntegerField,
+    RetryLater,
+    StringField,
+    connect,
+    event_handler,
+    event_handler_async,
+)
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.errors import LeaseLost, StoreError
 from earnorm.telemetry import Appended, listen
@@ -240,6 +250,17 @@ def note(record, event):
 @event_handler_async(list(HEARD), name="anote")
 async def anote(record, event):
     _effect("anote", event)
+
+
+@event_handler("deadly.sent", name="deadly", retry=Backoff(attempts=2, first=0.05))
+def deadly(event):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def harm(say, *, url, ledger):
+    """An event whose handler takes its process along."""
+    with connect(url, worker=False):
+        earnorm.emit("deadly.sent")
 
 
 # --- dying at a point ---

@@ -152,7 +152,7 @@ class Faults:
     def between(self) -> None:
         """Between two statements of a verb."""
         if self._chance.random() < 0.35:
-            self._kernel.pause()
+            self._kernel.pause(self._chance.random() ** 4)
         process = self._kernel.process
         if process is not None and self.weather.strikes("freeze"):
             self._freeze(process, "statement")

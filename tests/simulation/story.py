@@ -141,7 +141,7 @@ class Story:
         try:
             with line.begin() as transaction:
                 transaction.append(entries)
-                self.kernel.pause(self.chance.random() if self.chance.random() < 0.3 else 0.0)
+                self.kernel.pause(2.0 * self.chance.random() if self.chance.random() < 0.5 else 0.0)
                 if undone:
                     raise Undone
             self.kernel.tell(process, "appends", len(entries))
