@@ -275,7 +275,7 @@ class Worker:
             with self._passing:
                 moved = self._turns.take(until)
         except LeaseLost as lost:
-            self._turns.forget()
+            self._turns.lose()
             _log.info("%s", lost)
             return False
         except Exception as error:  # noqa: BLE001  a store may raise anything, and the thread must not die of it
