@@ -1,4 +1,4 @@
-"""A disk that is full under a SQLite file: it refuses loudly, keeps what is committed, and resumes when there is room."""
+"""A disk that is full under a SQLite file: it refuses loudly, keeps what is committed, and resumes with more room."""
 
 import logging
 import sqlite3
