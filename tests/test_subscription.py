@@ -15,6 +15,7 @@ from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import Front
+from earnorm.later import in_lanes
 from earnorm.registry import ModelInfo
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Settlement
@@ -84,6 +85,47 @@ def positions(lanes) -> list[list[int]]:
 
 def aside(settlement: Settlement) -> list[tuple[str, int, int, str]]:
     return [(d.subscription, d.entry.position, d.attempt, d.state) for d in settlement.set_aside]
+
+
+class TestLater:
+    def later(self, *dues) -> Window:
+        made = [structs.replace(e, due=due) for e, due in zip(entries(*["order:1"] * len(dues)), dues, strict=True)]
+        return plan(made, len(dues), Front([SHARED], [follower("mail", 0)]), lambda _: [MAIL])
+
+    def test_what_is_for_later_is_set_aside_at_once_and_holds_up_nobody(self):
+        made = self.later(LATER, None)
+        settlement = fold(made, [[Done()]], NOON, "ada", {})
+
+        assert [[2]] == positions(made.lanes)
+        assert [("mail", 1, LATER, False)] == [
+            (d.subscription, d.entry.position, d.due, d.ordered) for d in settlement.set_aside
+        ]
+        assert {"": 2} == moves(settlement)
+        assert passed(made, [[Done()]], "ada", {}) is None
+
+    def test_what_is_due_when_it_is_read_goes_the_same_way(self):
+        made = self.later(NOON - timedelta(days=1))
+        (aside,) = fold(made, [], NOON, "ada", {}).set_aside
+
+        assert (NOON - timedelta(days=1), False) == (aside.due, aside.ordered)
+
+    def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
+        def waited(number, key, name="mail", ordered=False):
+            return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
+
+        due = [
+            waited(1, "order:1"),
+            waited(2, "order:1"),
+            waited(3, "order:2"),
+            waited(4, ""),
+            waited(5, ""),
+            waited(6, "order:1", "loose"),
+            waited(7, "order:1", "loose"),
+            waited(8, "order:1", ordered=True),
+        ]
+        lanes = in_lanes(due, lambda name: name == "mail")
+
+        assert [[1, 2], [3], [4], [5], [6], [7], [8]] == positions(lanes)
 
 
 class TestLanes:
@@ -210,7 +252,7 @@ class TestFolding:
         found = window(["order:1", "order:2", "order:3"], MAIL)
         again = Delivery(subscription="mail", entry=entry(9, "order:9"), due=NOON, id=7)
         outcomes = [[Retry(5, "no", made[0])], [Dead("no", made[1])], [Retry(5, "no", made[2])], [Done()]]
-        settlement = folded(found.redeliver([again]), outcomes)
+        settlement = folded(found.redeliver([(again,)]), outcomes)
 
         assert made == sorted(settlement.attempts, key=lambda one: one.number)
         assert ["f1"] == [d.fingerprint for d in settlement.rescheduled]
@@ -262,17 +304,17 @@ class TestRedelivery:
 
     def folded(self, *outcomes) -> Settlement:
         made = plan([], 0, Front([SHARED], [follower("mail")]), lambda _: ())
-        return folded(made.redeliver([self.due()]), [list(outcomes)])
+        return folded(made.redeliver([(self.due(),)]), [list(outcomes)])
 
     def test_it_is_settled_under_the_lease_of_its_slot(self):
         lower, upper = replace(SHARED, last=31), replace(SHARED, first=32)
-        made = plan([], 0, Front([lower, upper], [follower("mail")]), lambda _: ()).redeliver([self.due()])
+        made = plan([], 0, Front([lower, upper], [follower("mail")]), lambda _: ()).redeliver([(self.due(),)])
         held = lower if slot_of("order:1", b"") < 32 else upper
 
         assert [(held, 0)] == [(a.cursor, a.position) for a in folded(made, [[Done()]]).advances]
 
     def test_it_runs_before_what_is_new(self):
-        made = window(["order:2"], MAIL).redeliver([self.due()])
+        made = window(["order:2"], MAIL).redeliver([(self.due(),)])
 
         assert [7, 0] == [lane[0].id for lane in made.lanes]
 

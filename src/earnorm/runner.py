@@ -105,6 +105,11 @@ class Runner:
             self._version = version
         return self._handlers.get(name)
 
+    def is_ordered(self, name: str) -> bool:
+        """Whether later deliveries of a record wait for earlier ones of this subscription."""
+        handler = self.handler(name)
+        return handler is not None and handler.ordered
+
     def is_async(self, name: str) -> bool:
         """Whether deliveries of this subscription belong on a loop."""
         handler = self.handler(name)
@@ -303,7 +308,7 @@ class Runner:
             case Skipped(reason):
                 return Skipped(escaped(reason))
             case _:
-                return Done(emitted) if emitted else _DONE
+                return Done(emitted, run.settling.keys) if emitted else _DONE
 
     def _failed(self, run: Run, error: BaseException) -> Outcome | None:
         if not run.end():

@@ -167,7 +167,7 @@ class Window:
     end       the position that every cursor of the front moves to, unless it stands there already
     front     the cursors that were read for, and who follows them
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once, since an earlier one of their record is, or their handler's delay says so
+    behind    deliveries to set aside at once: an earlier one of their record is, or they are for later
     seen      the last entry that was read for it
     """
 
@@ -199,9 +199,9 @@ class Window:
         lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
-    def redeliver(self, due: Iterable[Delivery]) -> Window:
-        """The window and, before it, deliveries set aside whose time has come. Each is the first of its record."""
-        return replace(self, lanes=(*((delivery,) for delivery in due), *self.lanes))
+    def redeliver(self, lanes: Iterable[Lane]) -> Window:
+        """The window and, before it, lanes of deliveries set aside whose time has come."""
+        return replace(self, lanes=(*lanes, *self.lanes))
 
 
 def plan(
@@ -226,9 +226,11 @@ def plan(
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
                 continue
             ordered = subscription.ordered and key != ""
-            if subscription.delay is not None:
-                # Also where its time has come by now: it is run once it is set aside, in its place.
-                due = entry.at + timedelta(seconds=subscription.delay)
+            if entry.due is not None or subscription.delay is not None:
+                # Also where its time has come by now: it is run once it is set aside. What was emitted for later has
+                # no place in the order of its record, whoever reads it.
+                due = (entry.due or entry.at) + timedelta(seconds=subscription.delay or 0.0)
+                ordered = ordered and entry.due is None
                 later.append(Delivery(subscription=name, entry=entry, due=due, ordered=ordered))
                 continue
             delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
@@ -318,6 +320,7 @@ def fold(
         running=[delivery.id for delivery, _ in again if delivery.worker],
         attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
+        keys=[key for _, fate in fates if isinstance(fate, Done) for key in fate.keys],
         seen=window.seen,
     )
 
@@ -380,8 +383,9 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
         case Dead(error, made):
             return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
         case _Waiting() | _Unbegun() | _Apart():
-            # A time after its event's own is one that was chosen.
-            return replace(delivery, due=delivery.due if delivery.due > delivery.entry.at else now)
+            # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
+            chosen = delivery.entry.due is not None or delivery.due > delivery.entry.at
+            return replace(delivery, due=delivery.due if chosen else now)
         case _:
             return None
 

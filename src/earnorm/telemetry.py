@@ -7,6 +7,7 @@ Records and their logger, level:
     Emitted, Appended, RolledBack               earnorm.events     DEBUG
     HandlerStarted, HandlerDone                 earnorm.handlers   DEBUG
     HandlerSkipped, EventMuted                  earnorm.handlers / earnorm.events   INFO
+    DeadLetterReopened, DeadLetterDiscarded     earnorm.handlers   INFO
     HandlerFailed, DeliverySetAside, HookSlow   earnorm.handlers   WARNING
     HandlerDead, HandlerStuck                   earnorm.handlers   ERROR
 
@@ -26,6 +27,8 @@ from earnorm.event import Event
 
 __all__ = [
     "Appended",
+    "DeadLetterDiscarded",
+    "DeadLetterReopened",
     "DeliverySetAside",
     "Emitted",
     "EventMuted",
@@ -154,6 +157,24 @@ class HandlerDead(HandlerRecord):
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetterReopened(HandlerRecord):
+    """Somebody asked for one more attempt."""
+
+    def sentence(self) -> str:
+        return f"{self.handler} is to have attempt {self.event.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterDiscarded(HandlerRecord):
+    """Somebody removed a dead letter, whose error this was."""
+
+    error: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} will not be tried again, dead letter discarded: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
 class HandlerStuck(HandlerRecord):
     """A handler goes on past its timeout and cannot be stopped: a thread, or a coroutine that swallows being cancelled.
 
@@ -195,6 +216,8 @@ _LEVELS: dict[type[Record], int] = {
     HandlerFailed: logging.WARNING,
     DeliverySetAside: logging.WARNING,
     HandlerDead: logging.ERROR,
+    DeadLetterReopened: logging.INFO,
+    DeadLetterDiscarded: logging.INFO,
     HandlerStuck: logging.ERROR,
     HookSlow: logging.WARNING,
 }

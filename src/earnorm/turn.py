@@ -17,6 +17,7 @@ from earnorm.delivery import Dead, Delivery, Outcome
 from earnorm.errors import LeaseLost
 from earnorm.front import Front, fronts_of
 from earnorm.lanes import Lanes
+from earnorm.later import in_lanes
 from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.shares import View
@@ -25,6 +26,7 @@ from earnorm.stragglers import Stragglers
 from earnorm.subscription import Audience, Window, fold, passed, plan
 from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
+from earnorm.wakeup import Wakeup
 
 __all__ = ["Turns"]
 
@@ -67,6 +69,7 @@ class Turns:
         most_apart: int,
         groups: frozenset[str] | None = None,
         intake: Intake | None = None,
+        outside: Wakeup,
     ) -> None:
         self.stopping = threading.Event()
         self.deadline: float | None = None
@@ -85,6 +88,7 @@ class Turns:
         self._groups = groups
         self._intake = intake
         self._wakeup = wakeup
+        self._outside = outside
         self.stragglers = Stragglers(most_apart, wakeup.set)
         self._unsettled: _Result | None = None
         self._astray = False
@@ -167,8 +171,9 @@ class Turns:
         moved = self._settle_stragglers() or moved
         if self._astray:
             self._reopen()
-        if self._intake is not None:
-            moved = self._intake.take() or moved
+        if self._intake is not None and self._intake.take():
+            self._outside.notify()
+            moved = True
         if self._tenure.view is None and not self._contends():
             return moved
         window = self._plan()
@@ -245,7 +250,8 @@ class Turns:
             # One of them and everything else in turns.
             if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
                 return alone(window, suspects[0])
-            window = window.redeliver(delivery for delivery in due if not delivery.suspect)
+            fit = (delivery for delivery in due if not delivery.suspect)
+            window = window.redeliver(in_lanes(fit, self._runner.is_ordered))
         return window
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
@@ -343,7 +349,7 @@ class Turns:
                 self.stragglers.add(result.batch, result.apart, running)
             self.totals += Counts.of(outcome for lane in outcomes for outcome in lane)
         self._settled(settlement)
-        self._runner.tell_appended(settlement.emitted)
+        self._tell_emitted(settlement)
         return moves
 
     def _settle_stragglers(self) -> bool:
@@ -362,7 +368,7 @@ class Turns:
                     _log.info("%s", lost)
                 else:
                     self.totals += Counts.of(outcomes)
-                    self._runner.tell_appended(settlement.emitted)
+                    self._tell_emitted(settlement)
             self.stragglers.drop(straggler)
         return bool(ended)
 
@@ -397,3 +403,9 @@ class Turns:
         if any(advance.cursor.name != SHARED for advance in settlement.advances):
             # It may have caught up with the others.
             self._tenure.stale()
+
+    def _tell_emitted(self, settlement: Settlement) -> None:
+        """What handlers emitted is in the log now, for workers of other processes as well."""
+        self._runner.tell_appended(settlement.emitted)
+        if settlement.emitted:
+            self._outside.notify()

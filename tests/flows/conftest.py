@@ -3,29 +3,35 @@
 Those that are about the database run on each; the others on a SQLite file alone.
 """
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import event
 
-from earnorm import connect
+import earnorm.worker
+from earnorm import connect, event_handler
 from tests import postgresql as postgres
 from tests.flows.stories import Look, Memory
+from tests.flows.waking import until
 
 ON_EACH = {
     "test_attach",
     "test_audit",
     "test_boundary",
-    "test_captures",
     "test_bulk",
+    "test_captures",
     "test_composition",
     "test_deleted",
     "test_durable_delivery",
     "test_emitted_by_handlers",
+    "test_handles",
     "test_inherited_tables",
     "test_kept",
+    "test_later",
     "test_models",
     "test_multitude",
+    "test_once",
     "test_other_listeners",
     "test_outcomes",
     "test_ownership",
@@ -34,6 +40,7 @@ ON_EACH = {
     "test_tenants",
     "test_subscriptions",
     "test_trash",
+    "test_wakeup",
     "test_write_paths",
 }
 
@@ -117,3 +124,41 @@ def look(url):
     look = Look(url)
     yield look
     look.close()
+
+
+# --- waking ---
+
+
+@pytest.fixture
+def long_rests(monkeypatch):
+    """No look of a worker's own finds anything within the time of a test; a wake-up does."""
+    monkeypatch.setattr(earnorm.worker, "_SOON", 1_000.0)
+    monkeypatch.setattr(earnorm.worker, "_IDLE", 1_000.0)
+
+
+@pytest.fixture
+def rang():
+    """Set when the handler ran."""
+    rang = threading.Event()
+
+    @event_handler("door.rang", name="answer")
+    def answer(event):
+        rang.set()
+
+    return rang
+
+
+@pytest.fixture
+def resting(url, rang, long_rests):
+    """A database with a worker that rests, and would be woken."""
+    with connect(url, worker=True) as db:
+        until(lambda: db.wakeup.longest > 10)
+        until(lambda: not db.worker._turns.contending and not db.worker._wakeup.is_set())
+        yield db
+
+
+@pytest.fixture
+def another(url, resting):
+    """The same database as another process has it."""
+    with connect(url, name="another", worker=False) as another:
+        yield another

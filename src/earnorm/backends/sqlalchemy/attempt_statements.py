@@ -10,10 +10,10 @@ from earnorm.backends.sqlalchemy.prepared import prepared
 from earnorm.backends.sqlalchemy.tables import attempt, delivery, is_open
 from earnorm.store import ATTEMPTS_KEPT
 
-__all__ = ["AttemptStatements"]
+__all__ = ["AttemptStatements", "is_attempt_at"]
 
 
-def _is_of_a_delivery(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+def is_attempt_at(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Whether an attempt is one of a delivery for which all this holds."""
     mine = attempt.c.event == delivery.c.event, attempt.c.subscription == delivery.c.subscription
     return exists().where(*mine, *conditions)
@@ -21,7 +21,7 @@ def _is_of_a_delivery(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 def _attempts() -> Select[tuple[object, ...]]:
     columns = [column for column in attempt.c if column is not attempt.c.id]
-    return select(*columns).where(_is_of_a_delivery(delivery.c.id == bindparam("row"))).order_by(attempt.c.id)
+    return select(*columns).where(is_attempt_at(delivery.c.id == bindparam("row"))).order_by(attempt.c.id)
 
 
 def _trim() -> ClauseElement:
@@ -33,11 +33,11 @@ def _trim() -> ClauseElement:
 
 def _finish() -> ClauseElement:
     ours = or_(delivery.c.worker == literal_column("''"), delivery.c.worker == bindparam("by"))
-    return delete(attempt).where(_is_of_a_delivery(delivery.c.id == bindparam("row"), ours))
+    return delete(attempt).where(is_attempt_at(delivery.c.id == bindparam("row"), ours))
 
 
 def _drop_open() -> ClauseElement:
-    return delete(attempt).where(_is_of_a_delivery(is_open(delivery), delivery.c.subscription == bindparam("called")))
+    return delete(attempt).where(is_attempt_at(is_open(delivery), delivery.c.subscription == bindparam("called")))
 
 
 class AttemptStatements:

@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.upkeep import Stall
+from earnorm.wakeup import Wakeup
 
 __all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
 
@@ -35,7 +37,10 @@ class Dialect(Protocol):
     guards: Sequence[str]
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
-        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write."""
+        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write.
+
+        They may all leave out the last columns, which are then NULL.
+        """
         ...
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
@@ -53,6 +58,10 @@ class Dialect(Protocol):
         """Add those of `rows` whose primary key is not there yet, whoever else is adding them now."""
         ...
 
+    def reserve(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> set[bytes]:
+        """`insert_missing` of idempotency keys; returns the events of those added."""
+        ...
+
     def blocked(self, connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those (subscription, key) that a delivery is to be waited for of: one look at the index of lanes a pair."""
         ...
@@ -67,6 +76,14 @@ class Dialect(Protocol):
 
     def lock_schema(self, connection: Connection) -> None:
         """Let one process alone change the schema until this transaction ends."""
+        ...
+
+    def lock_pruning(self, connection: Connection) -> bool:
+        """Let one transaction at a time prune the log; False, at once, while another one does."""
+        ...
+
+    def stall(self, connection: Connection) -> Stall | None:
+        """Who keeps the horizon back now (`Transaction.stall`)."""
         ...
 
     def require_sound(self, connection: Connection) -> None:
@@ -109,6 +126,7 @@ class Backend:
     sync, twin     an engine on a URL, and its async twin
     prepare        make an engine of the user's own fit for us
     in_process     whether the database belongs to one host, so that a worker in this process is the natural one
+    wakeup         how its workers learn of other processes' commits
     """
 
     drivers: frozenset[str]
@@ -116,6 +134,7 @@ class Backend:
     twin: Callable[[URL], AsyncEngine]
     prepare: Callable[[Engine], None]
     in_process: bool
+    wakeup: Callable[[Engine], Wakeup]
 
 
 def backend_of(url: URL) -> Backend:
@@ -123,6 +142,7 @@ def backend_of(url: URL) -> Backend:
     match url.get_backend_name():
         case "sqlite":
             from earnorm.backends.sqlalchemy.dialects import sqlite
+            from earnorm.backends.sqlalchemy.dialects.sqlite_wakeup import SQLiteWakeup
 
             backend = Backend(
                 drivers=frozenset({"pysqlite", "aiosqlite"}),
@@ -130,9 +150,11 @@ def backend_of(url: URL) -> Backend:
                 twin=sqlite.sqlite_async_engine,
                 prepare=sqlite.prepare,
                 in_process=True,
+                wakeup=SQLiteWakeup,
             )
         case "postgresql":
             from earnorm.backends.sqlalchemy.dialects import postgresql_engines
+            from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
 
             backend = Backend(
                 drivers=frozenset({"psycopg", "psycopg_async", "asyncpg"}),
@@ -140,6 +162,7 @@ def backend_of(url: URL) -> Backend:
                 twin=postgresql_engines.postgresql_async_engine,
                 prepare=postgresql_engines.prepare,
                 in_process=False,
+                wakeup=PostgreSQLWakeup,
             )
         case other:
             raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {other} yet")
