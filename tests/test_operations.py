@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from earnorm import connect, emit, event_handler, telemetry
+from earnorm import Emit, connect, emit, event_handler, telemetry
 from earnorm.errors import DrainInTransaction, InvalidDuration, PayloadError, SyncDoorInCoroutine
 from earnorm.operations import ALL, Operations, Selection
 from earnorm.telemetry import DeadLetterDiscarded, DeadLetterReopened
@@ -125,6 +125,18 @@ def test_events_that_all_have_passed_are_pruned_by_age(db, printer):
     db.drain()
     assert 1 == db.operations.prune("1d")
     assert [1, 2, 3, 4] == [number for number, _ in printer.seen]
+
+
+def test_idempotency_keys_are_pruned_with_their_events(db, printer):
+    printer.well = True
+    emit("order.paid", None, Emit(key="once"), number=1)
+    emit("order.paid", None, Emit(key="once"), number=1)
+    db.drain()
+    assert 1 == db.operations.prune(0)
+    emit("order.paid", None, Emit(key="once"), number=1)
+    db.drain()
+
+    assert [(1, 1), (1, 1)] == printer.seen
 
 
 def age(db, days):

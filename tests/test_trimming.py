@@ -4,12 +4,14 @@ import logging
 from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
+from uuid import uuid4
 
 import pytest
 
 from earnorm.backends.memory import MemoryStore
 from earnorm.bus import EventBus
 from earnorm.clock import VirtualClock
+from earnorm.emission import IdempotencyKey
 from earnorm.errors import ConnectionLost
 from earnorm.runner import Hydrated, Runner
 from earnorm.testing._store_verbs import NOON, append, append_entries, entry, read_all, subscribe
@@ -82,6 +84,22 @@ def test_much_goes_in_batches_with_a_rest_between_them(store, trimming, clock):
     assert [1_500, 500, 0] == left
     trimming.step()
     assert 60 <= trimming.left() <= 120
+
+
+def test_idempotency_keys_go_when_they_are_as_old(store, trimming, clock):
+    keep(store, "old", NOON)
+    clock.advance(DAY + 1)
+    keep(store, "young", clock.now())
+
+    trimming.step()
+
+    with store.begin() as t:
+        assert (None, "young") == (t.reserved("", "n", "old"), t.reserved("", "n", "young").text)
+
+
+def keep(store, text, at):
+    with store.begin() as t:
+        t.reserve([IdempotencyKey(tenant="", name="n", text=text, event=uuid4(), digest=b"", at=at)])
 
 
 class Failing:

@@ -25,6 +25,8 @@ __all__ = [
     "origin_of",
 ]
 
+_DAMAGED = "the log's entry is damaged"
+
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
     """The data of a custom event. Raises PayloadError for what could not be read back as it was."""
@@ -130,8 +132,11 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
     data = decode(entry.data) if resolve is None else decode(entry.data, resolve=resolve)
     changes: Changes = NO_CHANGES
     if "changes" in data or "hidden" in data:
-        changes = {name: Change(*pair) for name, pair in _part(data, "changes").items()}
-        changes |= {name: Change(None, None) for name in data.get("hidden", ())}
+        try:
+            changes = {name: Change(*pair) for name, pair in _part(data, "changes").items()}
+            changes |= {name: Change(None, None) for name in data.get("hidden", ())}
+        except TypeError:
+            raise PayloadError("changes", data, f"{_DAMAGED}: expected pairs of an old and a new value") from None
     return Event(
         entry.name,
         None,
@@ -165,11 +170,14 @@ def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:
 
 def identity_of(entry: Entry) -> tuple[Any, ...]:
     """The primary key's values, with their types."""
-    return tuple(decode(entry.data).get("identity", ()))
+    identity = decode(entry.data).get("identity", ())
+    if not isinstance(identity, Sequence) or isinstance(identity, str):
+        raise PayloadError("identity", identity, f"{_DAMAGED}: expected an array")
+    return tuple(identity)
 
 
 def _part(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     part = data.get(name, {})
     if not isinstance(part, dict):
-        raise PayloadError(name, part, "the log's entry is damaged: expected an object")
+        raise PayloadError(name, part, f"{_DAMAGED}: expected an object")
     return part

@@ -115,8 +115,9 @@ class Operations:
     def prune(self, older_than: Duration, *, batch: int = 1_000, dry_run: bool = False) -> int:
         """Remove events older than that which every subscription has passed, a batch at a time; returns how many.
 
-        Each batch is a transaction of its own, and keeps nobody waiting for long. A subscription that nobody knew for
-        as long, and for a week at least, is not waited for. `dry_run` only counts. Raises InvalidDuration.
+        Idempotency keys of that age go as well. Each batch is a transaction of its own, and keeps nobody waiting for
+        long. A subscription that nobody knew for as long, and for a week at least, is not waited for. `dry_run` only
+        counts. Raises InvalidDuration.
         """
         age = timedelta(seconds=seconds_of(older_than))
         self._enter("prune")
@@ -128,9 +129,20 @@ class Operations:
             if pruned is None:
                 self._clock.wait(threading.Event(), _BUSY)
             elif not pruned.count:
-                return count
+                break
             else:
                 count, after = count + pruned.count, pruned.position
+
+        if not dry_run:
+            self._forget_keys(age, batch)
+        return count
+
+    def _forget_keys(self, age: timedelta, batch: int) -> None:
+        """A key is unique for as long as events are kept."""
+        while True:
+            with self._store.begin() as transaction:
+                if transaction.forget_keys(transaction.now() - age, batch) < batch:
+                    return
 
     # --- how it stands, and who works --------------------------------------------------------
 

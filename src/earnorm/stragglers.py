@@ -50,6 +50,9 @@ class Stragglers:
     def ended(self) -> list[Straggler]:
         return [straggler for straggler in self._all if straggler.outcomes is not None]
 
+    def rows(self) -> set[int]:
+        return {straggler.row.id for straggler in self._all}
+
     def drop(self, straggler: Straggler) -> None:
         """It is settled, or somebody else's."""
         self._all.remove(straggler)

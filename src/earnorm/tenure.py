@@ -222,6 +222,10 @@ class Tenure:
         self.view = None
         self._said = None
 
+    def lose(self) -> None:
+        """Something is not as it was seen to be; this worker is still there."""
+        self.view = None
+
     def rest(self) -> None:
         """Hold nothing while there is nothing to do, but stay in sight."""
         said = self._said

@@ -26,7 +26,7 @@ _CALM = 60.0
 class Trimming:
     """Removes what is older than `retention` seconds and has been passed by every subscription.
 
-    One that nobody knows is waited for as long as that, and at least for PATIENCE.
+    One that nobody knows is waited for as long as that, and at least for PATIENCE. Idempotency keys of that age go too.
     """
 
     def __init__(
@@ -68,7 +68,8 @@ class Trimming:
             before = transaction.now() - self._retention
             unseen = min(before, transaction.now() - PATIENCE)
             pruned = transaction.prune(before, _BATCH, self._position, unseen=unseen)
-        if pruned is None or not pruned.count:
+            keys = transaction.forget_keys(before, _BATCH) if pruned is not None else 0
+        if pruned is None or not (pruned.count or keys):
             # From the lowest again the next time: what was waited for, or too young, may go by then.
             self._position = 0
             return _CALM * (1.0 + self._random.random())

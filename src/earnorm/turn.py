@@ -91,6 +91,7 @@ class Turns:
         self._outside = outside
         self.stragglers = Stragglers(most_apart, wakeup.set)
         self._unsettled: _Result | None = None
+        self._astray = False
         self._recorded: frozenset[str] = frozenset()
         self._knows: frozenset[str] = frozenset()
         self._quiet: tuple[int, Mapping[str, Group]] | None = None
@@ -106,6 +107,12 @@ class Turns:
         self._unsettled = None
         self._quiet = None
         self._tenure.forget()
+
+    def lose(self) -> None:
+        """A batch was refused: it is read again, as the store has it."""
+        self._unsettled = None
+        self._astray = True
+        self._tenure.lose()
 
     def refresh(self) -> None:
         """Record handlers defined since as subscriptions. Costs nothing if there are none."""
@@ -162,6 +169,8 @@ class Turns:
         self.refresh()
         moved = self.settle()
         moved = self._settle_stragglers() or moved
+        if self._astray:
+            self._reopen()
         if self._intake is not None and self._intake.take():
             self._outside.notify()
             moved = True
@@ -264,11 +273,14 @@ class Turns:
         self, transaction: Transaction, waiting: Mapping[str, Waiting], front: Front, limit: int
     ) -> list[Delivery]:
         now = transaction.now()
+        names = [name for name, wait in waiting.items() if wait.due is not None and wait.due <= now]
         found: list[Delivery] = []
-        for name, wait in waiting.items():
-            if wait.due is not None and wait.due <= now and (slots := front.slots_of(name)):
-                found += transaction.due(name, slots, limit)
-        return found[:limit]
+        # Each turn another one is first, so that none has to wait for all that another has.
+        first = self._number % len(names) if names else 0
+        for name in (*names[first:], *names[:first]):
+            if len(found) < limit and (slots := front.slots_of(name)):
+                found += transaction.due(name, slots, limit - len(found))
+        return found
 
     def _plans(self) -> dict[str, Plan]:
         """Who is given what the shared cursors pass."""
@@ -359,6 +371,16 @@ class Turns:
                     self._tell_emitted(settlement)
             self.stragglers.drop(straggler)
         return bool(ended)
+
+    def _reopen(self) -> None:
+        """What a batch set aside to run here, which was written down though this worker was told it was not."""
+        worker, known = self._tenure.worker, self.stragglers.rows()
+        with self._store.begin() as transaction:
+            astray = [row for row in transaction.running(worker) if row.id not in known]
+            if astray:
+                again = [replace(row, worker="") for row in astray]
+                transaction.settle(Settlement(worker=worker, rescheduled=again, running=[row.id for row in astray]))
+        self._astray = False
 
     def finish(self) -> None:
         """Wait for those that run on, as long as there is time, and leave the others to be run again."""

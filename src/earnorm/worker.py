@@ -300,7 +300,7 @@ class Worker:
                 if until is None and self._trimming is not None:
                     self._trimming.step()
         except LeaseLost as lost:
-            self._turns.forget()
+            self._turns.lose()
             _log.info("%s", lost)
             return False
         except Exception as error:  # noqa: BLE001  a store may raise anything, and the thread must not die of it

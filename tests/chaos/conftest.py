@@ -129,8 +129,10 @@ class Scene:
             self.moments.append(at)
         return alive and killed
 
-    def verify(self, run, *, delivered=True):
+    def verify(self, run, *, delivered=True, letters=0):
+        """`letters` is how many dead letters there should be."""
         verdict = verify_ledger(self.url, self.ledger, delivered=delivered)
+        assert letters == sum(state == "dead" for _, state, _ in verdict.letters)
         self._reports.append(
             Report(
                 self.backend,

@@ -51,7 +51,7 @@ class Stored:
 
 @dataclass
 class Verdict:
-    """How ledger and database compare. Everything but `duplicates` has to be empty."""
+    """How ledger and database compare. All lists but `letters` have to be empty."""
 
     events: int = 0
     handled: int = 0
@@ -62,6 +62,7 @@ class Verdict:
     ghosts: list = field(default_factory=list)
     inversions: list = field(default_factory=list)
     leftovers: list = field(default_factory=list)
+    letters: list = field(default_factory=list)
 
     @property
     def faults(self):
@@ -108,7 +109,10 @@ def verify_ledger(url, ledger, *, delivered=True):
     _compare_readers(found, ledger, verdict)
     if delivered:
         _compare_effects(found, ledger, verdict)
-        verdict.leftovers += found.letters + ([("lease", found.holder)] if found.holder else [])
+        verdict.letters = found.letters
+        verdict.leftovers += [letter for letter in found.letters if letter[0] in HANDLERS] + (
+            [("lease", found.holder)] if found.holder else []
+        )
     return verdict
 
 

@@ -11,7 +11,17 @@ from random import Random
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import SQLAlchemyError
 
-from earnorm import BaseModel, IntegerField, RetryLater, StringField, connect, event_handler, event_handler_async
+import earnorm
+from earnorm import (
+    Backoff,
+    BaseModel,
+    IntegerField,
+    RetryLater,
+    StringField,
+    connect,
+    event_handler,
+    event_handler_async,
+)
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.errors import LeaseLost, StoreError
 from earnorm.telemetry import Appended, listen
@@ -73,7 +83,7 @@ def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, delay=0.
 
 
 def persist(say, *, url, ledger, name, seed=0, rate=50.0):
-    """Write until the ledger is closed, however often the server goes away. What it refuses is not told as committed."""
+    """Write until the ledger is closed, however often the server goes away. What it refuses is told as no commit."""
     book, chance = Ledger(Path(ledger)), Random(f"{seed} {name}")
     db = connect(url, worker=False)
     db.ready()
@@ -174,6 +184,18 @@ def deliver(say, *, url, ledger, batch, lease, die=None, of="SIGKILL", retried=2
     db.close()
 
 
+def finish(say, *, url, ledger, batch, lease):
+    """Work the log until nothing is set aside any more, not even for later: as what is retried alone after deaths."""
+    db = _worker(say, url, ledger, batch, lease)
+    while True:
+        db.drain(timeout=100)
+        with db.store.begin(readonly=True) as transaction:
+            if not transaction.waiting():
+                break
+        time.sleep(0.1)
+    db.close()
+
+
 def serve(say, *, url, ledger, batch, lease):
     """Work the log until the ledger is closed, and then what is left."""
     db = _worker(say, url, ledger, batch, lease)
@@ -228,6 +250,17 @@ def note(record, event):
 @event_handler_async(list(HEARD), name="anote")
 async def anote(record, event):
     _effect("anote", event)
+
+
+@event_handler("deadly.sent", name="deadly", retry=Backoff(attempts=2, first=0.05))
+def deadly(event):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def harm(say, *, url, ledger):
+    """An event whose handler takes its process along."""
+    with connect(url, worker=False):
+        earnorm.emit("deadly.sent")
 
 
 # --- dying at a point ---

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tests.chaos.ledger import HANDLERS
+from tests.chaos.ledger import HANDLERS, stored
 
 BATCH = 20
 # Long: a worker whose process is dead is followed at once. Short: one that lives and does not move, when it runs out.
@@ -79,12 +79,32 @@ def test_of_two_workers_killed_at_any_moment_the_other_goes_on_and_nothing_is_lo
         workers.append(scene.start("deliver", batch=BATCH, lease=LONG))
     for worker in workers:
         assert 0 == scene.nursery.wait(worker)
-    scene.play("deliver", batch=BATCH, lease=LONG)
+    # Of three deaths in a row somebody is suspected, and tried alone and again.
+    scene.play("finish", batch=BATCH, lease=LONG)
 
     verdict = scene.verify("two workers, any moment")
 
     assert scene.kills >= scale.worker_kills // 2
     assert verdict.duplicates <= scene.kills * BATCH * len(HANDLERS)
+
+
+def test_a_handler_that_kills_its_process_ends_as_a_dead_letter_and_the_others_are_done(scene):
+    """Three deaths make suspects; then it runs alone, and each death is an attempt of its own."""
+    scene.prepare()
+    scene.play("produce", name="before", transactions=4, seed=scene.seed)
+    scene.play("harm")
+    scene.play("produce", name="after", transactions=4, seed=scene.seed)
+    codes = [scene.nursery.wait(scene.start("finish", batch=BATCH, lease=LONG))]
+    while codes[-1] != 0 and len(codes) < 20:
+        codes.append(scene.nursery.wait(scene.start("finish", batch=BATCH, lease=LONG)))
+    scene.kills = len(codes) - 1
+
+    ((handler, state, error),) = stored(scene.url).letters
+    assert ("deadly", "dead") == (handler, state)
+    assert "ProcessDied" in error
+    assert {-11} == set(codes[:-1])
+    assert scene.kills <= 3 + 2 + 1, "no crash loop"
+    scene.verify("a handler that kills", letters=1)
 
 
 def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_on(scene, scale):

@@ -24,6 +24,7 @@ from earnorm.errors import LeaseLost, NameTakenTwice
 from earnorm.event import Entries
 from earnorm.store import Advance, Cursor, Plan, Presence, Registration, Settlement
 from earnorm.testing._store_verbs import NOON, attempt, entry, set_aside
+from earnorm.upkeep import ALL, Selection
 
 NAMES = st.sampled_from(["mail", "audit", "search", "old"])
 KEYS = st.sampled_from(["user:1", "user:2", "order:1"])
@@ -293,6 +294,38 @@ class TwoStores(RuleBasedStateMachine):
     def delivery(self, name, key, seconds, ordered, state, worker):
         due = self.clock.now() + timedelta(seconds=seconds)
         return set_aside(name, key, due, ordered=ordered, state=state, worker=worker)
+
+    @rule(data=st.data(), verb=st.sampled_from(["reopen", "discard"]), undo=st.booleans())
+    def look_after_dead_letters(self, data, verb, undo):
+        numbers = self.some_finished(data)
+
+        def act(t):
+            mine = [self.ids.get(n, n) for n in numbers] if isinstance(t, SQLAlchemyTransaction) else numbers
+            return len(getattr(t, verb)(mine))
+
+        self.both(act, undo=undo)
+
+    @rule(name=NAMES, event=st.sampled_from([None, "user.updated"]), error=st.sampled_from([None, "again", "x"]))
+    def find_dead_letters(self, name, event, error):
+        chosen = Selection(handler=name, event=event, error=error, since=self.clock.now() - timedelta(seconds=2))
+        self.both(lambda t: (t.dead(chosen, 3), t.count_dead(chosen), t.dead(ALL, 100)))
+
+    @rule(
+        old=st.booleans(),
+        limit=st.integers(1, 5),
+        after=st.integers(0, 10),
+        seconds=SECONDS,
+        dry=st.booleans(),
+        undo=st.booleans(),
+    )
+    def prune(self, old, limit, after, seconds, dry, undo):
+        words = {"unseen": self.clock.now() - timedelta(seconds=seconds), "dry": dry}
+        before = NOON + timedelta(seconds=1) if old else NOON
+        self.both(lambda t: t.prune(before, limit, after, **words), undo=undo)
+
+    @rule(after=st.integers(-1, 30), upto=st.integers(-1, 30), limit=st.integers(1, 5), slots=RANGES)
+    def behind(self, after, upto, limit, slots):
+        self.both(lambda t: (t.behind(after, upto, limit, slots), t.tally()))
 
     @rule(after=st.integers(-1, 30), upto=st.integers(-1, 30), limit=st.integers(0, 5), slots=RANGES)
     def read(self, after, upto, limit, slots):

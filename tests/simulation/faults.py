@@ -13,16 +13,20 @@ LEASE = 10.0
 
 # How often, at each place, where a story has this fault at all.
 WORST = {
-    "crash": 0.03,
-    "error": 0.03,
-    "loss": 0.03,
-    "unknown": 0.06,
-    "delay": 0.10,
-    "freeze": 0.04,
-    "jump": 0.02,
-    "outage": 0.005,
-    "failover": 0.03,
+    "crash": 0.008,
+    "error": 0.010,
+    "loss": 0.008,
+    "unknown": 0.030,
+    "delay": 0.060,
+    "freeze": 0.012,
+    "jump": 0.010,
+    "outage": 0.0005,
+    "failover": 0.015,
 }
+
+
+class Trouble(Exception):
+    """What a store may raise, and no word of it."""
 
 
 class Weather:
@@ -145,6 +149,14 @@ class Faults:
             self._kernel.pause()
         self._strike(line, "verb")
 
+    def between(self) -> None:
+        """Between two statements of a verb."""
+        if self._chance.random() < 0.35:
+            self._kernel.pause(self._chance.random() ** 4)
+        process = self._kernel.process
+        if process is not None and self.weather.strikes("freeze"):
+            self._freeze(process, "statement")
+
     def committed(self, line: Line) -> None:
         """After a commit of which the process knows nothing yet."""
         if self.weather.strikes("crash"):
@@ -164,29 +176,32 @@ class Faults:
         if strikes("crash"):
             self.crash(process, f"before a {place}")
         if strikes("freeze"):
-            process.frozen = self._kernel.now + self._chance.uniform(1.0, 6.0) * LEASE
-            self._kernel.tell(process, f"stands still, before a {place}")
-            self._kernel.pause()
+            self._freeze(process, place)
         if strikes("delay"):
             self._kernel.pause(self._seconds(place))
         if strikes("jump"):
             process.skew += self._chance.uniform(-3600.0, 3600.0)
             self._kernel.tell(process, f"has its clock wrong by {process.skew:.0f} s")
         if strikes("outage"):
-            self._back = self._kernel.now + self._chance.uniform(0.0, 300.0)
+            self._back = self._kernel.now + 300.0 * self._chance.random() ** 2
             self._world.ground.epoch += 1
             self._kernel.tell(None, f"the store is away until {self._back:.2f} s")
         if strikes("failover"):
             self._world.ground.fail_over(self._chance, self._world.truth, self._kernel)
         if strikes("error"):
-            raise OSError(f"the store failed, before a {place}")
+            raise Trouble(f"the store failed, before a {place}")
         if strikes("loss"):
             raise self._world.ground.lost(line.store)
+
+    def _freeze(self, process: Process, place: str) -> None:
+        process.frozen = self._kernel.now + self._chance.uniform(1.0, 6.0) * LEASE
+        self._kernel.tell(process, f"stands still, before a {place}")
+        self._kernel.pause()
 
     def _seconds(self, place: str) -> float:
         """Mostly short; up to ten minutes, where nobody waits behind it."""
         longest = 600.0 if place == "begin" else 20.0
-        return longest * self._chance.random() ** 4
+        return longest * self._chance.random() ** 8
 
     def crash(self, process: Process, where: str) -> None:
         self._kernel.tell(process, "crashes", where)

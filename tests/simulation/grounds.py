@@ -14,7 +14,7 @@ from earnorm.backends.sqlalchemy import migrations, tables
 from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.errors import ConnectionLost
-from tests.simulation.faults import WORST
+from tests.simulation.faults import WORST, Trouble
 from tests.simulation.kernel import Kernel, ProcessClock
 
 BUSY_TIMEOUT = 5.0
@@ -26,6 +26,7 @@ class Ground:
     switches_within  whether others go on between two verbs of a transaction, each time
     calm             whether the weather is fair, and nobody needs to interfere between statements any more
     epoch            raised when all connections break
+    between          called between two statements
     refusals         what its driver raises
     """
 
@@ -36,6 +37,7 @@ class Ground:
     def __init__(self) -> None:
         self.epoch = 0
         self.calm = False
+        self.between = lambda: None
         self._busy = False
 
     @contextmanager
@@ -48,7 +50,7 @@ class Ground:
             since = kernel.now
             kernel.pause(BUSY_TIMEOUT, lambda: not self._busy)
             if self._busy and kernel.now - since >= BUSY_TIMEOUT:
-                raise OSError("the database is locked")
+                raise Trouble("the database is locked")
         self._busy = True
         try:
             yield
@@ -123,8 +125,9 @@ class SQL(Ground):
         return SQLAlchemyStore(self._engine, clock=ProcessClock(self._kernel))
 
     def _before(self, *_: object) -> None:
-        if not self.calm and self._kernel.chance.random() < 0.35:
-            self._kernel.pause()
+        # From outside of any task, as the truth looks, nothing interferes.
+        if not self.calm and self._kernel.process is not None:
+            self.between()
 
     def remember(self) -> None:
         """A database has no way back."""

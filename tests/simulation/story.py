@@ -13,7 +13,7 @@ from earnorm.event import Entry, Event, Origin
 from earnorm.runner import Hydrated, Runner
 from earnorm.settling import settling_here
 from earnorm.worker import Worker
-from tests.simulation.faults import LEASE, Faults, Line, Weather
+from tests.simulation.faults import LEASE, Faults, Line, Trouble, Weather
 from tests.simulation.kernel import START, Greenlets, Kernel, Lock, Process, ProcessClock, Thread
 from tests.simulation.truth import Subscribed, Truth, Violation
 
@@ -47,6 +47,7 @@ class Story:
         self.ground = ground(self.kernel)
         self.truth.ground = self.ground
         self.faults = Faults(self, self.kernel, Weather(self.chance, self.ground.kinds))
+        self.ground.between = self.faults.between
         self.closing = False
         self._producing = 0
         self._cast = (self.chance.randint(1, 3), self.chance.randint(1, 4))
@@ -129,7 +130,7 @@ class Story:
     def _produce(self, process: Process) -> None:
         line = Line(self, process, self.ground.store_for(process))
         while not self.faults.weather.fair:
-            self.kernel.pause(self.chance.random() * 2.0)
+            self.kernel.pause(self.chance.random() * 4.0)
             entries = [self._entry() for _ in range(self.chance.randint(1, 3))]
             self._append(process, line, entries)
 
@@ -140,11 +141,11 @@ class Story:
         try:
             with line.begin() as transaction:
                 transaction.append(entries)
-                self.kernel.pause(self.chance.random() if self.chance.random() < 0.3 else 0.0)
+                self.kernel.pause(2.0 * self.chance.random() if self.chance.random() < 0.5 else 0.0)
                 if undone:
                     raise Undone
             self.kernel.tell(process, "appends", len(entries))
-        except (Undone, StoreError, OSError, *self.ground.refusals):
+        except (Undone, StoreError, Trouble, *self.ground.refusals):
             return
 
     def _entry(self, name: str = "", cause: UUID | None = None) -> Entry:
@@ -204,7 +205,7 @@ class Story:
 
     def _handle(self, process: Process, name: str, event: Event) -> None:
         chance, fair = self.chance, self.faults.weather.fair
-        if not fair and chance.random() < 0.1:
+        if not fair and chance.random() < 0.02:
             self.kernel.pause(chance.random() * 2.5 * LEASE)
         if event.id in self.truth.poison:
             raise ValueError("poison")

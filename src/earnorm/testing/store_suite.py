@@ -18,6 +18,7 @@ from earnorm.testing._store_attempts import AttemptSuite
 from earnorm.testing._store_deliveries import DeliverySuite
 from earnorm.testing._store_keys import KeySuite
 from earnorm.testing._store_leases import LeaseSuite
+from earnorm.testing._store_settling import SettlingSuite
 from earnorm.testing._store_subscriptions import SubscriptionSuite
 from earnorm.testing._store_upkeep import UpkeepSuite
 from earnorm.testing._store_verbs import (
@@ -40,7 +41,7 @@ from earnorm.upkeep import Pruned
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite, KeySuite, UpkeepSuite):
+class StoreSuite(SubscriptionSuite, LeaseSuite, SettlingSuite, DeliverySuite, AttemptSuite, KeySuite, UpkeepSuite):
     """Inherit it, and give the fixtures below: `store`, and how to join it.
 
     ```python

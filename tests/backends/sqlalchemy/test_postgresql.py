@@ -30,6 +30,7 @@ from earnorm.testing._store_verbs import (
     move,
     plan_of,
     positions,
+    prune,
     read_all,
     set_aside,
     settle,
@@ -39,6 +40,7 @@ from earnorm.testing._store_verbs import (
     try_take,
 )
 from earnorm.testing.store_suite import StoreSuite
+from earnorm.upkeep import Pruned
 from tests import postgresql as postgres
 
 
@@ -160,6 +162,38 @@ def test_a_prune_under_way_keeps_neither_writers_nor_readers_waiting(engine, sto
             assert ["old", "old", "new"] == [e.name for e in t.read(0, FAR, FAR)]
 
     assert ["new"] == [e.name for e in read_all(store)]
+
+
+def test_a_prune_waits_for_who_is_just_being_recorded_to_hear_the_past(engine, store):
+    """Read before and deleted after that commit, the past would go from under a subscription that is there."""
+    subscribe(store, "mail")
+    append(store, "old")
+    lease = take(store)
+    settle(store, lease, advances=move(lease, read_all(store)[-1].position))
+    with store.begin() as registering:
+        registering.subscribe([Registration(name="audit", since="beginning")])
+        join = in_thread(lambda: prune(store, limit=10))
+        wait_for_a_lock(engine)
+
+    assert Pruned(0, 0) == join()
+    assert ["old"] == [e.name for e in read_all(store)]
+
+
+def test_one_prunes_at_a_time(store):
+    with store.begin() as one, store.begin() as other:
+        assert one.prune(one.now(), 10, unseen=one.now()) is not None
+        assert other.prune(other.now(), 10, unseen=other.now()) is None
+
+
+def test_who_holds_the_horizon_is_told_with_what_ends_it(engine, store):
+    with engine.begin() as writing:
+        store.join(writing).append([entry()])
+        pid = writing.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with store.begin(readonly=True) as t:
+            stall = t.stall()
+
+    assert stall.holder.startswith(f"process {pid}")
+    assert (True, f"SELECT pg_terminate_backend({pid})") == (stall.seconds >= 0, stall.remedy)
 
 
 # --- the store's own transactions ---

@@ -1,0 +1,98 @@
+"""Malformed payloads and rows beside a healthy stream: no worker dies of them, and nobody healthy waits for them."""
+
+import time
+from random import Random
+
+import pytest
+from sqlalchemy import insert
+
+import earnorm
+from earnorm import connect, event_handler
+from earnorm.backends.sqlalchemy import tables
+from earnorm.errors import EarnORMError
+from tests.chaos import oddities
+from tests.chaos.conftest import FULL
+
+pytestmark = [pytest.mark.expect_failures, pytest.mark.filterwarnings("ignore")]
+
+TICK = 0.01
+# The part of its usual rate that a healthy stream keeps.
+KEPT = 0.8
+
+
+@pytest.fixture
+def heard():
+    """What was sent to the healthy handler, and what the two were given."""
+    sent, healthy, odd = [], [], []
+
+    @event_handler("healthy.sent", name="healthy")
+    def on_healthy(event):
+        healthy.append(event.payload["number"])
+
+    @event_handler("odd.*", name="odd", retry=1)
+    def on_odd(event):
+        odd.append(event.id)
+
+    return sent, healthy, odd
+
+
+def stream(db, seconds, heard, chance, rows):
+    """Emit for so long, writing malformed rows meanwhile; how many healthy events were handled by its end."""
+    sent, healthy, _ = heard
+    until, before = time.monotonic() + seconds, len(healthy)
+    each = int(rows / (seconds / TICK)) + 1 if rows else 0
+    while time.monotonic() < until:
+        earnorm.emit("healthy.sent", number=len(sent))
+        sent.append(len(sent))
+        some = [oddities.row(chance) for _ in range(min(each, rows))]
+        rows -= len(some)
+        if some:
+            with db.engine.begin() as connection:
+                connection.execute(insert(tables.log), some)
+        time.sleep(TICK)
+    return len(healthy) - before
+
+
+def test_malformed_rows_are_parked_and_the_healthy_stream_keeps_its_rate(place, scale, heard):
+    sent, healthy, _ = heard
+    seconds = 10.0 if FULL else 0.5
+    chance = Random(7)
+    with connect(place[1], worker=True) as db:
+        db.drain()
+        usual = stream(db, seconds, heard, chance, 0)
+        beside = stream(db, seconds, heard, chance, scale.malformed // 2)
+        db.drain(timeout=60)
+        with db.store.begin(readonly=True) as transaction:
+            parked = transaction.deliveries()
+            waiting = transaction.waiting()
+
+    assert {} == waiting
+    assert {"odd"} == {delivery.subscription for delivery in parked}
+    assert {"dead"} == {delivery.state for delivery in parked}
+    assert sorted(sent) == sorted(healthy), "each once"
+    if FULL:
+        assert beside >= KEPT * usual
+
+
+def test_malformed_payloads_are_refused_where_they_are_emitted_or_come_through(place, scale, heard):
+    _, _, odd = heard
+    chance = Random(11)
+    accepted = refused = 0
+    with connect(place[1], worker=False) as db:
+        db.ready()
+        for _ in range(scale.malformed // 2):
+            value = oddities.payload(chance)
+            try:
+                earnorm.emit("odd.sent", value=value)
+            except EarnORMError:
+                refused += 1
+            else:
+                accepted += 1
+        counts = db.drain(timeout=60)
+        while counts["done"] < accepted and sum(more := db.drain(timeout=60).values()):
+            counts["done"] += more
+        with db.store.begin(readonly=True) as transaction:
+            assert [] == transaction.deliveries()
+
+    assert refused
+    assert accepted == len(odd)
