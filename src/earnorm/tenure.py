@@ -174,6 +174,10 @@ class Tenure:
         taken = False
         for cursor, slots in moves.take:
             with self._store.begin() as transaction:
+                # Its burial waits for this, or is seen: what the buried take is held by nobody who could be buried.
+                if not transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds)):
+                    self._said = None
+                    return True
                 got = transaction.take(cursor, self.worker)
                 if got is not None and got.last - got.first + 1 > slots:
                     transaction.split(got, got.first + slots)
