@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -104,6 +105,42 @@ def test_one_that_was_buried_knows_it_by_its_next_heartbeat(store, clock):
 
     assert [] == tenure.held
     assert 1 == len(looked(tenure))
+
+
+class Undertaker:
+    """A store in which somebody is buried between two transactions of another, once."""
+
+    divides = True
+
+    def __init__(self, store, clock):
+        self.store = store
+        self.clock = clock
+        self.patient = None
+        self.left_behind = []
+
+    @contextmanager
+    def begin(self, *, readonly=False):
+        with self.store.begin(readonly=readonly) as transaction:
+            yield transaction
+            there = {presence.worker for presence in transaction.workers()}
+            self.left_behind += [c for c in transaction.cursors() if c.worker and c.worker not in there]
+        if readonly and self.patient:
+            patient, self.patient = self.patient, None
+            self.clock.advance(9)
+            with self.store.begin() as transaction:
+                assert transaction.bury(patient)
+
+
+def test_one_that_was_buried_before_it_takes_anything_comes_back_first(store, clock):
+    """It stood still between its look and its taking. A lease of one that is not there could never be taken over."""
+    with store.begin() as transaction:
+        transaction.subscribe([Registration(name="mail")])
+    undertaker = Undertaker(store, clock)
+    tenure = Tenure(undertaker, clock, 9)
+    undertaker.patient = tenure.worker
+
+    assert [tenure.worker] == [cursor.worker for cursor in looked(tenure)]
+    assert [] == undertaker.left_behind
 
 
 def test_resting_it_holds_nothing_and_stays_in_sight(store, clock):

@@ -469,23 +469,20 @@ class TestLeases:
         rig.clock.advance(10)
         assert {**NONE, "done": 1} == worker.drain()
 
-    def test_a_long_handler_keeps_its_lease(self, rig):
+    def test_a_worker_stays_alive_while_a_long_handler_runs(self, rig):
         done = threading.Event()
         rig.on(lambda order: done.wait(20))
         worker = rig.worker(lease=9)
         rig.append("order:1")
-        counts = []
-        thread = threading.Thread(target=lambda: counts.append(worker.run_once()))
+        thread = threading.Thread(target=worker.run_once)
         thread.start()
-        for _ in range(10):
-            until(lambda: rig.clock.waiting)
-            before = rig.clock.monotonic() + 9
-            rig.clock.advance(3)
-            until(lambda: rig.expiry() > before)  # noqa: B023  it is asked here and now
+        until(lambda: rig.clock.waiting)
+        rig.clock.advance(3)
+        until(lambda: rig.expiry() == 12)
         done.set()
         thread.join(20)
 
-        assert [1] == [count.done for count in counts]
+        assert {"mail": 1} == rig.cursors()
 
     def test_a_drain_without_a_thread_gives_the_lease_back(self, rig):
         rig.on()
@@ -505,6 +502,144 @@ class TestLeases:
         until(lambda: rig.clock.advance(0.1) or rig.holders() == {""})
 
         assert rig.clock.monotonic() < 10
+
+
+class Slow:
+    """A handler that takes its time for the records it is told to, in a thread of its own."""
+
+    def __init__(self, rig, *slow: str) -> None:
+        self.rig = rig
+        self.slow = set(slow)
+        self.go_on = threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.rig.note("mail", event)
+        if event.key in self.slow:
+            self.go_on.wait(20)
+
+
+def turn(rig, worker) -> None:
+    """One turn, in which time passes for as long as it takes."""
+    thread = threading.Thread(target=worker.run_once)
+    thread.start()
+    while thread.is_alive():
+        if rig.clock.waiting:
+            rig.clock.advance(1)
+        time.sleep(0)
+    thread.join()
+
+
+class TestStragglers:
+    @pytest.fixture
+    def slow(self, rig):
+        handler = Slow(rig, "order:2")
+        rig.on(handler)
+        yield handler
+        handler.go_on.set()
+
+    def running(self, rig):
+        with rig.memory.begin() as transaction:
+            return [(d.entry.position, d.attempt, bool(d.worker)) for d in transaction.deliveries()]
+
+    def ended(self, rig, worker):
+        until(lambda: worker._turns.stragglers.ended())
+        worker.run_once()
+
+    def test_one_slow_handler_does_not_fill_the_window(self, rig, slow):
+        worker = rig.worker()
+        rig.append("order:1", "order:2", "order:3")
+        turn(rig, worker)
+        assert ({"mail": 3}, [(2, 1, True)]) == (rig.cursors(), self.running(rig))
+        rig.append("order:4")
+        worker.run_once()
+        assert {"mail": 4} == rig.cursors()
+        slow.go_on.set()
+        self.ended(rig, worker)
+
+        assert [] == rig.kept()
+        assert {**NONE, "done": 4} == worker.drain()
+
+    def test_later_events_of_its_record_wait_for_it(self, rig, slow):
+        worker = rig.worker()
+        rig.append("order:2", "order:2")
+        turn(rig, worker)
+        rig.append("order:2", "order:1")
+        worker.run_once()
+        assert [(1, 1, True), (2, 1, False), (3, 1, False)] == self.running(rig)
+        slow.go_on.set()
+        self.ended(rig, worker)
+        worker.drain()
+
+        assert [1, 2, 3] == [position for _, key, position in rig.ran if key == "order:2"]
+        assert [] == rig.kept()
+
+    def test_its_failure_is_an_attempt(self, rig):
+        go_on = threading.Event()
+
+        def mail(event):
+            go_on.wait(20)
+            raise ValueError("boom")
+
+        rig.on(mail)
+        worker = rig.worker()
+        rig.append("order:1")
+        turn(rig, worker)
+        go_on.set()
+        self.ended(rig, worker)
+
+        assert [(1, 2, False)] == self.running(rig)
+
+    def test_while_its_worker_lives_nobody_else_runs_it_and_when_that_has_died_another_does(self, rig, slow):
+        worker, other = rig.worker(), rig.worker()
+        rig.append("order:2")
+        turn(rig, worker)
+        other.run_once()
+        assert 1 == len(rig.ran)
+        rig.clock.advance(10)
+        slow.slow.clear()
+        other.run_once()
+        other.run_once()
+        assert (2, []) == (len(rig.ran), rig.kept())
+        slow.go_on.set()
+        self.ended(rig, worker)
+
+        # Who was thought dead comes too late.
+        assert 0 == worker._turns.totals.done
+
+    def test_a_drain_waits_for_it(self, rig, slow):
+        worker = rig.worker()
+        rig.append("order:2")
+        turn(rig, worker)
+        counts = []
+        thread = threading.Thread(target=lambda: counts.append(worker.drain()))
+        thread.start()
+        slow.go_on.set()
+        while thread.is_alive():
+            if rig.clock.waiting:
+                rig.clock.advance(0.1)
+            time.sleep(0)
+
+        assert [{**NONE, "done": 1}] == counts
+
+    def test_a_stop_leaves_it_to_others(self, rig, slow):
+        worker = rig.worker()
+        rig.append("order:2")
+        turn(rig, worker)
+        worker.stop(0)
+
+        assert ([(1, 1, False)], {""}) == (self.running(rig), rig.holders())
+
+    def test_no_more_run_on_than_may(self, rig):
+        handler = Slow(rig, "order:1", "order:2", "order:3")
+        rig.on(handler)
+        worker = rig.worker(threads=1, concurrency=1)
+        rig.append("order:1")
+        turn(rig, worker)
+        assert [(1, 1, True)] == self.running(rig)
+        handler.go_on.set()
+        self.ended(rig, worker)
+
+        assert [] == rig.kept()
 
 
 class TestAsync:

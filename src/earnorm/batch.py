@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from earnorm.delivery import Delivery, Outcome, Retry
 
@@ -24,7 +24,10 @@ class Batch:
         self.calm.set()
         # Tasks that follow its lanes, and those whose handler waits; the loop's own business.
         self.driving = self.waiting = 0
+        # Told, once the batch was settled without them, when those that run on have ended.
+        self.on_note: Callable[[], object] | None = None
         self._outcomes: list[list[Outcome]] = [[] for _ in lanes]
+        self._running: dict[int, int] = {}
         self._lock = threading.Lock()
         self._in_threads = 0
         self._on_loop = 0
@@ -33,6 +36,20 @@ class Batch:
     def outcomes(self) -> list[list[Outcome]]:
         """What each lane came to so far. A lane that stays short of its deliveries was stopped."""
         return [list(outcomes) for outcomes in self._outcomes]
+
+    @property
+    def running(self) -> dict[int, int]:
+        """By lane, which of its deliveries takes its time: it waits on a loop, or has a thread."""
+        return dict(self._running)
+
+    def runs(self, lane: int) -> None:
+        """The next delivery of this lane may take its time."""
+        self._running[lane] = len(self._outcomes[lane])
+
+    def outcome(self, lane: int, index: int) -> Outcome | None:
+        """What this delivery came to, if it has ended."""
+        outcomes = self._outcomes[lane]
+        return outcomes[index] if index < len(outcomes) else None
 
     @property
     def finished(self) -> bool:
@@ -61,5 +78,8 @@ class Batch:
 
     def note(self, lane: int, outcome: Outcome) -> bool:
         """Write an outcome down; whether the lane may go on: behind a delivery that is to be retried, it waits."""
+        self._running.pop(lane, None)
         self._outcomes[lane].append(outcome)
+        if self.on_note is not None:
+            self.on_note()
         return not isinstance(outcome, Retry)

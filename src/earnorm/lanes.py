@@ -159,6 +159,7 @@ class Lanes:
                 if batch.closed:
                     break
                 run = self._performer.begin(lane[index], self._loaded(batch, place.lane, index))
+                batch.runs(place.lane)
                 outcome = self._timed(batch, places, place._replace(start=index + 1), run)
                 if outcome is None:
                     return False
@@ -257,7 +258,7 @@ class Lanes:
                 share = None if place.start else self._preload.share(batch, place.lane)
                 loaded = None if share is None else await _shared(share)
                 run = self._performer.begin(batch.lanes[place.lane][place.start], loaded)
-                run.on_wait = partial(self._waits, batch, places)
+                run.on_wait = partial(self._waits, batch, places, place.lane)
                 if run.timeout is not None:
                     run.on_given_up = partial(self._go_on, batch, places, place)
                 outcome = await self._performer.aperform(run, self._loaders)
@@ -288,7 +289,8 @@ class Lanes:
         else:
             batch.driving -= 1
 
-    def _waits(self, batch: Batch, places: _Places) -> None:
+    def _waits(self, batch: Batch, places: _Places, lane: int) -> None:
+        batch.runs(lane)
         batch.driving -= 1
         batch.waiting += 1
         self._drive_more(batch, places)

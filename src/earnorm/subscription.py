@@ -259,7 +259,12 @@ class _Unbegun:
     """The worker was stopped before this delivery began, or while it ran."""
 
 
-_Fate = Outcome | _Waiting | _Unbegun
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """It runs on while the others are settled."""
+
+
+_Fate = Outcome | _Waiting | _Unbegun | _Apart
 
 
 def passed(
@@ -282,14 +287,22 @@ def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> b
 
 
 def fold(
-    window: Window, outcomes: Sequence[Sequence[Outcome]], now: datetime, worker: str, plans: Mapping[str, Plan]
+    window: Window,
+    outcomes: Sequence[Sequence[Outcome]],
+    now: datetime,
+    worker: str,
+    plans: Mapping[str, Plan],
+    *,
+    apart: Collection[int] = (),
 ) -> Settlement:
     """The settlement of `window`: `outcomes[i]` are those of lane i, as far as it came.
+
+    In the lanes `apart` the next delivery runs on, and is settled by itself when it has ended.
 
     What was not begun stays in the log, and its cursor before it. Only where a later delivery by that cursor has
     ended is it set aside instead, its attempt not counted, so that nothing runs twice.
     """
-    fates = list(_fates(window.lanes, outcomes))
+    fates = list(_fates(window.lanes, outcomes, apart))
     fresh = [(delivery, fate) for delivery, fate in fates if not delivery.id]
     ends = _ends(window.front, fresh, window.end)
     fresh += [(delivery, _Waiting()) for delivery in window.behind]
@@ -297,23 +310,28 @@ def fold(
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
         worker=worker,
-        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.suspect]),
+        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.worker]),
         plans=plans,
-        set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
-        rescheduled=_kept([(d, f) for d, f in again if d.suspect or not isinstance(f, _Unbegun)], now),
+        set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now, worker),
+        rescheduled=_kept([(d, f) for d, f in again if d.worker or not isinstance(f, _Unbegun)], now, worker),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
-        running=[delivery.id for delivery, _ in again if delivery.suspect],
+        running=[delivery.id for delivery, _ in again if delivery.worker],
         attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
         seen=window.seen,
     )
 
 
-def _fates(lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]]) -> Iterator[tuple[Delivery, _Fate]]:
-    for lane, ended in zip(lanes, outcomes, strict=True):
-        rest: _Fate = _Waiting() if ended and isinstance(ended[-1], Retry) else _Unbegun()
+def _fates(
+    lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]], apart: Collection[int]
+) -> Iterator[tuple[Delivery, _Fate]]:
+    for number, (lane, ended) in enumerate(zip(lanes, outcomes, strict=True)):
+        rest: _Fate = _Waiting() if number in apart or (ended and isinstance(ended[-1], Retry)) else _Unbegun()
         for index, delivery in enumerate(lane):
-            yield delivery, ended[index] if index < len(ended) else rest
+            if index == len(ended) and number in apart:
+                yield delivery, _Apart()
+            else:
+                yield delivery, ended[index] if index < len(ended) else rest
 
 
 def _ends(front: Front, fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
@@ -346,9 +364,12 @@ def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Deli
     return [Advance(cursor, to) for cursor, to in reached if to > cursor.position or cursor in under]
 
 
-def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delivery]:
+def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime, worker: str) -> list[Delivery]:
     """The deliveries that are not over, as they stand from now on."""
-    return [kept for delivery, fate in fates if (kept := _after(delivery, fate, now)) is not None]
+    kept = ((fate, _after(delivery, fate, now)) for delivery, fate in fates)
+    return [
+        replace(after, worker=worker if isinstance(fate, _Apart) else "") for fate, after in kept if after is not None
+    ]
 
 
 def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
@@ -358,7 +379,7 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
             return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
         case Dead(error, made):
             return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
-        case _Waiting() | _Unbegun():
+        case _Waiting() | _Unbegun() | _Apart():
             # A time after its event's own is one that was chosen.
             return replace(delivery, due=delivery.due if delivery.due > delivery.entry.at else now)
         case _:

@@ -174,6 +174,10 @@ class Tenure:
         taken = False
         for cursor, slots in moves.take:
             with self._store.begin() as transaction:
+                # Its burial waits for this, or is seen: what the buried take is held by nobody who could be buried.
+                if not transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds)):
+                    self._said = None
+                    return True
                 got = transaction.take(cursor, self.worker)
                 if got is not None and got.last - got.first + 1 > slots:
                     transaction.split(got, got.first + slots)
@@ -216,6 +220,10 @@ class Tenure:
         """Nothing that was seen is to be relied on: not who holds what, and not where it stands."""
         self.view = None
         self._said = None
+
+    def lose(self) -> None:
+        """Something is not as it was seen to be; this worker is still there."""
+        self.view = None
 
     def rest(self) -> None:
         """Hold nothing while there is nothing to do, but stay in sight."""

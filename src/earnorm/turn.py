@@ -5,26 +5,33 @@ What a worker knows is in the store: after a lost lease, a failed store or a kil
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from earnorm.batch import Batch
 from earnorm.clock import Clock
 from earnorm.counts import Counts
 from earnorm.delivery import Dead, Delivery, Outcome
+from earnorm.errors import LeaseLost
 from earnorm.front import Front, fronts_of
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.shares import View
 from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Settlement, Store, Transaction, Waiting
+from earnorm.stragglers import Stragglers
 from earnorm.subscription import Audience, Window, fold, passed, plan
 from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
 
 __all__ = ["Turns"]
 
+_log = logging.getLogger("earnorm.worker")
+
+# Seconds between two looks at what runs.
+_LOOK = 1.0
 # The view may have changed while a window was planned, and then is looked at again.
 _TRIES = 4
 
@@ -36,6 +43,8 @@ class _Result:
     window: Window
     outcomes: list[list[Outcome]]
     plans: Mapping[str, Plan]
+    batch: Batch | None = None
+    apart: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 class Turns:
@@ -54,6 +63,8 @@ class Turns:
         *,
         clock: Clock,
         pace: Pace,
+        wakeup: threading.Event,
+        most_apart: int,
         groups: frozenset[str] | None = None,
         intake: Intake | None = None,
     ) -> None:
@@ -73,7 +84,10 @@ class Turns:
         self._pace = pace
         self._groups = groups
         self._intake = intake
+        self._wakeup = wakeup
+        self.stragglers = Stragglers(most_apart, wakeup.set)
         self._unsettled: _Result | None = None
+        self._astray = False
         self._recorded: frozenset[str] = frozenset()
         self._knows: frozenset[str] = frozenset()
         self._quiet: tuple[int, Mapping[str, Group]] | None = None
@@ -89,6 +103,12 @@ class Turns:
         self._unsettled = None
         self._quiet = None
         self._tenure.forget()
+
+    def lose(self) -> None:
+        """A batch was refused: it is read again, as the store has it."""
+        self._unsettled = None
+        self._astray = True
+        self._tenure.lose()
 
     def refresh(self) -> None:
         """Record handlers defined since as subscriptions. Costs nothing if there are none."""
@@ -144,6 +164,9 @@ class Turns:
         """One turn, of which handlers may take until then; whether it moved anything."""
         self.refresh()
         moved = self.settle()
+        moved = self._settle_stragglers() or moved
+        if self._astray:
+            self._reopen()
         if self._intake is not None:
             moved = self._intake.take() or moved
         if self._tenure.view is None and not self._contends():
@@ -158,11 +181,11 @@ class Turns:
             return True
         began = self._clock.monotonic()
         window, verdict = self._risk(window) if window.runs_alone else (window, None)
-        outcomes: list[list[Outcome]] = [[verdict]] if verdict is not None else self._perform(window, until)
+        result = self._perform(window, plans, until) if verdict is None else _Result(window, [[verdict]], plans)
         if self._tenure.view is None:
             return moved
         self._pace.note(len(window.lanes), self._clock.monotonic() - began)
-        self._unsettled = _Result(window, outcomes, plans)
+        self._unsettled = result
         return self.settle() or moved
 
     def _suspect(self, window: Window, plans: Mapping[str, Plan]) -> None:
@@ -182,7 +205,8 @@ class Turns:
             settlement = risk_of(window, fate, transaction.now(), self._tenure.worker)
             transaction.settle(settlement)
         self._settled(settlement)
-        return (window, None) if verdict is None else (alone(window, before_its_last(suspect)), verdict)
+        mine = replace(suspect, worker=self._tenure.worker)
+        return (alone(window, mine), None) if verdict is None else (alone(window, before_its_last(mine)), verdict)
 
     def _contends(self) -> bool:
         """Whether there is anything to do for our handlers, whoever may be doing it."""
@@ -243,11 +267,14 @@ class Turns:
         self, transaction: Transaction, waiting: Mapping[str, Waiting], front: Front, limit: int
     ) -> list[Delivery]:
         now = transaction.now()
+        names = [name for name, wait in waiting.items() if wait.due is not None and wait.due <= now]
         found: list[Delivery] = []
-        for name, wait in waiting.items():
-            if wait.due is not None and wait.due <= now and (slots := front.slots_of(name)):
-                found += transaction.due(name, slots, limit)
-        return found[:limit]
+        # Each turn another one is first, so that none has to wait for all that another has.
+        first = self._number % len(names) if names else 0
+        for name in (*names[first:], *names[:first]):
+            if len(found) < limit and (slots := front.slots_of(name)):
+                found += transaction.due(name, slots, limit - len(found))
+        return found
 
     def _plans(self) -> dict[str, Plan]:
         """Who is given what the shared cursors pass."""
@@ -259,22 +286,34 @@ class Turns:
                 given[follower.group].add(follower.name)
         return {name: Plan(view.groups[name].generation, frozenset(names)) for name, names in given.items()}
 
-    def _perform(self, window: Window, until: float | None) -> list[list[Outcome]]:
-        """Run the lanes, staying alive, until all have ended or the worker has no more time."""
+    def _perform(self, window: Window, plans: Mapping[str, Plan], until: float | None) -> _Result:
+        """Run the lanes, staying alive, until all have ended, what runs on takes long, or there is no more time."""
         batch = self.under_way = Batch(window.lanes)
+        apart: dict[int, int] = {}
         if self.stopping.is_set():
             batch.close()
         try:
             self._lanes.begin(batch)
-            while not batch.finished and (remaining := self._remaining(until)) > 0:
-                self._clock.wait(batch.signal, min(remaining, self._tenure.third))
-                batch.signal.clear()
-                self._tenure.keep()
+            apart = self._wait_for(batch, until, may_part=not window.runs_alone)
         finally:
             self.under_way = None
-            if not batch.finished:
+            if not batch.finished and not apart:
                 self._lanes.abandon(batch)
-        return batch.outcomes
+        # In a lane that went on meanwhile, the one that took long has ended.
+        outcomes = [ended[: apart.get(lane)] for lane, ended in enumerate(batch.outcomes)]
+        return _Result(window, outcomes, plans, batch, apart)
+
+    def _wait_for(self, batch: Batch, until: float | None, *, may_part: bool) -> dict[int, int]:
+        """Returns which deliveries, by lane, are to run on by themselves."""
+        since: dict[tuple[int, int], float] = {}
+        while not batch.finished and (remaining := self._remaining(until)) > 0:
+            self._clock.wait(batch.signal, min(remaining, self._tenure.third, _LOOK))
+            batch.signal.clear()
+            self._tenure.keep()
+            if may_part and self.stragglers.found(batch, since, self._clock.monotonic()):
+                batch.close()
+                return dict(since.keys())
+        return {}
 
     def _remaining(self, until: float | None) -> float:
         ends = [end for end in (until, self.deadline) if end is not None]
@@ -289,20 +328,69 @@ class Turns:
             return False
         self.refresh()  # a handler registered by another one hears what that one emitted
         window, outcomes, worker = result.window, result.outcomes, self._tenure.worker
-        settlement = passed(window, outcomes, worker, result.plans)
+        settlement = None if result.apart else passed(window, outcomes, worker, result.plans)
         # Who sees in the store that all is done finds it counted.
         with self.counting:
             with self._store.begin() as transaction:
                 if settlement is None:
-                    settlement = fold(window, outcomes, transaction.now(), worker, result.plans)
+                    settlement = fold(window, outcomes, transaction.now(), worker, result.plans, apart=result.apart)
                 moves = any((settlement.advances, settlement.set_aside, settlement.rescheduled, settlement.finished))
                 if moves:
                     transaction.settle(settlement)
+                running = transaction.running(worker) if result.apart else []
             self._unsettled = None
+            if result.batch is not None and running:
+                self.stragglers.add(result.batch, result.apart, running)
             self.totals += Counts.of(outcome for lane in outcomes for outcome in lane)
         self._settled(settlement)
         self._runner.tell_appended(settlement.emitted)
         return moves
+
+    def _settle_stragglers(self) -> bool:
+        """Write down what became of those that have ended; whether any had."""
+        ended = self.stragglers.ended()
+        for straggler in ended:
+            outcomes, worker = straggler.outcomes or [], self._tenure.worker
+            window = Window(lanes=((straggler.row,),))
+            with self.counting:
+                try:
+                    with self._store.begin() as transaction:
+                        settlement = fold(window, [outcomes], transaction.now(), worker, {})
+                        transaction.settle(settlement)
+                except LeaseLost as lost:
+                    # This worker was thought to be dead, and somebody else runs it.
+                    _log.info("%s", lost)
+                else:
+                    self.totals += Counts.of(outcomes)
+                    self._runner.tell_appended(settlement.emitted)
+            self.stragglers.drop(straggler)
+        return bool(ended)
+
+    def _reopen(self) -> None:
+        """What a batch set aside to run here, which was written down though this worker was told it was not."""
+        worker, known = self._tenure.worker, self.stragglers.rows()
+        with self._store.begin() as transaction:
+            astray = [row for row in transaction.running(worker) if row.id not in known]
+            if astray:
+                again = [replace(row, worker="") for row in astray]
+                transaction.settle(Settlement(worker=worker, rescheduled=again, running=[row.id for row in astray]))
+        self._astray = False
+
+    def finish(self) -> None:
+        """Wait for those that run on, as long as there is time, and leave the others to be run again."""
+        self._settle_stragglers()
+        while len(self.stragglers) and (remaining := self._remaining(None)) > 0:
+            self._clock.wait(self._wakeup, min(remaining, _LOOK))
+            self._wakeup.clear()
+            self._tenure.keep()
+            self._settle_stragglers()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Those that run on are no attempt, and no longer this worker's."""
+        for batch in self.stragglers.batches():
+            self._lanes.abandon(batch)
+        self.stragglers.clear()
 
     def _settled(self, settlement: Settlement) -> None:
         self._tenure.moved([replace(a.cursor, position=a.position, deaths=0) for a in settlement.advances])

@@ -85,6 +85,7 @@ class Worker:
         concurrency, threads = self._sizes
         self._tenure = Tenure(self._store, self._clock, self._seconds, dedicated=self._dedicated)
         self._lanes = Lanes(self._runner, threads=threads, concurrency=concurrency, own_loop=self._own_loop)
+        self._wakeup = threading.Event()
         self._turns = Turns(
             self._store,
             self._audience,
@@ -93,13 +94,14 @@ class Worker:
             self._lanes,
             clock=self._clock,
             pace=Pace(self._batch),
+            wakeup=self._wakeup,
+            most_apart=concurrency + threads,
             groups=self._groups,
             intake=self._intake,
         )
         self._stopping = self._turns.stopping
         self._lock = threading.Lock()
         self._passing = threading.Lock()
-        self._wakeup = threading.Event()
         self._thread: threading.Thread | None = None
         self._watchers: set[threading.Event] = set()
         self._failures = 0
@@ -163,6 +165,7 @@ class Worker:
             thread.join(grace + _MARGIN)
         if self._passing.acquire(timeout=grace + _MARGIN):
             try:
+                self._turns.abandon()
                 self._tenure.leave()
             finally:
                 self._passing.release()
@@ -224,6 +227,7 @@ class Worker:
 
     def _give_back(self) -> None:
         with self._passing:
+            self._turns.abandon()
             self._tenure.leave()
 
     # --- the thread --------------------------------------------------------------------------
@@ -241,6 +245,7 @@ class Worker:
                 pause = self._rest(pause)
         if self._turns.has_unsettled:
             self._attempt(None)
+        self._turns.finish()
         self._give_back()
 
     def _rest(self, pause: float) -> float:
@@ -270,7 +275,7 @@ class Worker:
             with self._passing:
                 moved = self._turns.take(until)
         except LeaseLost as lost:
-            self._turns.forget()
+            self._turns.lose()
             _log.info("%s", lost)
             return False
         except Exception as error:  # noqa: BLE001  a store may raise anything, and the thread must not die of it

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from tests.chaos.ledger import Ledger, Report, table, verify_ledger
+from tests import postgresql as postgres
+from tests.chaos.ledger import Ledger, Report, p95, recoveries, table, verify_ledger
 from tests.chaos.nursery import Nursery
 
 FULL = os.environ.get("EARNORM_CHAOS") == "full"
@@ -16,17 +17,50 @@ REPORTS = pytest.StashKey[list[Report]]()
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of it: a few seconds in every run of the suite, minutes with EARNORM_CHAOS=full."""
+    """How much of it: a few seconds in every run of the suite, minutes with EARNORM_CHAOS=full.
+
+    A transaction holds four or five events; `writers` are processes of four threads each.
+    """
 
     producer_kills: int
     worker_kills: int
     transactions: int
     writers: int
     written: int
+    records: int
+    stops: int
+    restarts: int
+    ended: int
+    away: float
+    malformed: int
 
 
-SHORT = Scale(producer_kills=10, worker_kills=8, transactions=60, writers=2, written=20)
-LONG = Scale(producer_kills=200, worker_kills=60, transactions=2_500, writers=4, written=300)
+SHORT = Scale(
+    producer_kills=10,
+    worker_kills=8,
+    transactions=60,
+    writers=2,
+    written=12,
+    records=5,
+    stops=2,
+    restarts=1,
+    ended=8,
+    away=1.5,
+    malformed=400,
+)
+LONG = Scale(
+    producer_kills=200,
+    worker_kills=60,
+    transactions=2_500,
+    writers=4,
+    written=450,
+    records=100,
+    stops=100,
+    restarts=10,
+    ended=200,
+    away=30.0,
+    malformed=10_000,
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -67,6 +101,7 @@ class Scene:
         self.seed = seed
         self.chance = Random(seed)
         self.kills = 0
+        self.moments = []
         self.backend = backend
         self.url = url
         self.ledger = Ledger(folder / "ledger.txt")
@@ -87,8 +122,11 @@ class Scene:
     def kill(self, pid, *, within):
         """Kill the child after some of its next steps; False if it was done by then."""
         alive = self.nursery.watch(pid, self.chance.randint(1, within))
+        at = time.monotonic()
         killed = self.nursery.kill(pid) == -9
         self.kills += killed
+        if killed:
+            self.moments.append(at)
         return alive and killed
 
     def verify(self, run, *, delivered=True):
@@ -102,6 +140,7 @@ class Scene:
                 time.perf_counter() - self._began,
                 len(verdict.lost) + len(verdict.torn) + len(verdict.forgotten),
                 verdict.duplicates,
+                p95(recoveries(self.ledger, self.moments)),
                 str(self.seed),
             )
         )
@@ -109,11 +148,16 @@ class Scene:
         return verdict
 
 
-@pytest.fixture
-def place(tmp_path):
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def place(request, tmp_path):
     """The kind of database, and its URL."""
-    # Many write at once, on a machine that is busy.
-    return "SQLite", f"sqlite:///{tmp_path}/chaos.db?busy_timeout=60000"
+    if request.param == "SQLite":
+        # Many write at once, on a machine that is busy.
+        yield "SQLite", f"sqlite:///{tmp_path}/chaos.db?busy_timeout=60000"
+    else:
+        # A database of its own, so that its backends are known by it.
+        with postgres.database() as url:
+            yield "PostgreSQL", url.render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
 """The ledger: what processes swear to have done, in a file outside the database, and how the two are compared."""
 
 import os
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from uuid import UUID
 
 from sqlalchemy import create_engine
@@ -104,6 +105,7 @@ def verify_ledger(url, ledger, *, delivered=True):
     _compare_rows(found, verdict)
     _compare_commits(found, ledger, verdict)
     _compare_order(found, verdict)
+    _compare_readers(found, ledger, verdict)
     if delivered:
         _compare_effects(found, ledger, verdict)
         verdict.leftovers += found.letters + ([("lease", found.holder)] if found.holder else [])
@@ -145,6 +147,16 @@ def _compare_order(found, verdict):
             verdict.inversions.append((key, number, counted[key]))
 
 
+def _compare_readers(found, ledger, verdict):
+    """Who follows the log by its horizon sees all of it, once, in its order."""
+    ids = [event[1] for event in found.events]
+    for reader, *seen in ledger.read("read"):
+        if seen != ids:
+            verdict.inversions.append((reader, "saw", len(seen), "of", len(ids)))
+            verdict.lost += sorted(set(ids) - set(seen))
+            verdict.ghosts += sorted(set(seen) - set(ids))
+
+
 def _compare_effects(found, ledger, verdict):
     effects = ledger.read("effect")
     happened = Counter((handler, event) for handler, event, *_ in effects)
@@ -170,9 +182,20 @@ def _inversions(effects, positions):
     return inversions
 
 
+def recoveries(ledger, moments):
+    """Seconds from each of these moments (a kill, a server's return) to the next effect."""
+    effects = sorted(float(at) for *_, at in ledger.read("effect"))
+    found = ((moment, bisect(effects, moment)) for moment in moments)
+    return sorted(effects[index] - moment for moment, index in found if index < len(effects))
+
+
+def p95(values):
+    return values[min(len(values) - 1, int(0.95 * len(values)))] if values else None
+
+
 @dataclass(frozen=True)
 class Report:
-    """One line of the table."""
+    """One line of the table. `recovery_p95` is in seconds, from a kill to the next effect."""
 
     backend: str
     run: str
@@ -181,17 +204,16 @@ class Report:
     seconds: float
     lost: int
     duplicates: int
+    recovery_p95: float | None
     seed: str
 
 
 def table(reports: Iterable[Report]):
-    names = ("backend", "run", "events", "kills", "seconds", "lost", "duplicates", "seed")
-    rows = [
-        names,
-        *(
-            tuple(_cell(getattr(report, name)) for name in names)
-            for report in sorted(reports, key=lambda report: report.run)
-        ),
+    names = [each.name for each in fields(Report)]
+    rows = [[name.replace("_", " ") for name in names]]
+    rows += [
+        [_cell(getattr(report, name)) for name in names]
+        for report in sorted(reports, key=lambda report: (report.run, report.backend))
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -202,4 +224,6 @@ def table(reports: Iterable[Report]):
 
 
 def _cell(value):
+    if value is None:
+        return "-"
     return f"{value:.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value

@@ -3,14 +3,17 @@
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.exc import SQLAlchemyError
 
 from earnorm import BaseModel, IntegerField, RetryLater, StringField, connect, event_handler, event_handler_async
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
+from earnorm.errors import LeaseLost, StoreError
 from earnorm.telemetry import Appended, listen
 from tests.chaos.ledger import HEARD, Ledger
 
@@ -45,8 +48,11 @@ def prepare(say, *, url, counters):
             Counter(number=0).save()
 
 
-def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, die=None):
-    """Write transactions, some of them rolled back in whole or part, telling the ledger before and after each."""
+def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, delay=0.0, die=None):
+    """Write transactions, some of them rolled back in whole or part, telling the ledger before and after each.
+
+    `delay` is how many seconds one may stay open before its commit.
+    """
     book = Ledger(Path(ledger))
     db = connect(url, worker=False)
     db.ready()
@@ -56,7 +62,7 @@ def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, die=None
     def write(thread):
         chance = Random(f"{seed} {name} {thread}")
         for number in range(transactions):
-            _transact(say, db, book, f"{name}.{thread}.{number}", chance)
+            _transact(say, db, book, f"{name}.{thread}.{number}", chance, delay)
 
     workers = [threading.Thread(target=write, args=(thread,)) for thread in range(threads)]
     for worker in workers:
@@ -66,12 +72,29 @@ def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, die=None
     db.close()
 
 
-def _transact(say, db, book, batch, chance):
+def persist(say, *, url, ledger, name, seed=0, rate=50.0):
+    """Write until the ledger is closed, however often the server goes away. What it refuses is told as no commit."""
+    book, chance = Ledger(Path(ledger)), Random(f"{seed} {name}")
+    db = connect(url, worker=False)
+    db.ready()
+    number = 0
+    while not book.read("closed"):
+        number += 1
+        with suppress(SQLAlchemyError, StoreError, OSError):
+            _transact(say, db, book, f"{name}.{number}", chance)
+        time.sleep(1.0 / rate)
+    with suppress(SQLAlchemyError, StoreError, OSError):
+        db.close()
+
+
+def _transact(say, db, book, batch, chance, delay=0.0):
     book.write("begin", batch)
     try:
         with db.transaction() as opened:
             say("begin")
             _fill(say, db, opened.session, batch, chance)
+            if delay:
+                time.sleep(delay * chance.random())
             if chance.random() < 0.1:
                 raise Undone
     except Undone:
@@ -112,6 +135,29 @@ def _drop(batch, item, counters, chance):
         chance.choice(counters).emit("counted", number=-1, fate="dropped")
 
 
+# --- reading ---
+
+
+def read(say, *, url, ledger, name):
+    """Follow the log as any reader may, by its horizon, until the ledger is closed and nothing is left to read."""
+    book = Ledger(Path(ledger))
+    db = connect(url, worker=False)
+    db.ready()
+    seen, position, closed = [], 0, False
+    while True:
+        with db.store.begin(readonly=True) as transaction:
+            horizon = transaction.horizon()
+            entries = transaction.read(position, horizon, 500)
+        seen += [entry.id for entry in entries]
+        position = entries[-1].position if entries else horizon
+        if not entries and closed:
+            break
+        closed = not entries and bool(book.read("closed"))
+        time.sleep(0 if entries else 0.005)
+    book.write("read", name, *seen)
+    db.close()
+
+
 # --- delivering ---
 
 
@@ -123,24 +169,65 @@ _signal = signal.SIGKILL
 
 def deliver(say, *, url, ledger, batch, lease, die=None, of="SIGKILL", retried=20):
     """Work the log until nothing is due; one event in `retried` is tried twice."""
+    db = _worker(say, url, ledger, batch, lease, die, of, retried)
+    db.drain(timeout=100)
+    db.close()
+
+
+def finish(say, *, url, ledger, batch, lease):
+    """Work the log until nothing is set aside any more, not even for later: as what is retried alone after deaths."""
+    db = _worker(say, url, ledger, batch, lease)
+    while True:
+        db.drain(timeout=100)
+        with db.store.begin(readonly=True) as transaction:
+            if not transaction.waiting():
+                break
+        time.sleep(0.1)
+    db.close()
+
+
+def serve(say, *, url, ledger, batch, lease):
+    """Work the log until the ledger is closed, and then what is left."""
+    db = _worker(say, url, ledger, batch, lease)
+    while not _book.read("closed"):
+        time.sleep(0.05)
+    db.drain(timeout=100)
+    db.close()
+
+
+def _worker(say, url, ledger, batch, lease, die=None, of="SIGKILL", retried=20):
     global _book, _say, _retried, _signal
     _book, _say, _retried, _signal = Ledger(Path(ledger)), say, retried, signal.Signals[of]
     db = connect(url, worker=True)
     # Short, so that a test need not wait long for the lease of a worker that was killed.
     db.worker._seconds, db.worker._batch = lease, batch
     db.worker._begin_anew()
+    _tell_refusals()
     if die is not None:
         DELIVERER[die](db)
     db.ready()
-    db.drain(timeout=100)
-    db.close()
+    return db
+
+
+def _tell_refusals():
+    """The ledger is told of each settle that is refused, since the lease has passed to somebody else."""
+    settle = SQLAlchemyTransaction.settle
+
+    def telling(transaction, *arguments):
+        try:
+            settle(transaction, *arguments)
+        except LeaseLost:
+            _book.write("refused", os.getpid())
+            raise
+
+    SQLAlchemyTransaction.settle = telling
 
 
 def _effect(handler, event):
     if event.attempt == 1 and event.id.int % _retried == 0:
         raise RetryLater(0.0, "it is tried twice")
     _reach("before the effect")
-    _book.write("effect", handler, event.id, event.key, event.attempt, os.getpid())
+    _book.write("effect", handler, event.id, event.key, event.attempt, os.getpid(), time.monotonic())
     _say("effect")
     _reach("after the effect")
 

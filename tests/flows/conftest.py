@@ -32,6 +32,7 @@ ON_EACH = {
     "test_phases",
     "test_several_databases",
     "test_tenants",
+    "test_subscriptions",
     "test_trash",
     "test_write_paths",
 }

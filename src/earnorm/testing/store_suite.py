@@ -17,6 +17,7 @@ from earnorm.store import Presence, Registration, Store
 from earnorm.testing._store_attempts import AttemptSuite
 from earnorm.testing._store_deliveries import DeliverySuite
 from earnorm.testing._store_leases import LeaseSuite
+from earnorm.testing._store_settling import SettlingSuite
 from earnorm.testing._store_subscriptions import SubscriptionSuite
 from earnorm.testing._store_verbs import (
     FAR,
@@ -36,7 +37,7 @@ from earnorm.testing._store_verbs import (
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite):
+class StoreSuite(SubscriptionSuite, LeaseSuite, SettlingSuite, DeliverySuite, AttemptSuite):
     """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
 
     ```python
