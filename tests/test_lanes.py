@@ -327,16 +327,11 @@ class TestStuck:
     def test_one_that_cannot_be_stopped_is_reported_and_left_behind(self, rig, colour):
         go_on, ended = threading.Event(), threading.Event()
 
-        def mail(event):
-            rig.note(event)
-            if event.key == "order:0":
-                go_on.wait(20)
-                ended.set()
+        def mail():
+            go_on.wait(20)
+            ended.set()
 
-        async def amail(event):
-            rig.note(event)
-            if event.key != "order:0":
-                return
+        async def amail():
             while not go_on.is_set():
                 try:
                     await asyncio.sleep(0.001)
@@ -344,8 +339,13 @@ class TestStuck:
                     continue
             ended.set()
 
+        async def aquick():
+            pass
+
         rig.on(amail if colour == "async" else mail, timeout="50ms", retry=False)
-        outcomes = rig.run(*records(3, 2))
+        rig.on(aquick if colour == "async" else lambda: None, "quick")
+        quick = [tuple(delivery(n, f"order:{n}", "quick") for _ in range(2)) for n in (1, 2)]
+        outcomes = rig.run(*records(1, 2), *quick)
         go_on.set()
         assert ended.wait(20)
 
@@ -362,19 +362,22 @@ class TestStuck:
         rig = Rig(threads=1, concurrency=1)
         go_on = threading.Event()
 
-        def mail(event):
-            if event.position < 3:
-                go_on.wait(20)
+        def mail():
+            go_on.wait(20)
 
-        async def amail(event):
-            while event.position < 3 and not go_on.is_set():
+        async def aquick():
+            pass
+
+        async def amail():
+            while not go_on.is_set():
                 try:
                     await asyncio.sleep(0.001)
                 except asyncio.CancelledError:
                     continue
 
         rig.on(amail if colour == "async" else mail, timeout="10ms", concurrency=1)
-        outcomes = rig.run(*records(6))
+        rig.on(aquick if colour == "async" else lambda: None, "quick")
+        outcomes = rig.run(*records(3), *[(delivery(n, f"order:{n}", "quick"),) for n in range(3)])
         go_on.set()
         rig.close()
 
