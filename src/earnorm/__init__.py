@@ -38,7 +38,8 @@ from earnorm.lifecycle import (
     pre_update_async,
 )
 from earnorm.orm.attach import attach
-from earnorm.orm.database import Database, connect
+from earnorm.orm.connecting import connect
+from earnorm.orm.database import Database
 from earnorm.orm.fields import (
     BigIntegerField,
     BooleanField,

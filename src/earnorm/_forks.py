@@ -1,4 +1,4 @@
-"""Forks: no worker is inside its store while its process forks, and in the child each begins anew.
+"""Forks: no worker is inside its store, nor in a driver, while its process forks; in the child each begins anew.
 
 A thread does not come along into the child, but the locks that it held do: those of SQLite and of the pool for ever.
 """
@@ -16,7 +16,7 @@ _paused: list[threading.Lock] = []
 
 
 def _pause() -> None:
-    passes = [worker._passing for worker in tuple(_workers)]
+    passes = [lock for worker in tuple(_workers) for lock in (worker._passing, *worker._outside.locks)]
     _paused.extend(lock for lock in passes if lock.acquire(timeout=_PATIENCE))
 
 

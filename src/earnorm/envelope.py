@@ -9,7 +9,16 @@ from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_
 from earnorm.errors import PayloadError
 from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 
-__all__ = ["encode_all_changes", "encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "origin_of"]
+__all__ = [
+    "bare_event_of",
+    "encode_all_changes",
+    "encode_change",
+    "encode_payload",
+    "entry_of",
+    "event_of",
+    "identity_of",
+    "origin_of",
+]
 
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
@@ -121,6 +130,12 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
         _id=entry.id,
         _at=entry.at.timestamp(),
     )
+
+
+def bare_event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
+    """The event as far as it can be known without its data, which may be damaged."""
+    origin = origin_of(entry, attempt=attempt, database=database)
+    return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
 
 
 def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:

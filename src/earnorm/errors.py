@@ -27,6 +27,7 @@ EarnORMError
 │   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
     ├── LeaseLost, ConnectionLost
+    ├── UnknownSubscription, AmbiguousName, StillKnown
     └── UnsoundLog
 
 Control                   raised by handlers, caught by us
@@ -47,6 +48,7 @@ from datetime import timedelta
 __all__ = [
     "Abort",
     "AlreadyConnected",
+    "AmbiguousName",
     "AsyncHandlerUnderSync",
     "AttachedOtherwise",
     "AutocommitRefused",
@@ -102,6 +104,7 @@ __all__ = [
     "SchemaTooNew",
     "SensitiveArgument",
     "StaleRecord",
+    "StillKnown",
     "StopPropagation",
     "StoreError",
     "SubjectTaken",
@@ -112,6 +115,7 @@ __all__ = [
     "UnknownHandler",
     "UnknownOption",
     "UnknownStep",
+    "UnknownSubscription",
     "UnmappedAnnotation",
     "UnmappedModel",
     "UnreadableValue",
@@ -903,6 +907,43 @@ class UnsoundLog(StoreError):
         super().__init__(f"the log cannot be relied on: {reason}; repair it with:\n{repair}")
         self.reason = reason
         self.repair = repair
+
+
+class UnknownSubscription(StoreError):
+    """A handler or group that the database knows nothing of."""
+
+    def __init__(self, name: str, kind: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(
+            f"no {kind} named {name!r} is recorded here{_did_you_mean(name, names)} recorded are: {_listed(names)}"
+        )
+        self.name = name
+        self.kind = kind
+        self.known = tuple(names)
+
+
+class AmbiguousName(StoreError):
+    """A handler and a group have the same name, and either may be meant."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is the name of a handler and of a group; say which: kind='handler' or kind='group', on the "
+            f"command line --handler or --group"
+        )
+        self.name = name
+
+
+class StillKnown(StoreError):
+    """A subscription was to be retired that a worker would record again at once."""
+
+    def __init__(self, name: str, workers: Iterable[str]) -> None:
+        names = sorted(workers)
+        super().__init__(
+            f"{name} is known to {len(names)} workers that are alive ({_listed(names)}), which would record it again; "
+            f"take its handler away there first"
+        )
+        self.name = name
+        self.workers = tuple(names)
 
 
 # --- control --------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Follower:
     """A subscription as it is recorded: it is given the entries past `start` by the cursor that it follows.
 
     That is its group's shared one or, while `apart`, one of its own name. `seen` is when a process that knows its
-    handler was last there.
+    handler was last there; `missed` how many entries were pruned before it could be given them.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Follower:
     apart: bool = False
     paused: bool = False
     seen: datetime
+    missed: int = 0
 
     @property
     def cursor(self) -> str:

@@ -29,6 +29,7 @@ from earnorm.fleet import (
     Registration,
     Since,
 )
+from earnorm.upkeep import Upkeep
 
 __all__ = [
     "ATTEMPTS_KEPT",
@@ -120,7 +121,7 @@ class Waiting:
     running: bool = False
 
 
-class Transaction(Protocol):
+class Transaction(Upkeep, Protocol):
     """The verbs, inside one database transaction."""
 
     # --- the log ---

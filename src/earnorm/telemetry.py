@@ -7,6 +7,7 @@ Records and their logger, level:
     Emitted, Appended, RolledBack               earnorm.events     DEBUG
     HandlerStarted, HandlerDone                 earnorm.handlers   DEBUG
     HandlerSkipped, EventMuted                  earnorm.handlers / earnorm.events   INFO
+    DeadLetterReopened, DeadLetterDiscarded     earnorm.handlers   INFO
     HandlerFailed, DeliverySetAside, HookSlow   earnorm.handlers   WARNING
     HandlerDead, HandlerStuck                   earnorm.handlers   ERROR
 
@@ -26,6 +27,8 @@ from earnorm.event import Event
 
 __all__ = [
     "Appended",
+    "DeadLetterDiscarded",
+    "DeadLetterReopened",
     "DeliverySetAside",
     "Emitted",
     "EventMuted",
@@ -168,6 +171,24 @@ class HandlerStuck(HandlerRecord):
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetterReopened(HandlerRecord):
+    """Somebody asked for one more attempt."""
+
+    def sentence(self) -> str:
+        return f"{self.handler} is to have attempt {self.event.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterDiscarded(HandlerRecord):
+    """Somebody removed a dead letter, whose error this was."""
+
+    error: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} will not be tried again, dead letter discarded: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
 class HookSlow(HandlerRecord):
     """Code inside the transaction took longer than its budget."""
 
@@ -196,6 +217,8 @@ _LEVELS: dict[type[Record], int] = {
     DeliverySetAside: logging.WARNING,
     HandlerDead: logging.ERROR,
     HandlerStuck: logging.ERROR,
+    DeadLetterReopened: logging.INFO,
+    DeadLetterDiscarded: logging.INFO,
     HookSlow: logging.WARNING,
 }
 

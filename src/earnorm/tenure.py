@@ -22,8 +22,9 @@ _log = logging.getLogger("earnorm.worker")
 
 # Seconds that what was seen of the others is good for; a pause has to be heeded within two.
 _LOOK = 1.0
-# Of an idle worker nobody waits for anything, so it may be looked at as alive for longer, and say so more rarely.
-_IDLE_LIFE = 3.0
+# Of an idle worker nobody waits for anything, so it may be looked at as alive for longer, and say so more rarely:
+# longer than one rests that would be woken.
+_IDLE_LIFE = 20.0
 # Moves follow from moves, as a take from a burial; no more than so many in a row.
 _ROUNDS = 16
 

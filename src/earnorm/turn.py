@@ -22,6 +22,7 @@ from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Settlem
 from earnorm.subscription import Audience, Window, fold, passed, plan
 from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
+from earnorm.wakeup import Wakeup
 
 __all__ = ["Turns"]
 
@@ -56,6 +57,7 @@ class Turns:
         pace: Pace,
         groups: frozenset[str] | None = None,
         intake: Intake | None = None,
+        wakeup: Wakeup,
     ) -> None:
         self.stopping = threading.Event()
         self.deadline: float | None = None
@@ -73,6 +75,7 @@ class Turns:
         self._pace = pace
         self._groups = groups
         self._intake = intake
+        self._wakeup = wakeup
         self._unsettled: _Result | None = None
         self._recorded: frozenset[str] = frozenset()
         self._knows: frozenset[str] = frozenset()
@@ -144,8 +147,9 @@ class Turns:
         """One turn, of which handlers may take until then; whether it moved anything."""
         self.refresh()
         moved = self.settle()
-        if self._intake is not None:
-            moved = self._intake.take() or moved
+        if self._intake is not None and self._intake.take():
+            self._wakeup.notify()
+            moved = True
         if self._tenure.view is None and not self._contends():
             return moved
         window = self._plan()
@@ -302,6 +306,8 @@ class Turns:
             self.totals += Counts.of(outcome for lane in outcomes for outcome in lane)
         self._settled(settlement)
         self._runner.tell_appended(settlement.emitted)
+        if settlement.emitted:
+            self._wakeup.notify()
         return moves
 
     def _settled(self, settlement: Settlement) -> None:

@@ -22,13 +22,15 @@ from earnorm.runner import Runner
 from earnorm.store import Intake, Store
 from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
+from earnorm.trimming import Trimming
 from earnorm.turn import Turns
+from earnorm.wakeup import Polling, Wakeup
 
 __all__ = ["Worker"]
 
 _log = logging.getLogger("earnorm.worker")
 
-# Seconds between two looks at an idle log: the first, and the last after doubling.
+# Seconds between two looks at a log that stands still, doubling: the first, and the last while others are at work.
 _SOON, _IDLE = 0.05, 1.0
 # Seconds between two tries of a store that fails.
 _AGAIN, _FAILING = 0.1, 10.0
@@ -62,11 +64,15 @@ class Worker:
         dedicated: bool = False,
         loop: LoopThread | None = None,
         intake: Intake | None = None,
+        trimming: Trimming | None = None,
+        wakeup: Wakeup | None = None,
     ) -> None:
         if isinstance(groups, str):
             raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
+        self._trimming = trimming
+        self._outside = wakeup or Polling(_IDLE)
         self._runner = runner
         self._clock = clock or SystemClock()
         self._seconds = lease
@@ -95,6 +101,7 @@ class Worker:
             pace=Pace(self._batch),
             groups=self._groups,
             intake=self._intake,
+            wakeup=self._outside,
         )
         self._stopping = self._turns.stopping
         self._lock = threading.Lock()
@@ -124,6 +131,7 @@ class Worker:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._serve, name="earnorm-worker", daemon=True)
             self._thread.start()
+            self._outside.watch(self._wakeup.set)
 
     def wake(self) -> None:
         """Something was committed: look at once. Many wakes are one. In a fork of a started worker's process, start."""
@@ -155,6 +163,7 @@ class Worker:
             self._turns.deadline = self._clock.monotonic() + grace
             self._stopping.set()
             thread, batch = self._thread, self._turns.under_way
+        self._outside.unwatch()
         if batch is not None:
             batch.close()
         self._wakeup.set()
@@ -247,10 +256,14 @@ class Worker:
         """Wait for a wake, the next due delivery or the next look; returns how long to wait the next time."""
         if pause >= _IDLE and not self._turns.contending:
             self._rest_leases()
-        due = self._turns.next_due
-        woken = self._clock.wait(self._wakeup, pause if due is None else min(pause, due))
+        # Nobody tells when what another worker holds becomes free.
+        pause = min(pause, _IDLE if self._turns.contending else self._outside.longest)
+        due = pause if self._turns.next_due is None else min(pause, self._turns.next_due)
+        if self._trimming is not None:
+            due = min(due, self._trimming.left())
+        woken = self._clock.wait(self._wakeup, due)
         self._wakeup.clear()
-        return _SOON if woken else min(2 * pause, _IDLE)
+        return _SOON if woken else 2 * pause
 
     def _rest_leases(self) -> None:
         """Nothing comes in: let whoever is woken first have the next of it."""
@@ -269,6 +282,8 @@ class Worker:
         try:
             with self._passing:
                 moved = self._turns.take(until)
+                if until is None and self._trimming is not None:
+                    self._trimming.step()
         except LeaseLost as lost:
             self._turns.forget()
             _log.info("%s", lost)

@@ -3,14 +3,17 @@
 Those that are about the database run on each; the others on a SQLite file alone.
 """
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import event
 
-from earnorm import connect
+import earnorm.worker
+from earnorm import connect, event_handler
 from tests import postgresql as postgres
 from tests.flows.stories import Look, Memory
+from tests.flows.waking import until
 
 ON_EACH = {
     "test_attach",
@@ -33,6 +36,7 @@ ON_EACH = {
     "test_several_databases",
     "test_tenants",
     "test_trash",
+    "test_wakeup",
     "test_write_paths",
 }
 
@@ -116,3 +120,41 @@ def look(url):
     look = Look(url)
     yield look
     look.close()
+
+
+# --- waking ---
+
+
+@pytest.fixture
+def long_rests(monkeypatch):
+    """No look of a worker's own finds anything within the time of a test; a wake-up does."""
+    monkeypatch.setattr(earnorm.worker, "_SOON", 1_000.0)
+    monkeypatch.setattr(earnorm.worker, "_IDLE", 1_000.0)
+
+
+@pytest.fixture
+def rang():
+    """Set when the handler ran."""
+    rang = threading.Event()
+
+    @event_handler("door.rang", name="answer")
+    def answer(event):
+        rang.set()
+
+    return rang
+
+
+@pytest.fixture
+def resting(url, rang, long_rests):
+    """A database with a worker that rests, and would be woken."""
+    with connect(url, worker=True) as db:
+        until(lambda: db.wakeup.longest > 10)
+        until(lambda: not db.worker._turns.contending and not db.worker._wakeup.is_set())
+        yield db
+
+
+@pytest.fixture
+def another(url, resting):
+    """The same database as another process has it."""
+    with connect(url, name="another", worker=False) as another:
+        yield another

@@ -66,6 +66,15 @@ def work(url):
         say(",".join(handled))
 
 
+def call(url):
+    """Emit once, when told to, and end without closing."""
+    connect(url, worker=False).ready()
+    say("ready")
+    sys.stdin.readline()
+    emit("door.rang")
+    say("rang")
+
+
 def relay(url):
     """The first and the third hop of a chain; a line of stdin is a drain."""
 
@@ -87,6 +96,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["work", url]:
             work(url)
+        case ["call", url]:
+            call(url)
         case ["relay", url]:
             relay(url)
         case [way, url]:

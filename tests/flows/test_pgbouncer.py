@@ -12,10 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
-from earnorm import BaseModel, StringField, connect, event_handler, event_handler_async
+from earnorm import BaseModel, StringField, connect, emit, event_handler, event_handler_async
 from tests import postgresql as postgres
 from tests.flows.stories import log
+from tests.flows.waking import EVENTUALLY, until
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
@@ -130,3 +132,25 @@ def test_saves_and_handlers_of_both_colours_work(url):
     labels = [f"{number}.{step}!" for number in range(4) for step in range(10)]
     assert sorted(labels) == sorted({label.removesuffix(" again") for label in handled if label.endswith(" again")})
     assert 80 == len(handled)
+
+
+def test_a_worker_behind_it_polls_and_says_so_once(url, rang, caplog):
+    with connect(url, worker=True) as db:
+        until(lambda: db.wakeup._listener.looking)
+        assert not db.wakeup._listener.listening
+        with db.transaction():
+            emit("door.rang")
+
+        assert rang.wait(EVENTUALLY)
+    assert 1 == len([record for record in caplog.records if "a pooler stands between" in record.getMessage()])
+
+
+def test_a_commit_behind_it_wakes_a_worker_past_it(url, rang, long_rests):
+    past = make_url(url).set(port=postgres.server().port)
+    with connect(past, worker=True) as db, connect(url, name="behind", worker=False) as behind:
+        until(lambda: db.wakeup._listener.listening)
+        until(lambda: not db.worker._turns.contending and not db.worker._wakeup.is_set())
+        with behind.transaction():
+            emit("door.rang")
+
+        assert rang.wait(EVENTUALLY)

@@ -6,7 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
-from earnorm import BaseModel, IntegerField, connect, event_handler
+import earnorm
+from earnorm import BaseModel, IntegerField, connect, event_handler, worker
 
 STORY, URL, FILE = sys.argv[1:4]
 CHILDREN, EACH = 4, 5
@@ -143,6 +144,22 @@ def close_at_once(db):
     began = time.monotonic()
     db.close(drain=20)
     say("closed", time.monotonic() - began < 10)
+
+
+def woken(db):
+    """A child's commit reaches the parent's worker, which would not have looked for a long time."""
+    worker._SOON = worker._IDLE = 1_000.0
+    shipped = threading.Event()
+    earnorm.event_handler("order.created", name="tell")(lambda order: order.number and shipped.set())
+    with db:
+        # On a server database too, and with a notifier at work in the parent before the fork.
+        db.worker.start()
+        Order(number=0).save()
+        db.drain()
+        db.worker._wanted = False
+        joined([fork(save, db, 1)])
+        say("woken", shipped.wait(30))
+        db.drain()
 
 
 # These are about transactions: no worker beside them.

@@ -81,6 +81,12 @@ def test_a_database_connected_at_import_may_be_used_by_the_children_alone(tell, 
     assert dict.fromkeys(ALL - {0}, 1) == dict(times)
 
 
+def test_a_childs_commit_wakes_the_parents_worker(tell, file):
+    assert ["codes [0]", "woken True"] == tell("woken")
+
+    assert {0, 100, 101, 102, 103, 104} == set(handled(file)[0])
+
+
 def test_a_child_has_neither_the_parents_lease_nor_its_name(tell, file):
     told = tell("lease")
 

@@ -50,7 +50,9 @@ from earnorm import (
     tenant,
 )
 from earnorm.alembic import include_name
+from earnorm.delivery import Delivery
 from earnorm.fastapi import lifespan
+from earnorm.operations import ALL, Selection
 from earnorm.telemetry import HandlerFailed, listen
 from earnorm.testing import expect_failures, isolated, rolled_back
 
@@ -205,6 +207,9 @@ def a_database() -> None:
 async def an_async_database() -> None:
     async with connect("sqlite://") as db:
         assert_type(await db.adrain(), dict[str, int])
+        assert_type(await db.operations.adead(Selection(handler="mail")), list[Delivery])
+        assert_type(await db.operations.aretry(ALL), int)
+        assert_type(await db.operations.aprune("30d", dry_run=True), int)
         async with db.transaction() as opened:
             assert_type(opened.session, AsyncSession)
 
@@ -284,6 +289,8 @@ def attaching() -> None:
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
     connect("sqlite://", log="subscribed")
+    connect("sqlite://", retention=timedelta(days=7))
+    connect("sqlite://", retention=None)
 
 
 def other_programs(db: Database) -> None:

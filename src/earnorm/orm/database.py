@@ -21,24 +21,23 @@ from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.clock import Clock, SystemClock
-from earnorm.errors import (
-    AlreadyConnected,
-    ConfigurationError,
-    DatabaseClosed,
-    DrainInTransaction,
-)
+from earnorm.durations import Duration, seconds_of
+from earnorm.errors import DatabaseClosed, DrainInTransaction
 from earnorm.event import running
+from earnorm.operations import Operations
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
-from earnorm.orm.tables import KEPT, Tables, count_tables, look_after
+from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
+from earnorm.trimming import Trimming
+from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect"]
+__all__ = ["Database"]
 
 
 class Database:
@@ -54,6 +53,7 @@ class Database:
         log: Kept = "all",
         schemas: Schemas | None = None,
         version: str | None = None,
+        retention: Duration | None = "30d",
         groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
@@ -86,9 +86,22 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = self.log.runner(version)
-        self.worker = Worker(
-            bus, self.store, self.runner, clock=self._clock, groups=groups, loop=self._own_loop, intake=self.captures
+        self.wakeup: Wakeup = self._engines.new_wakeup()
+        self.retention = None if retention is None else seconds_of(retention)
+        trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)
+        self._make_worker = partial(
+            Worker,
+            bus,
+            self.store,
+            self.runner,
+            clock=self._clock,
+            groups=groups,
+            loop=self._own_loop,
+            intake=self.captures,
+            trimming=trimming,
+            wakeup=self.wakeup,
         )
+        self.worker = self._make_worker()
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -109,13 +122,30 @@ class Database:
     @contextmanager
     def before_ready(self, **options: Any) -> Iterator[Connection]:
         """A connection for work on the tables, in a transaction of its own, that makes nothing ready by itself."""
+        with self.unready(), self._engines.sync.execution_options(**options).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def unready(self) -> Iterator[None]:
+        """Inside, this thread's connections make nothing ready."""
         with self._lock:
             self._preparer = threading.get_ident()
             try:
-                with self._engines.sync.execution_options(**options).begin() as connection:
-                    yield connection
+                yield
             finally:
                 self._preparer = 0
+
+    @property
+    def operations(self) -> Operations:
+        """What those who run the system ask of it: how it stands, dead letters, pausing, pruning."""
+        return Operations(self.store, self.name, clock=self._clock, enter=self._enter, wake=self._wake)
+
+    def _enter(self, door: str) -> None:
+        """A transaction of the store's own is about to begin."""
+        refuse_in_coroutine(f"operations.{door}", f"operations.a{door}")
+        if current_scope() is not None:
+            raise DrainInTransaction("a transaction", f"operations.{door}")
+        self.ready()
 
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it for each record that changed unseen."""
@@ -139,6 +169,7 @@ class Database:
         for engine in self._engines.both:
             _inherited.append(engine.pool)
             engine.dispose(close=False)
+        self.wakeup.begin_anew()
 
     # --- sessions ----------------------------------------------------------------------------
 
@@ -208,6 +239,7 @@ class Database:
 
     def _wake(self) -> None:
         self.worker.wake()
+        self.wakeup.notify()
         if self._absence is not None:
             self._absence.notice()
 
@@ -217,18 +249,14 @@ class Database:
             self.ready()
 
     def _prepare(self) -> None:
-        with self._lock:
-            self._preparer = threading.get_ident()
-            try:
-                self._prepare_once()
-            finally:
-                self._preparer = 0
+        with self.unready():
+            self._prepare_once()
 
     def _prepare_once(self) -> None:
         tables, version = count_tables(), self.bus.registry.version
         if self._prepared != tables:
             with self.store.own_engine.begin() as connection:
-                look_after(connection, self._tables, KEPT)
+                look_after(connection, self._tables)
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
@@ -243,6 +271,13 @@ class Database:
             raise DatabaseClosed(self.name, what)
 
     # --- delivery ----------------------------------------------------------------------------
+
+    def dedicate(self, **options: Any) -> None:
+        """Have a worker here whatever `connect` said, with these options of `Worker`. It starts when all is ready."""
+        self._require_open("a worker")
+        self.worker.stop(0)
+        self.worker = self._make_worker(**options)
+        self._embedded, self._absence = True, None
 
     def drain(self, timeout: float = 30.0) -> dict[str, int]:
         """Wait until every due delivery is done; counts by outcome: done, retry, dead, skipped.
@@ -324,6 +359,7 @@ class Database:
 
     def _disconnect(self) -> None:
         self._closed = True
+        self.wakeup.close()
         if self._absence is not None:
             self._absence.close()
         for engine in self._engines.both:
@@ -333,49 +369,6 @@ class Database:
         self.bus.forget_plans()
         self.store.close()
         self._own_loop.close()
-
-
-def connect(
-    target: str | URL | Engine | AsyncEngine | None = None,
-    *,
-    name: str = "default",
-    worker: bool | None = None,
-    tables: Tables = "create",
-    log: Kept = "all",
-    schemas: Schemas | None = None,
-    version: str | None = None,
-    groups: Collection[str] | None = None,
-) -> Database:
-    """Connect models and handlers to a database; events are durable from here on.
-
-    `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
-    private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
-    process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
-    refuses missing tables, "none" trusts that they are there.
-    `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
-    `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
-    `version` is that of your code, kept with every attempt that fails (default: the environment's
-    EARNORM_CODE_VERSION).
-    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; MissingTables and UnsoundLog on
-    first use.
-    """
-    if target is None:
-        target = os.environ.get("EARNORM_DATABASE_URL")
-        if not target:
-            raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
-    if tables not in ("create", "check", "none"):
-        raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
-    if log not in ("all", "subscribed"):
-        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
-    if name in BY_NAME:
-        raise AlreadyConnected(name)
-    database = Database(
-        target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, version=version, groups=groups
-    )
-    BY_NAME[name] = database
-    database.bus.forget_plans()
-    return database
 
 
 # --- fork ------------------------------------------------------------------------------------

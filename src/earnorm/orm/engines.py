@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.backends.sqlalchemy.dialects import READONLY, backend_of
 from earnorm.errors import UnsupportedDatabase
 from earnorm.tenant import current_tenant
+from earnorm.wakeup import Wakeup
 
 __all__ = ["Engines", "Schemas"]
 
@@ -69,6 +70,10 @@ class Engines:
     def in_process(self) -> bool:
         """Whether a worker in this process is the natural one."""
         return backend_of(self.sync.url).in_process
+
+    def new_wakeup(self) -> Wakeup:
+        """Between this process and others on the same database."""
+        return backend_of(self.sync.url).wakeup(self.sync)
 
     @property
     def both(self) -> tuple[Engine, Engine]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from sqlalchemy import Connection, MetaData
@@ -17,7 +16,7 @@ __all__ = ["KEPT", "Tables", "count_tables", "keep_tables_of", "look_after"]
 Tables = Literal["create", "check", "none"]
 
 KEPT: list[MetaData] = []
-"""The tables that are looked after, by their bases."""
+"""The models' tables that databases look after."""
 
 
 def keep_tables_of(base: type[DeclarativeBase]) -> None:
@@ -29,16 +28,16 @@ def count_tables() -> int:
     return sum(len(metadata.tables) for metadata in KEPT)
 
 
-def look_after(connection: Connection, how: Tables, models: Sequence[MetaData]) -> None:
+def look_after(connection: Connection, how: Tables) -> None:
     """Make what is missing, refuse it or trust that nothing is. Raises MissingTables."""
     if how == "create":
         # The lock that `upgrade` takes lasts until the end of this transaction, so the models' tables have it too.
         migrations.upgrade(connection)
-        for metadata in models:
+        for metadata in KEPT:
             metadata.create_all(connection)
     elif how == "check":
         migrations.check(connection)
-        tables = [table for metadata in models for table in metadata.tables.values()]
+        tables = [table for metadata in KEPT for table in metadata.tables.values()]
         names = inspect_database(connection).get_table_names
         there = {schema: set(names(schema)) for schema in {table.schema for table in tables}}
         missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])

@@ -25,6 +25,7 @@ from earnorm.store import (
     Store,
     Waiting,
 )
+from earnorm.upkeep import Pruned
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FAR = 1_000_000
@@ -194,6 +195,15 @@ def blocked(store: Store, *pairs: tuple[str, str]) -> set[tuple[str, str]]:
 def waiting(store: Store) -> dict[str, Waiting]:
     with store.begin(readonly=True) as t:
         return t.waiting()
+
+
+def prune(store: Store, before: datetime = NOON + timedelta(days=1), limit: int = FAR, **options: Any) -> Pruned:
+    """Without `unseen`, every subscription is waited for."""
+    unseen = options.pop("unseen", NOON - timedelta(days=10_000))
+    with store.begin() as t:
+        pruned = t.prune(before, limit, unseen=unseen, **options)
+    assert pruned is not None
+    return pruned
 
 
 def positions(store: Store) -> dict[tuple[str, str, int], int]:

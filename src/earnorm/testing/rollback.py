@@ -21,6 +21,7 @@ from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.errors import TransactionError
 from earnorm.orm.database import Database
 from earnorm.testing._shared_connection import SharedConnection, Stage
+from earnorm.wakeup import Polling
 
 __all__ = ["rolled_back"]
 
@@ -81,12 +82,16 @@ def _paused(db: Database) -> Iterator[None]:
     absence, db._absence = db._absence, None
     if working:
         worker.stop()
+    # Nor other processes of what is undone in the end.
+    wakeup = db.wakeup
+    db.wakeup = worker._outside = Polling()
     worker._begin_anew()
     worker.use_loop(loop)
     worker._wanted = db._embedded = False
     try:
         yield
     finally:
+        db.wakeup = worker._outside = wakeup
         worker._begin_anew()
         worker.use_loop(loop)
         db._embedded, db._prepared, db._subscribed = embedded, prepared, subscribed

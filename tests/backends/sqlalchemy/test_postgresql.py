@@ -4,11 +4,10 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, event
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from earnorm import BaseModel, StringField, connect, event_handler
-from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import postgresql_engines
 from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_async_engine, postgresql_engine
@@ -18,7 +17,9 @@ from earnorm.clock import VirtualClock
 from earnorm.errors import LeaseLost, MissingExtra, UnsoundLog, UnsupportedDatabase
 from earnorm.store import Registration, Settlement
 from earnorm.testing._store_verbs import (
+    FAR,
     NOON,
+    append,
     append_entries,
     cursor_of,
     cursor_of_in,
@@ -62,14 +63,6 @@ class TestPostgreSQLStore(StoreSuite):
     @pytest.fixture
     def caller(self, engine):
         return engine.begin
-
-    @pytest.fixture
-    def prune(self, engine):
-        def prune():
-            with engine.begin() as connection:
-                connection.execute(delete(tables.log))
-
-        return prune
 
 
 @pytest.fixture
@@ -150,6 +143,22 @@ def test_a_client_that_dies_before_its_commit_holds_the_log_for_half_a_minute_at
         connection.invalidate()
 
     assert (during, own) == (found, after)
+
+
+# --- pruning ---
+
+
+def test_a_prune_under_way_keeps_neither_writers_nor_readers_waiting(engine, store):
+    append(store, "old", "old")
+    with store.begin() as pruning:
+        assert pruning.prune(pruning.now(), 10, unseen=pruning.now()).count == 2
+        with engine.begin() as other:
+            other.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+            t = store.join(other)
+            t.append([entry("new")])
+            assert ["old", "old", "new"] == [e.name for e in t.read(0, FAR, FAR)]
+
+    assert ["new"] == [e.name for e in read_all(store)]
 
 
 # --- the store's own transactions ---

@@ -207,8 +207,8 @@ def to_attempt(row: Any) -> Attempt:
 
 
 def to_follower(row: Any) -> Follower:
-    name, group, start, apart, paused, seen = row
-    words: dict[str, Any] = {"apart": bool(apart), "paused": bool(paused), "seen": to_time(seen)}
+    name, group, start, apart, paused, seen, missed = row
+    words: dict[str, Any] = {"apart": bool(apart), "paused": bool(paused), "seen": to_time(seen), "missed": missed}
     return Follower(name=name, group=group, start=start, **words)
 
 

@@ -81,7 +81,7 @@ class SubscriptionVerbs(Verbs):
         start = self._start(given.since, horizon)
         apart = any(cursor.position > start for cursor in self._shared(given.group, start))
         now = self.now()
-        row = (name, given.group, start, apart, False, microseconds(now))
+        row = (name, given.group, start, apart, False, microseconds(now), 0)
         self._dialect.insert_missing(self._connection, tables.subscription, [row])
         if apart:
             self._put([Cursor(group=given.group, name=name, position=start)])

@@ -29,6 +29,7 @@ __all__ = [
     "delivery",
     "group",
     "interest",
+    "is_dead",
     "is_open",
     "is_running",
     "is_waited_for",
@@ -102,6 +103,8 @@ subscription = Table(
     Column("apart", Boolean, nullable=False),
     Column("paused", Boolean, nullable=False),
     Column("seen", _Time, nullable=False),
+    # Entries that were pruned before it could be given them.
+    Column("missed", BigInteger, nullable=False),
 )
 
 # Other names of subscriptions, which old and new versions of a program call them by.
@@ -175,6 +178,10 @@ def is_open(row: FromClause) -> ColumnElement[bool]:
     return row.c.state == literal_column("'open'")
 
 
+def is_dead(row: FromClause) -> ColumnElement[bool]:
+    return row.c.state == literal_column("'dead'")
+
+
 def is_waited_for(row: FromClause) -> ColumnElement[bool]:
     """Open and ordered: later ones of its subscription and key wait behind it."""
     return is_open(row) & row.c.ordered
@@ -193,6 +200,8 @@ _partial_index("earnorm_delivery_running", delivery.c.worker, where=is_running(d
 _partial_index(
     "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
 )
+# For those who look at dead letters among many open ones, and the other way round.
+_partial_index("earnorm_delivery_dead", delivery.c.subscription, delivery.c.id, where=is_dead(delivery))
 
 # The attempts of deliveries that failed. By subscription and event, since a delivery's row has no id before its insert.
 attempt = Table(

@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.upkeep import Stall
+from earnorm.wakeup import Wakeup
 
 __all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
 
@@ -69,6 +71,14 @@ class Dialect(Protocol):
         """Let one process alone change the schema until this transaction ends."""
         ...
 
+    def lock_pruning(self, connection: Connection) -> bool:
+        """Let one transaction at a time prune the log; False, at once, while another one does."""
+        ...
+
+    def stall(self, connection: Connection) -> Stall | None:
+        """Who keeps the horizon back now (`Transaction.stall`)."""
+        ...
+
     def require_sound(self, connection: Connection) -> None:
         """Raises UnsoundLog if the log cannot be relied on as it stands here, with the SQL that repairs it."""
         ...
@@ -109,6 +119,7 @@ class Backend:
     sync, twin     an engine on a URL, and its async twin
     prepare        make an engine of the user's own fit for us
     in_process     whether the database belongs to one host, so that a worker in this process is the natural one
+    wakeup         how its workers learn of other processes' commits
     """
 
     drivers: frozenset[str]
@@ -116,6 +127,7 @@ class Backend:
     twin: Callable[[URL], AsyncEngine]
     prepare: Callable[[Engine], None]
     in_process: bool
+    wakeup: Callable[[Engine], Wakeup]
 
 
 def backend_of(url: URL) -> Backend:
@@ -123,6 +135,7 @@ def backend_of(url: URL) -> Backend:
     match url.get_backend_name():
         case "sqlite":
             from earnorm.backends.sqlalchemy.dialects import sqlite
+            from earnorm.backends.sqlalchemy.dialects.sqlite_wakeup import SQLiteWakeup
 
             backend = Backend(
                 drivers=frozenset({"pysqlite", "aiosqlite"}),
@@ -130,9 +143,11 @@ def backend_of(url: URL) -> Backend:
                 twin=sqlite.sqlite_async_engine,
                 prepare=sqlite.prepare,
                 in_process=True,
+                wakeup=SQLiteWakeup,
             )
         case "postgresql":
             from earnorm.backends.sqlalchemy.dialects import postgresql_engines
+            from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
 
             backend = Backend(
                 drivers=frozenset({"psycopg", "psycopg_async", "asyncpg"}),
@@ -140,6 +155,7 @@ def backend_of(url: URL) -> Backend:
                 twin=postgresql_engines.postgresql_async_engine,
                 prepare=postgresql_engines.prepare,
                 in_process=False,
+                wakeup=PostgreSQLWakeup,
             )
         case other:
             raise UnsupportedDatabase(url.render_as_string(), f"there is no log for {other} yet")

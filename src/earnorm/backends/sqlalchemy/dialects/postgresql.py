@@ -14,11 +14,12 @@ from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon
+from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
 from earnorm.backends.sqlalchemy.rows import shared_row, slots_of
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
+from earnorm.upkeep import Stall
 
 __all__ = ["CAPTURED", "PostgreSQL"]
 
@@ -45,6 +46,7 @@ _NOW = "SELECT clock_timestamp()"
 
 # The two words make a key of two halves, which no lock on one bigint, as the horizon's, ever meets.
 _LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtext('earnorm schema'), hashtext(current_schema()))"
+_LOCK_PRUNING = "SELECT pg_try_advisory_xact_lock(hashtext('earnorm pruning'), hashtext(current_schema()))"
 
 _CHECK = f"""\
 SELECT
@@ -173,6 +175,16 @@ class PostgreSQL:
 
     def lock_schema(self, connection: Connection) -> None:
         connection.exec_driver_sql(_LOCK_SCHEMA)
+
+    def lock_pruning(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql(_LOCK_PRUNING).scalar())
+
+    def stall(self, connection: Connection) -> Stall | None:
+        holder = holder_of(connection)
+        if holder is None:
+            return None
+        seconds = None if holder.age is None else holder.age.total_seconds()
+        return Stall(str(holder), seconds, holder.remedy)
 
     def require_sound(self, connection: Connection) -> None:
         standby, cache, guarded, last, highest = connection.exec_driver_sql(_CHECK).one()

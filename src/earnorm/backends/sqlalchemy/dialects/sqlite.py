@@ -227,6 +227,13 @@ class SQLite:
         if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]  # both drivers have it
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def lock_pruning(self, connection: Connection) -> bool:  # noqa: ARG002  other databases have several writers
+        """Whoever writes is alone."""
+        return True
+
+    def stall(self, connection: Connection) -> None:
+        """What is committed is read."""
+
     def require_sound(self, connection: Connection) -> None:
         """One file and one writer leave nothing to check."""
 

@@ -1,0 +1,234 @@
+"""The wake-up on PostgreSQL: NOTIFY after the commit, in a tiny transaction of its own, and LISTEN in each worker.
+
+Never in the user's transaction, where NOTIFY makes commits wait for each other. The channel is the log's: two logs of a
+database are told apart by their tables' oids.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import random
+import secrets
+import selectors
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, exists, false, func, literal_column, or_, select
+from sqlalchemy.sql import ColumnElement
+
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
+from earnorm.backends.sqlalchemy.dialects.side_thread import SideThread
+
+__all__ = ["PostgreSQLWakeup"]
+
+_log = logging.getLogger("earnorm.wakeup")
+
+# Seconds between two notifications of a process: what is committed meanwhile shares the second one.
+_MOMENT = 0.005
+# Seconds of silence after which the notifier gives its connection back.
+_SILENCE = 60.0
+
+# Seconds between two looks of a listener, for what no notification tells: a process that died before it could send
+# one, a delivery that another process set aside, an open transaction that holds the horizon back. Then where it cannot
+# listen, and where triggers capture what other programs write, who notify nobody.
+_LOOK, _LOOK_DEAF, _LOOK_CAPTURED = 10.0, 7.0, 1.0
+# No two workers that were started together keep looking together.
+_JITTER = 0.2
+
+# How long a worker rests that is looked after so, and one that is not. A look is one statement, a pass is several:
+# ten idle workers come to less than two a second in all.
+_TOLD, _UNTOLD = 180.0, 6.0
+
+_CHANNEL = f"'earnorm_' || '{tables.log.name}'::regclass::oid"
+_NOTIFY = f"SELECT pg_notify({_CHANNEL}, %s)"
+_WHO = f"SELECT pg_backend_pid(), {_CHANNEL}"
+_NOW: ColumnElement[int] = literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+
+
+def _look_text(engine: Engine) -> str:
+    """One statement, one row: where the log ends, whether there is something to do, whether tables are captured."""
+    overdue = select(func.min(tables.delivery.c.due)).where(tables.is_open(tables.delivery)).scalar_subquery()
+    waiting = or_(func.coalesce(overdue <= _NOW, false()), exists(select(tables.capture.c.id)))
+    captured = "EXISTS (SELECT FROM pg_trigger WHERE tgname = 'earnorm_capture')"
+    return f"SELECT ({_LAST}), {waiting.compile(engine)}, ({_LOWEST}) IS NOT NULL, {captured}"
+
+
+class PostgreSQLWakeup:
+    """Notifies wherever events are committed; listens where a worker watches."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._token = secrets.token_hex(4)
+        self._notifier = _Notifier(engine, self._token)
+        self._listener = _Listener(engine, self._token)
+
+    @property
+    def longest(self) -> float:
+        return _TOLD if self._listener.looking else _UNTOLD
+
+    @property
+    def locks(self) -> Sequence[threading.Lock]:
+        return self._notifier.lock, self._listener.lock
+
+    def watch(self, wake: Callable[[], object]) -> None:
+        self._listener.wake = wake
+        self._listener.start()
+
+    def unwatch(self) -> None:
+        self._listener.end()
+
+    def notify(self) -> None:
+        self._notifier.notify()
+
+    def begin_anew(self) -> None:
+        self._token = self._notifier.token = self._listener.token = secrets.token_hex(4)
+        self._notifier.begin_anew()
+        self._listener.begin_anew()
+
+    def close(self) -> None:
+        self._listener.end()
+        self._notifier.end()
+
+
+class _Notifier(SideThread):
+    """Sends one notification for all commits of a moment, the first of them at once."""
+
+    def __init__(self, engine: Engine, token: str) -> None:
+        super().__init__(engine, "earnorm-notify", "workers of other processes cannot be woken")
+        self.token = token
+
+    def _state(self) -> None:
+        super()._state()
+        self._asked = threading.Event()
+        self._pending = False
+
+    def notify(self) -> None:
+        # On the committing thread: mostly a look at three attributes.
+        self._pending = True
+        if not self._asked.is_set():
+            self._asked.set()
+        if self._thread is None:
+            _notifiers.add(self)
+            self.start()
+
+    def _rouse(self) -> None:
+        self._asked.set()
+
+    def _work(self) -> None:
+        while True:
+            if not self._asked.wait(None if self._connection is None else _SILENCE):
+                self._disconnect()
+                continue
+            # In this order: who asks while it is sent is told by the next one.
+            self._asked.clear()
+            if self._pending:
+                self._send()
+            if self._ending.wait(_MOMENT) and not self._pending:
+                return
+
+    def _send(self) -> None:
+        self._pending = False
+        with self.lock:
+            connection = self._connection
+            if connection is None:
+                connection = self._connect()
+                connection.autocommit = True
+            connection.execute(_NOTIFY, (self.token,))
+        self._succeed()
+
+
+class _Listener(SideThread):
+    """Hears the notifications of other processes, and looks now and then whether one was missed."""
+
+    def __init__(self, engine: Engine, token: str) -> None:
+        super().__init__(engine, "earnorm-listen", "a worker cannot listen for commits, and polls")
+        self._text = _look_text(engine)
+        self.token = token
+        self._said = False
+        self.wake: Callable[[], object] = bool
+
+    def _state(self) -> None:
+        super()._state()
+        self.looking = False
+        self.listening = False
+        # Written to by `end`, for a thread that waits for the server.
+        self._mouth: socket.socket | None = None
+        self._seen: tuple[int, bool] | None = None
+
+    def _rouse(self) -> None:
+        if self._mouth is not None:
+            self._mouth.send(b".")
+
+    def _work(self) -> None:
+        ears, self._mouth = socket.socketpair()
+        with ears, self._mouth, selectors.DefaultSelector() as selector:
+            try:
+                connection = self._tune_in()
+                selector.register(ears, selectors.EVENT_READ)
+                selector.register(connection, selectors.EVENT_READ)
+                self._listen(connection, selector)
+            finally:
+                self.looking = self.listening = False
+                self._mouth = None
+
+    def _tune_in(self) -> Any:
+        with self.lock:
+            connection = self._connect()
+            connection.autocommit = True
+            pid, channel = connection.execute(_WHO).fetchone()
+            # A pooler would take LISTEN without a word, and hand the notifications to somebody else.
+            self.listening = bool(pid == connection.info.backend_pid)
+            if self.listening:
+                connection.add_notify_handler(lambda told: self._hear(told.payload))
+                connection.execute(f'LISTEN "{channel}"')
+        if not self.listening and not self._said:
+            self._said = True
+            _log.warning(
+                "a pooler stands between this worker and the server, so that it cannot listen for commits, and polls; "
+                "for a prompt worker, give it a URL past the pooler"
+            )
+        return connection
+
+    def _listen(self, connection: Any, selector: selectors.BaseSelector) -> None:
+        while not self._ending.is_set():
+            pause = self._look(connection)
+            self.looking = True
+            self._succeed()
+            while not self._ending.is_set() and selector.select(pause):
+                with self.lock:
+                    connection.pgconn.consume_input()
+                    while (told := connection.pgconn.notifies()) is not None:
+                        self._hear(told.extra.decode())
+
+    def _hear(self, token: str) -> None:
+        if token != self.token:
+            self.wake()
+
+    def _look(self, connection: Any) -> float:
+        """Wake the worker if it has something to do that nobody told; returns the seconds until the next look."""
+        with self.lock:
+            last, waiting, stalled, captured = connection.execute(self._text).fetchone()
+        # A transaction that held the horizon back may have been rolled back since, of which nobody tells.
+        if waiting or stalled or self._seen != (last, stalled):
+            self.wake()
+        self._seen = last, stalled
+        if captured:
+            return _LOOK_CAPTURED
+        return (_LOOK if self.listening else _LOOK_DEAF) * random.uniform(1, 1 + _JITTER)  # noqa: S311  no secret
+
+
+# --- exit --------------------------------------------------------------------------------
+
+_notifiers: weakref.WeakSet[_Notifier] = weakref.WeakSet()
+
+
+@atexit.register
+def _send_the_last() -> None:
+    """A script may end right after its commit: the workers are told of it all the same."""
+    for notifier in tuple(_notifiers):
+        notifier.end()
