@@ -86,6 +86,47 @@ def aside(settlement: Settlement) -> list[tuple[str, int, int, str]]:
     return [(d.subscription, d.entry.position, d.attempt, d.state) for d in settlement.set_aside]
 
 
+class TestLater:
+    def later(self, *dues) -> Window:
+        made = [structs.replace(e, due=due) for e, due in zip(entries(*["order:1"] * len(dues)), dues, strict=True)]
+        return plan(made, len(dues), Front([SHARED], [follower("mail", 0)]), lambda _: [MAIL])
+
+    def test_what_is_for_later_is_set_aside_at_once_and_holds_up_nobody(self):
+        made = self.later(LATER, None)
+        settlement = fold(made, [[Done()]], NOON, "ada", {})
+
+        assert [[2]] == positions(made.lanes)
+        assert [("mail", 1, LATER, False)] == [
+            (d.subscription, d.entry.position, d.due, d.ordered) for d in settlement.set_aside
+        ]
+        assert {"": 2} == moves(settlement)
+        assert passed(made, [[Done()]], "ada", {}) is None
+
+    def test_what_is_due_when_it_is_read_goes_the_same_way(self):
+        made = self.later(NOON - timedelta(days=1))
+        (aside,) = fold(made, [], NOON, "ada", {}).set_aside
+
+        assert (NOON - timedelta(days=1), False) == (aside.due, aside.ordered)
+
+    def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
+        def waited(number, key, name="mail", ordered=False):
+            return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
+
+        due = [
+            waited(1, "order:1"),
+            waited(2, "order:1"),
+            waited(3, "order:2"),
+            waited(4, ""),
+            waited(5, ""),
+            waited(6, "order:1", "loose"),
+            waited(7, "order:1", "loose"),
+            waited(8, "order:1", ordered=True),
+        ]
+        lanes = Window().redeliver(due, {"mail"}).lanes
+
+        assert [[1, 2], [3], [4], [5], [6], [7], [8]] == positions(lanes)
+
+
 class TestLanes:
     def test_events_of_one_record_share_a_lane(self):
         assert [[1, 3], [2]] == positions(window(["order:1", "order:2", "order:1"], MAIL).lanes)

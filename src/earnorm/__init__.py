@@ -4,8 +4,10 @@ from earnorm.backoff import Backoff
 from earnorm.bus import EventBus, aemit, default_bus, emit, event_handler, event_handler_async
 from earnorm.declared import event_type
 from earnorm.delivery import Dead, Done, Retry, Skipped
+from earnorm.emission import Emit
 from earnorm.errors import Abort, Discard, EarnORMError, RetryLater, StopPropagation
 from earnorm.event import Change, Event, caused_by, current_event
+from earnorm.handle import Handle
 from earnorm.handler import Handler, Phase
 from earnorm.lifecycle import (
     on_event,
@@ -63,7 +65,6 @@ from earnorm.orm.fields import (
 )
 from earnorm.orm.model import BaseModel
 from earnorm.orm.trash import SoftDelete
-from earnorm.plan import Handle
 from earnorm.tenant import current_tenant, tenant
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "Done",
     "EarnORMError",
     "EmailField",
+    "Emit",
     "EnumField",
     "Event",
     "EventBus",

@@ -8,6 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 from earnorm.durations import Duration, seconds_of
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entry
 
 __all__ = ["Attempt", "Dead", "Delivery", "Done", "Outcome", "Retry", "Skipped"]
@@ -37,9 +38,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The handler returned. `emitted` is what it emitted outside a transaction, to be appended with this outcome."""
+    """The handler returned. `emitted` is what it emitted outside a transaction, to be appended with this outcome.
+
+    `keys` are the idempotency keys of some of those.
+    """
 
     emitted: tuple[Entry, ...] = ()
+    keys: tuple[IdempotencyKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
 from typing import Any
+
+from msgspec import json
 
 from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_records, encode_values
 from earnorm.errors import PayloadError
@@ -16,6 +20,7 @@ __all__ = [
     "encode_payload",
     "entry_of",
     "event_of",
+    "fingerprint",
     "identity_of",
     "origin_of",
 ]
@@ -93,7 +98,13 @@ def _encode_what_fits(data: dict[str, Any], refer: Refer) -> bytes:
         return encode(bare, refer=refer)
 
 
-def entry_of(event: Event, data: bytes) -> Entry:
+def fingerprint(key: str, data: bytes) -> bytes:
+    """Of a record and an event's data, whatever the order of its keys: the same for two emits that say the same."""
+    canonical = json.encode(json.decode(data), order="sorted")
+    return blake2b(key.encode() + b"\0" + canonical, digest_size=16).digest()
+
+
+def entry_of(event: Event, data: bytes, due: datetime | None = None) -> Entry:
     subject = event.key.partition(":")[0]
     return Entry(
         id=event.id,
@@ -107,6 +118,7 @@ def entry_of(event: Event, data: bytes) -> Entry:
         depth=event.depth,
         tenant=event.tenant,
         version=event.version,
+        due=due,
     )
 
 

@@ -4,7 +4,7 @@ EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, NotCapturable,
-│   ├── MissingExtra, InvalidDuration
+│   ├── MissingExtra, InvalidDuration, NoOutcomes
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -18,15 +18,16 @@ EarnORMError
 ├── EventError            an emit that cannot be right
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
 │   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError, InvalidTenant
+│   ├── InvalidEmit, KeyReused, KeyTaken, DelayedInProcess, EmitRolledBack, UnknownEvent
 ├── RecordError           a record that cannot be written or read so
 │   ├── ValidationFailed, NotFound, UnknownField, InvalidValue, UnreadableValue
 │   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
-│   ├── AutocommitRefused, BulkRefused, DrainInTransaction
+│   ├── AutocommitRefused, BulkRefused, DrainInTransaction, OutcomesTooEarly
 │   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
-    ├── LeaseLost, ConnectionLost
+    ├── LeaseLost, ConnectionLost, OutcomesPending
     ├── UnknownSubscription, AmbiguousName, StillKnown
     └── UnsoundLog
 
@@ -41,7 +42,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -58,10 +59,12 @@ __all__ = [
     "ConnectionLost",
     "Control",
     "DatabaseClosed",
+    "DelayedInProcess",
     "DeletedSubject",
     "Discard",
     "DrainInTransaction",
     "EarnORMError",
+    "EmitRolledBack",
     "EventError",
     "EventLoopError",
     "Fault",
@@ -71,11 +74,14 @@ __all__ = [
     "HandlerTimedOut",
     "InvalidBulkPolicy",
     "InvalidDuration",
+    "InvalidEmit",
     "InvalidField",
     "InvalidName",
     "InvalidOption",
     "InvalidTenant",
     "InvalidValue",
+    "KeyReused",
+    "KeyTaken",
     "LeaseLost",
     "MigrationWithoutConnection",
     "MissingExtra",
@@ -83,6 +89,7 @@ __all__ = [
     "MissingTables",
     "ModelError",
     "NoEvent",
+    "NoOutcomes",
     "NoPrimaryKey",
     "NoTrash",
     "NotAMethod",
@@ -92,6 +99,8 @@ __all__ = [
     "NotFound",
     "OptionWithoutMeaning",
     "OrderCycle",
+    "OutcomesPending",
+    "OutcomesTooEarly",
     "OverlappingTransactions",
     "PayloadError",
     "PreHookAfterCommit",
@@ -111,6 +120,7 @@ __all__ = [
     "SyncDoorInCoroutine",
     "TransactionError",
     "TransactionNotYours",
+    "UnknownEvent",
     "UnknownField",
     "UnknownHandler",
     "UnknownOption",
@@ -286,6 +296,17 @@ class InvalidDuration(ConfigurationError, ValueError):
             f'"90s", "5m", "1h30m" or "2d", between 0 and ten years'
         )
         self.value = value
+
+
+class NoOutcomes(ConfigurationError):
+    """The outcomes were asked of an event that no database delivers."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(
+            f"event {event} was emitted in memory: its handlers have run and what they came to is not kept; "
+            f"call earnorm.connect('sqlite:///app.db') first"
+        )
+        self.event = event
 
 
 # --- models ---------------------------------------------------------------------------------
@@ -663,6 +684,77 @@ class InvalidTenant(EventError):
         self.name = name
 
 
+class InvalidEmit(EventError):
+    """An option of an emit that cannot be meant so."""
+
+    def __init__(self, option: str, value: object, why: str) -> None:
+        super().__init__(f"Emit({option}={_shown(value)}): {why}")
+        self.option = option
+        self.value = value
+        self.why = why
+
+
+class KeyReused(EventError):
+    """A second emit under an idempotency key says something else than the first."""
+
+    def __init__(self, event: str, key: str, first: str) -> None:
+        super().__init__(
+            f"{event}: the key {_shown(key)} belongs to event {first}, which is about another record or has another "
+            f"payload; give each thing that happens a key of its own"
+        )
+        self.event = event
+        self.key = key
+        self.first = first
+
+
+class KeyTaken(EventError):
+    """Another transaction committed an event under the key while this one's handlers ran for its own."""
+
+    def __init__(self, event: str, key: str, first: str) -> None:
+        super().__init__(
+            f"{event}: another transaction has just committed event {first} under the key {_shown(key)}, and handlers "
+            f"have run for this one in its own, which is rolled back; run the transaction again: the emit then gives "
+            f"the handle of that event"
+        )
+        self.event = event
+        self.key = key
+        self.first = first
+
+
+class DelayedInProcess(EventError):
+    """A delayed emit is heard by handlers that run in this process now or at the commit, where nothing waits."""
+
+    def __init__(self, event: str, handlers: Iterable[str]) -> None:
+        names = sorted(handlers)
+        super().__init__(
+            f"{event} is emitted for later, but {_listed(names)} would hear it at once; make them durable (an "
+            f"`on_event_async` or `event_handler`), exclude the name from their pattern ('!{event}'), or emit it "
+            f"without at= and delay="
+        )
+        self.event = event
+        self.handlers = tuple(names)
+
+
+class EmitRolledBack(EventError):
+    """The outcomes were asked of an event that went with its transaction."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(f"event {event} was rolled back with its transaction, so nothing heard it; emit it again")
+        self.event = event
+
+
+class UnknownEvent(EventError):
+    """An id that no event of the log has."""
+
+    def __init__(self, event: str, database: str) -> None:
+        super().__init__(
+            f"database {database!r} has no event {event}: it was rolled back, not kept since nobody hears it, or "
+            f"pruned; check the id, and that this is the database it was emitted to"
+        )
+        self.event = event
+        self.database = database
+
+
 class EventLoopError(EventError):
     """Handlers call each other in a circle, or deeper than 32 levels."""
 
@@ -844,6 +936,16 @@ class DrainInTransaction(TransactionError):
         self.door = door
 
 
+class OutcomesTooEarly(TransactionError):
+    """Whoever waits for an event's outcomes in a transaction or handler waits for what comes after it."""
+
+    def __init__(self, event: str, where: str, door: str = "outcomes") -> None:
+        super().__init__(f"{door}() of event {event} inside {where} would wait for itself; call it after the commit")
+        self.event = event
+        self.where = where
+        self.door = door
+
+
 class OverlappingTransactions(TransactionError):
     """Two transactions inside `rolled_back()` have written at once, where all share one connection."""
 
@@ -898,6 +1000,25 @@ class ConnectionLost(StoreError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the connection to the database broke: {reason}; what was under way is done again")
         self.reason = reason
+
+
+class OutcomesPending(StoreError, TimeoutError):
+    """The time to wait for an event's outcomes is over and some handlers are not done.
+
+    `outcomes` has those that are, `pending` the names of the others; none, if the event is not in the log yet.
+    """
+
+    def __init__(self, event: str, seconds: float, pending: Iterable[str], outcomes: Mapping[str, object]) -> None:
+        names = sorted(pending)
+        waits = f"{_listed(names)} did not end" if names else "it did not reach the log"
+        super().__init__(
+            f"event {event}: {waits} within {seconds:g} s; wait longer (timeout=), or see that a worker runs which "
+            f"has its handlers"
+        )
+        self.event = event
+        self.seconds = seconds
+        self.pending = tuple(names)
+        self.outcomes = dict(outcomes)
 
 
 class UnsoundLog(StoreError):

@@ -291,7 +291,7 @@ class Runner:
     def _returned(self, run: Run, value: Any) -> Outcome:
         """What a handler returns counts if it is an outcome, and is nobody's business otherwise."""
         assert run.settling is not None
-        emitted = run.settling.close()
+        emitted, keys = run.settling.close()
         if run.has_stopped:
             raise StopPropagation(STOPPED)
         match value:
@@ -303,7 +303,7 @@ class Runner:
             case Skipped(reason):
                 return Skipped(escaped(reason))
             case _:
-                return Done(emitted) if emitted else _DONE
+                return Done(emitted, keys) if emitted else _DONE
 
     def _failed(self, run: Run, error: BaseException) -> Outcome | None:
         if not run.end():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from contextvars import ContextVar
 
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entry
+from earnorm.handle import Emission
 
 __all__ = ["Settling", "settling_here"]
 
@@ -13,11 +15,12 @@ __all__ = ["Settling", "settling_here"]
 class Settling:
     """The events of one attempt. They are appended with its outcome, so that a redelivery does not repeat them."""
 
-    __slots__ = ("_entries", "_lock", "_revoked", "database")
+    __slots__ = ("_entries", "_keyed", "_lock", "_revoked", "database")
 
     def __init__(self, database: str) -> None:
         self.database = database
         self._entries: list[Entry] | None = []
+        self._keyed: dict[tuple[str, str, str], Emission] = {}
         self._lock = threading.Lock()
         self._revoked: Exception | None = None
 
@@ -28,19 +31,25 @@ class Settling:
             raise self._revoked
         return self._entries is not None
 
-    def add(self, entry: Entry) -> bool:
+    def add(self, entry: Entry, emission: Emission | None = None) -> bool:
         """Whether it will be appended: not once the handler has ended, from a task or thread it left behind."""
         with self._lock:
             if self._entries is None:
                 return False
             self._entries.append(entry)
+            if emission is not None and emission.key is not None:
+                self._keyed[emission.key.place] = emission
             return True
 
-    def close(self) -> tuple[Entry, ...]:
-        """What was emitted, in order; nothing comes in from now on."""
+    def under(self, place: tuple[str, str, str]) -> Emission | None:
+        """What this very attempt emitted under an idempotency key."""
+        return self._keyed.get(place)
+
+    def close(self) -> tuple[tuple[Entry, ...], tuple[IdempotencyKey, ...]]:
+        """What was emitted, in order, and the keys of it; nothing comes in from now on."""
         with self._lock:
             entries, self._entries = self._entries or (), None
-        return tuple(entries)
+        return tuple(entries), tuple(emission.key for emission in self._keyed.values() if emission.key is not None)
 
     def revoke(self, error: Exception) -> None:
         """The attempt is given up while it still runs: what it emits from now on is refused with `error`."""

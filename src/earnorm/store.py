@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 from earnorm.delivery import Attempt, Delivery
+from earnorm.emission import IdempotencyKey, Keys
 from earnorm.event import Entries, Entry
 from earnorm.fleet import (
     DEFAULT_GROUP,
@@ -95,6 +96,7 @@ class Settlement:
     attempts     those that failed, of deliveries set aside or rescheduled here
     running      ids of deliveries that this worker ran on its own (their `worker`), and must still be its own
     emitted      events of handlers that are done, for the log
+    keys         idempotency keys of some of those, which are left out if another event has the key by now
     seen         the last event that was read for this batch, which must stand where it was read: a server that took
                  over after a failure may have lost it, and given its position to another
 
@@ -110,6 +112,7 @@ class Settlement:
     attempts: Sequence[Attempt] = ()
     running: Sequence[int] = ()
     emitted: Sequence[Entry] = ()
+    keys: Sequence[IdempotencyKey] = ()
     seen: Seen | None = None
 
 
@@ -121,7 +124,7 @@ class Waiting:
     running: bool = False
 
 
-class Transaction(Upkeep, Protocol):
+class Transaction(Upkeep, Keys, Protocol):
     """The verbs, inside one database transaction."""
 
     # --- the log ---
@@ -148,6 +151,10 @@ class Transaction(Upkeep, Protocol):
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         """The first entry of record `key` called `name` past position `after`."""
+        ...
+
+    def get(self, event: UUID) -> Entry | None:
+        """The entry of this event, wherever it stands."""
         ...
 
     # --- subscriptions ---

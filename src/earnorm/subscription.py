@@ -76,6 +76,12 @@ class Audience:
         self._look()
         return self._names
 
+    @property
+    def ordered(self) -> frozenset[str]:
+        """The subscriptions in which later events of a record wait for earlier ones."""
+        named, durable = self._recorded, self._bus.registry.durable()
+        return frozenset(named.get(handler.name, handler.name) for handler in durable if handler.ordered)
+
     def registrations(self) -> list[Registration]:
         return registrations_of(self._bus.registry)
 
@@ -167,7 +173,8 @@ class Window:
     end       the position that every cursor of the front moves to, unless it stands there already
     front     the cursors that were read for, and who follows them
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once, since an earlier one of their record is, or their handler's delay says so
+    behind    deliveries to set aside at once: an earlier one of their record is, or they were emitted for later, or
+              their handler's delay says so
     seen      the last entry that was read for it
     """
 
@@ -199,9 +206,17 @@ class Window:
         lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
-    def redeliver(self, due: Iterable[Delivery]) -> Window:
-        """The window and, before it, deliveries set aside whose time has come. Each is the first of its record."""
-        return replace(self, lanes=(*((delivery,) for delivery in due), *self.lanes))
+    def redeliver(self, due: Iterable[Delivery], ordered: Collection[str] = ()) -> Window:
+        """The window and, before it, deliveries set aside whose time has come.
+
+        Of ordered ones each is the first of its record. What was emitted for later waits for none and holds up none:
+        of a subscription that is `ordered`, those of one record share a lane, in the order of their times.
+        """
+        lanes: dict[tuple[object, ...], list[Delivery]] = {}
+        for delivery in due:
+            later = not delivery.ordered and delivery.entry.key and delivery.subscription in ordered
+            lanes.setdefault(_pair(delivery) if later else (delivery.id,), []).append(delivery)
+        return replace(self, lanes=(*map(tuple, lanes.values()), *self.lanes))
 
 
 def plan(
@@ -224,6 +239,10 @@ def plan(
             if floor is None:
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
+                continue
+            if entry.due is not None:
+                # Also where its time has come by now: it has no place in the order of its record, whoever reads it.
+                later.append(Delivery(subscription=name, entry=entry, due=entry.due, ordered=False))
                 continue
             ordered = subscription.ordered and key != ""
             if subscription.delay is not None:
@@ -305,6 +324,7 @@ def fold(
         running=[delivery.id for delivery, _ in again if delivery.suspect],
         attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
+        keys=[key for _, fate in fates if isinstance(fate, Done) for key in fate.keys],
         seen=window.seen,
     )
 

@@ -225,7 +225,7 @@ class Turns:
             # One of them and everything else in turns.
             if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
                 return alone(window, suspects[0])
-            window = window.redeliver(delivery for delivery in due if not delivery.suspect)
+            window = window.redeliver((d for d in due if not d.suspect), self._audience.ordered)
         return window
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:

@@ -9,10 +9,11 @@ import importlib
 import logging
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from earnorm.bus import EventBus
-from earnorm.clock import Clock, SystemClock
+from earnorm.clock import Clock, Signal, SystemClock
 from earnorm.counts import Counts
 from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
@@ -108,7 +109,7 @@ class Worker:
         self._passing = threading.Lock()
         self._wakeup = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watchers: set[threading.Event] = set()
+        self._watchers: set[Signal] = set()
         self._failures = 0
         self._reported = Counts()
 
@@ -234,6 +235,15 @@ class Worker:
     def _give_back(self) -> None:
         with self._passing:
             self._tenure.leave()
+
+    @contextmanager
+    def watched(self, watch: Signal) -> Iterator[None]:
+        """While inside, `watch` is set after each pass of the thread, and when it stops."""
+        self._watchers.add(watch)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watch)
 
     # --- the thread --------------------------------------------------------------------------
 

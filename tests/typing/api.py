@@ -1,6 +1,6 @@
 """What type checkers see of the public names: models, doors, decorators, databases, tests' own helpers."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from earnorm import (
     Database,
     Dead,
     Done,
+    Emit,
     Event,
     EventBus,
     Handle,
@@ -50,7 +51,7 @@ from earnorm import (
     tenant,
 )
 from earnorm.alembic import include_name
-from earnorm.delivery import Delivery
+from earnorm.delivery import Delivery, Outcome
 from earnorm.fastapi import lifespan
 from earnorm.operations import ALL, Selection
 from earnorm.telemetry import HandlerFailed, listen
@@ -140,6 +141,25 @@ def its_events(user: User) -> None:
     assert_type(earnorm.emit("system.started", level=3), Handle)
     assert_type(earnorm.emit("user.seen", user, by="Ada"), Handle)
     assert_type(UserMoved("Oslo").city, str)
+
+
+async def once_and_later(db: Database, user: User, at: datetime) -> None:
+    handle = user.emit("login", Emit(key="r1", delay="1h"), where="there")
+    assert_type(user.emit(UserMoved(city="Oslo"), Emit(at=at)), Handle)
+    assert_type(earnorm.emit("system.started", None, Emit(delay=timedelta(hours=1)), level=3), Handle)
+    assert_type(await user.aemit("login", Emit(delay=90)), Handle)
+    assert_type(handle.repeated, bool)
+    assert_type(handle.outcomes(), Mapping[str, Outcome])
+    assert_type(await handle.aoutcomes(timeout="10s"), Mapping[str, Outcome])
+    assert_type(db.handle(handle.id), Handle)
+    for outcome in db.handle(str(handle.id)).outcomes(timeout=3).values():
+        match outcome:
+            case Dead(error):
+                assert_type(error, str)
+            case Done():
+                pass
+            case Retry() | Skipped():
+                pass
 
 
 # --- decorators keep what they decorate ---

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
+from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -24,12 +25,14 @@ from earnorm.clock import Clock, SystemClock
 from earnorm.durations import Duration, seconds_of
 from earnorm.errors import DatabaseClosed, DrainInTransaction
 from earnorm.event import running
+from earnorm.handle import Handle
 from earnorm.operations import Operations
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
+from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
@@ -83,6 +86,7 @@ class Database:
             subscribed=self._is_subscribed,
             wake=self._wake,
             ready=self.ready,
+            waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
         )
         self.captures = self.log.captures
         self.runner = self.log.runner(version)
@@ -295,6 +299,10 @@ class Database:
         self._refuse_inside("adrain")
         await self.aready()
         return await self.worker.adrain(timeout)
+
+    def handle(self, event: UUID | str) -> Handle:
+        """The handle of an event by its id, for instance after a restart. Raises UnknownEvent for what is no id."""
+        return self.log.waiter.of(event)
 
     def _refuse_inside(self, door: str) -> None:
         if current_scope() is not None:

@@ -29,6 +29,7 @@ from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
+from earnorm.orm.outcomes import Outcomes
 from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
@@ -72,8 +73,8 @@ class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
     `reading` opens a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
-    called after a commit, `ready` makes the tables be there. `kept` is what it keeps of models that do not say so
-    themselves, and of events about none.
+    called after a commit, `ready` makes the tables be there, `waiter` waits for outcomes. `kept` is what it keeps of
+    models that do not say so themselves, and of events about none.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class DatabaseLog:
         subscribed: Callable[[], bool],
         wake: Callable[[], object],
         ready: Callable[[], object],
+        waiter: Outcomes,
     ) -> None:
         self.name = name
         self.captures = Captures(self, ready)
@@ -100,6 +102,7 @@ class DatabaseLog:
         self._reading = reading
         self._subscribed = subscribed
         self._wake = wake
+        self.waiter = waiter
 
     # --- who is subscribed -------------------------------------------------------------------
 
@@ -133,6 +136,9 @@ class DatabaseLog:
             return True
         if isinstance(happening, Multitude):
             return all(self._chosen(happening))
+        if happening.emission is not None and happening.emission.key is not None:
+            # It is what a repetition of it is told by.
+            return True
         subject = info.subject if info is not None else ""
         return self._interests.hears(happening.name, subject, happening.changes)
 
@@ -144,11 +150,16 @@ class DatabaseLog:
         if self._keeps(happening):
             return happening
         if not isinstance(happening, Multitude):
+            if happening.emission is not None:
+                happening.emission.fate = "unheard"
             return None
         chosen = self._chosen(happening)
         return happening.where(chosen) if any(chosen) else None
 
     # --- in ----------------------------------------------------------------------------------
+
+    def join(self, connection: Connection) -> SQLAlchemyTransaction:
+        return self.store.join(connection)
 
     def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
         """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
@@ -202,14 +213,15 @@ class DatabaseLog:
         if here is None or not self._keeps(occurrence):
             return False
         occurrence.database = self.name
-        return here.add(self._entry(occurrence))
+        return here.add(self._entry(occurrence), occurrence.emission)
 
     def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:
-            return entry_of(occurrence.event, occurrence.data)
+            return entry_of(occurrence.event, occurrence.data, occurrence.due)
         hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
         event = occurrence.event
-        return entry_of(event, encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden))
+        data = encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden)
+        return entry_of(event, data, occurrence.due)
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:

@@ -14,6 +14,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
+from earnorm.emission import Emit
 from earnorm.errors import (
     InvalidField,
     InvalidValue,
@@ -24,17 +25,18 @@ from earnorm.errors import (
     UnmappedAnnotation,
 )
 from earnorm.event import Changes, running
+from earnorm.handle import Handle
 from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
+from earnorm.orm.emits import SQLAlchemyDoor
 from earnorm.orm.filling import fill
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
 from earnorm.orm.values import ValuesValidator
-from earnorm.plan import Handle
 from earnorm.portal import refuse_in_coroutine, spawn
 from earnorm.registry import BulkPolicy, ModelInfo
 
@@ -196,18 +198,19 @@ class BaseModel(DeclarativeBase):
 
     # --- events ------------------------------------------------------------------------------
 
-    def emit(self, event: Any, /, **payload: Any) -> Handle:
+    def emit(self, event: Any, options: Emit | None = None, /, **payload: Any) -> Handle:
         """Emit a custom event about this record; returns its handle.
 
         `event` is a name ("login" is "user.login") or an object declared with @event_type. Handlers of the model
-        run here, in the transaction; later ones after its commit. Raises UnsavedSubject, DeletedSubject,
-        ViewEmitted, PayloadError, MissingPayload, ReservedPayloadKey, EventLoopError.
+        run here, in the transaction; later ones after its commit. `Emit(key=)` lets it happen once, `Emit(at=)` and
+        `Emit(delay=)` later. Raises UnsavedSubject, DeletedSubject, ViewEmitted, PayloadError, MissingPayload,
+        ReservedPayloadKey, EventLoopError, InvalidEmit, KeyReused, DelayedInProcess.
         """
-        return default_bus.emit(self._qualified(event), self, **payload)
+        return default_bus.emit(self._qualified(event), self, options, **payload)
 
-    def aemit(self, event: Any, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
+    def aemit(self, event: Any, options: Emit | None = None, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
         """`emit`, awaited."""
-        return default_bus.aemit(self._qualified(event), self, **payload)
+        return default_bus.aemit(self._qualified(event), self, options, **payload)
 
     def _qualified(self, event: Any) -> Any:
         return qualify(str(event), type(self).__event_name__) if isinstance(event, str) else event
@@ -287,4 +290,4 @@ def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:
 
 
 keep_tables_of(BaseModel)
-default_bus.attach_door(doors.SQLAlchemyDoor(default_bus))
+default_bus.attach_door(SQLAlchemyDoor(default_bus))

@@ -156,6 +156,7 @@ def _databases() -> Iterator[None]:
     try:
         yield
     finally:
+        default_bus.once.clear()
         for opened in connected.databases():
             opened.close(drain=0)
         connected.BY_NAME.clear()

@@ -16,6 +16,7 @@ from earnorm.slots import slot_of
 from earnorm.store import Presence, Registration, Store
 from earnorm.testing._store_attempts import AttemptSuite
 from earnorm.testing._store_deliveries import DeliverySuite
+from earnorm.testing._store_keys import KeySuite
 from earnorm.testing._store_leases import LeaseSuite
 from earnorm.testing._store_subscriptions import SubscriptionSuite
 from earnorm.testing._store_upkeep import UpkeepSuite
@@ -39,7 +40,7 @@ from earnorm.upkeep import Pruned
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite, UpkeepSuite):
+class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite, KeySuite, UpkeepSuite):
     """Inherit it, and give the fixtures below: `store`, and how to join it.
 
     ```python

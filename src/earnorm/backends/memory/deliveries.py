@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from earnorm.backends.memory.leases import LeaseVerbs
 from earnorm.backends.memory.log import LogVerbs, is_in
 from earnorm.backends.memory.state import forget, of_cursor, put
@@ -73,7 +75,8 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         rows = dict(self.state.deliveries)
         for delivery in settlement.set_aside:
             self.state.last_delivery += 1
-            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery)
+            aside = structs.replace(delivery.entry, due=None)
+            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery, entry=aside)
         ours = ("", settlement.worker)
         for again in settlement.rescheduled:
             if again.id in rows and rows[again.id].worker in ours:
@@ -83,7 +86,8 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         self.state.deliveries = {number: row for number, row in rows.items() if row not in over}
         self.state.attempts += tuple(settlement.attempts)
         forget(self.state, over)
-        self.append(settlement.emitted)
+        taken = self.reserve(settlement.keys)
+        self.append([entry for entry in settlement.emitted if entry.id not in taken])
 
     def _require_all(self, settlement: Settlement) -> None:
         for advance in settlement.advances:

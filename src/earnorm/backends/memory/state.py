@@ -8,6 +8,7 @@ from typing import Any
 
 from earnorm.clock import Clock
 from earnorm.delivery import Attempt, Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entry
 from earnorm.store import Cursor, Follower, Group, Presence
 
@@ -30,6 +31,7 @@ class State:
     deliveries: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
     last_delivery: int = 0
     attempts: tuple[Attempt, ...] = ()
+    keys: dict[tuple[str, str, str], IdempotencyKey] = field(default_factory=dict[tuple[str, str, str], IdempotencyKey])
 
 
 class HasState:

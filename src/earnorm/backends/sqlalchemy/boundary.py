@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
 
+from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
@@ -51,6 +52,7 @@ class ConnectionOutbox(Outbox):
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
         self.kept: Sequence[Happening] = ()
+        self.emissions = Emissions()
 
     def serve(self, session: Session) -> None:
         """Events of this Session's transaction come in here."""
@@ -72,10 +74,12 @@ class ConnectionOutbox(Outbox):
     def append(self, connection: Connection) -> None:
         self.composed = compose(self.happenings)
         if self.log is not None and (self.composed or self.muted):
+            self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
             self.kept = self.log.append(connection, self.composed, self.muted)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""
+        self.emissions.commit()
         if self.log is not None:
             self.log.appended(self.kept)
         for occurrence in singly(filter(self._is_heard_later, self.composed or ())):

@@ -67,7 +67,8 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
         with self._guarded(settlement):
             self._write_deliveries(settlement)
             if settlement.emitted:
-                self.append(settlement.emitted)
+                taken = self.reserve(settlement.keys)
+                self.append([entry for entry in settlement.emitted if entry.id not in taken])
             # Last, so that on databases with row locks these are held for as short as can be.
             self._require_seen(settlement)
             parted = {group: self._check_plan(group, settlement) for group in sorted(settlement.plans)}

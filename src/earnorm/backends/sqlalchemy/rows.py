@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID, SafeUUID
 from msgspec import json
 
 from earnorm.delivery import Attempt, Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Presence
@@ -18,6 +20,8 @@ __all__ = [
     "attempt_row",
     "delivery_row",
     "entry_row",
+    "key_row",
+    "log_rows",
     "microseconds",
     "parse_id",
     "presence_row",
@@ -30,6 +34,7 @@ __all__ = [
     "to_entry",
     "to_follower",
     "to_id",
+    "to_key",
     "to_presence",
     "to_time",
 ]
@@ -85,6 +90,24 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
     )
 
 
+def log_rows(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
+    """The columns of the log but its position; without the last one, their due, if none of them has any."""
+    rows = [entry_row(entry) for entry in entries]
+    if all(entry.due is None for entry in entries):
+        return rows
+    dues = (None if entry.due is None else microseconds(entry.due) for entry in entries)
+    return [(*row, due) for row, due in zip(rows, dues, strict=True)]
+
+
+def key_row(key: IdempotencyKey) -> tuple[Any, ...]:
+    return (*key.place, key.event.bytes, key.digest, microseconds(key.at))
+
+
+def to_key(row: Any) -> IdempotencyKey:
+    tenant, name, text, event, digest, at = row
+    return IdempotencyKey(tenant=tenant, name=name, text=text, event=to_id(event), digest=digest, at=to_time(at))
+
+
 def slots_of(entries: Entries) -> list[int]:
     return list(map(slot_of, entries.keys, entries.ids))
 
@@ -105,8 +128,8 @@ def shared_row(entries: Entries) -> tuple[Any, ...]:
 
 
 def to_entry(row: Any) -> Entry:
-    """Of a position, an id and ENTRY_COLUMNS."""
-    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version = row
+    """Of a position, an id, ENTRY_COLUMNS and a due."""
+    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version, due = row
     event_id = to_id(id_)
     return Entry(
         id=event_id,
@@ -122,6 +145,7 @@ def to_entry(row: Any) -> Entry:
         tenant=tenant,
         version=version,
         position=position,
+        due=None if due is None else to_time(due),
     )
 
 
@@ -161,7 +185,7 @@ def to_delivery(row: Any) -> Delivery:
     return Delivery(
         id=id_,
         subscription=subscription,
-        entry=to_entry(entry),
+        entry=to_entry((*entry, None)),
         due=to_time(due),
         attempt=attempt,
         ordered=bool(ordered),

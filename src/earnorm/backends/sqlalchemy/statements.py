@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, update
+from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, tuple_, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
@@ -14,13 +14,13 @@ from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempt_statements import AttemptStatements
 from earnorm.backends.sqlalchemy.lease_statements import LeaseStatements
 from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
-from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, log
+from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
 
 __all__ = ["Statements"]
 
 
 _ONE: ColumnElement[int] = literal_column("1")
-_ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS)]
+_ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), log.c.due]
 _EMPTY: ColumnElement[str] = literal_column("''")
 
 
@@ -54,6 +54,21 @@ def _find() -> ClauseElement:
         .order_by(log.c.position)
         .limit(_ONE)
     )
+
+
+def _get() -> ClauseElement:
+    return select(*_ENTRY).where(log.c.id == bindparam("event_id"))
+
+
+def _reserved() -> ClauseElement:
+    words = {"tenant": idempotency.c.tenant, "name": idempotency.c.name, "text": idempotency.c.key}
+    return select(idempotency).where(*(column == bindparam(word) for word, column in words.items()))
+
+
+def _forget_keys() -> ClauseElement:
+    place = (idempotency.c.tenant, idempotency.c.name, idempotency.c.key)
+    old = select(*place).where(idempotency.c.at < bindparam("before")).order_by(idempotency.c.at)
+    return delete(idempotency).where(tuple_(*place).in_(old.limit(bindparam("limit"))))
 
 
 def _stands() -> ClauseElement:
@@ -179,6 +194,9 @@ class Statements(LeaseStatements, AttemptStatements):
 
     read = prepared(_read)
     find = prepared(_find)
+    get = prepared(_get)
+    reserved = prepared(_reserved)
+    forget_keys = prepared(_forget_keys)
     stands = prepared(_stands)
     first_since = prepared(_first_since)
     interests = prepared(lambda: select(tables.interest.c.subscription, tables.interest.c.pattern))

@@ -28,6 +28,7 @@ __all__ = [
     "cursor",
     "delivery",
     "group",
+    "idempotency",
     "interest",
     "is_dead",
     "is_open",
@@ -76,6 +77,8 @@ log = Table(
     *_entry_columns(),
     # Which share of the log it belongs to (`earnorm.slots`), so that a reader of some slots is sent no others.
     Column("slot", SmallInteger, nullable=False),
+    # Last, since most rows leave it out: the earliest time of its deliveries. One set aside has a time of its own.
+    Column("due", _Time),
     Index("earnorm_log_id", "id", unique=True),
     # For `find`, and the history of one record. A position is part of every SQLite index; other databases need it told.
     Index("earnorm_log_key", "key", "position"),
@@ -243,6 +246,19 @@ capture = Table(
     Index("earnorm_capture_key", "subject", "key"),
     Index("earnorm_capture_transaction", "transaction"),
     sqlite_autoincrement=True,
+)
+
+# The idempotency keys of events, with whatever tells whether a repeated emit says the same.
+idempotency = Table(
+    "earnorm_key",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("event", _Id, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("at", _Time, nullable=False),
+    Index("earnorm_key_at", "at"),
 )
 
 schema = Table(

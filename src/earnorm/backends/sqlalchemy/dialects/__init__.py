@@ -37,7 +37,10 @@ class Dialect(Protocol):
     guards: Sequence[str]
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
-        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write."""
+        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write.
+
+        They may all leave out the last columns, which are then NULL.
+        """
         ...
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
@@ -53,6 +56,10 @@ class Dialect(Protocol):
 
     def insert_missing(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add those of `rows` whose primary key is not there yet, whoever else is adding them now."""
+        ...
+
+    def reserve(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> set[bytes]:
+        """`insert_missing` of idempotency keys; returns the events of those added."""
         ...
 
     def blocked(self, connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

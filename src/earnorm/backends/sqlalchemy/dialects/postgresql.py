@@ -102,17 +102,22 @@ class PostgreSQL:
         # Sorted, or two processes that add the same rows in opposite orders wait for each other.
         self._insert(connection, table, sorted(rows), " ON CONFLICT DO NOTHING")
 
+    def reserve(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> set[bytes]:
+        # Sorted, or two transactions that take the same keys in opposite orders deadlock.
+        found = self._insert(connection, tables.idempotency, sorted(rows), " ON CONFLICT DO NOTHING RETURNING event")
+        return {bytes(event) for (event,) in found}
+
     def _insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], tail: str) -> Any:
         """One statement, and one of two texts, however many rows there are. Never executemany: a lock for each row."""
         if len(rows) == 1:
             # As most appends are, and half the time of a list of one.
-            return connection.exec_driver_sql(self._text(table, tail, alone=True), rows[0])
+            return connection.exec_driver_sql(self._text(table, len(rows[0]), tail, alone=True), rows[0])
         if rows:
-            return connection.exec_driver_sql(self._text(table, tail, alone=False), _columns(rows))
+            return connection.exec_driver_sql(self._text(table, len(rows[0]), tail, alone=False), _columns(rows))
         return None
 
-    def _compose(self, table: Table, tail: str, *, alone: bool) -> str:
-        given = [column for column in table.c if column is not table.autoincrement_column]
+    def _compose(self, table: Table, columns: int, tail: str, *, alone: bool) -> str:
+        given = [column for column in table.c if column is not table.autoincrement_column][:columns]
         names = ", ".join(self._dialect.identifier_preparer.quote(column.name) for column in given)
         values = ", ".join(
             f"{self._place(number)}::{column.type.compile(dialect=self._dialect)}{'' if alone else '[]'}"
