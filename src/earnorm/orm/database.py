@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -41,6 +41,8 @@ from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
 __all__ = ["Database"]
+
+T = TypeVar("T")
 
 
 class Database:
@@ -82,7 +84,7 @@ class Database:
             self.store,
             clock=self._clock,
             kept=log,
-            reading=self.reading,
+            read=self.read,
             subscribed=self._is_subscribed,
             wake=self._wake,
             ready=self.ready,
@@ -204,17 +206,17 @@ class Database:
         """Under an async door the async engine's inner half, which awaits in place."""
         return self._engines.twin.sync_engine if can_await() else self._engines.sync
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """The session open here, or one for reading alone that takes no write lock."""
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in the session open here, or in one for reading alone that takes no write lock."""
         scope = current_scope()
         if scope is not None:
-            yield scope.session
-            return
+            return work(scope.session)
         self.ready()
-        with Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False) as session:
-            yield session
-            session.expunge_all()
+        session = Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False)
+        try:
+            return work(session)
+        finally:
+            session.close()
 
     # --- getting ready -----------------------------------------------------------------------
 

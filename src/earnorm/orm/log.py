@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakSet
@@ -72,7 +72,7 @@ def _warn_of_unattached(bus: EventBus) -> None:
 class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
-    `reading` opens a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
+    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
     called after a commit, `ready` makes the tables be there, `waiter` waits for outcomes. `kept` is what it keeps of
     models that do not say so themselves, and of events about none.
     """
@@ -85,7 +85,7 @@ class DatabaseLog:
         *,
         clock: Clock,
         kept: Kept,
-        reading: Callable[[], AbstractContextManager[Session]],
+        read: Callable[[Callable[[Session], Any]], Any],
         subscribed: Callable[[], bool],
         wake: Callable[[], object],
         ready: Callable[[], object],
@@ -99,7 +99,7 @@ class DatabaseLog:
         self._kept: Kept = kept
         self._interests = Interests({})
         self._look_again = 0.0
-        self._reading = reading
+        self._read = read
         self._subscribed = subscribed
         self._wake = wake
         self.waiter = waiter
@@ -302,8 +302,8 @@ class DatabaseLog:
             if found is None:
                 continue
             identities = [identity_of(entries[place]) for place in places]
-            with self.store.noticing_loss(), self._reading() as session:
-                loaded = load_together(session, found, identities)
+            with self.store.noticing_loss():
+                loaded = self._read(partial(load_together, mapping=found, identities=identities))
             for place, record in zip(places, loaded, strict=True):
                 records[place] = record
         return records
@@ -312,8 +312,8 @@ class DatabaseLog:
         return commits()
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
-        with self.store.noticing_loss(), self._reading() as session:
-            return load(session, found, identity)
+        with self.store.noticing_loss():
+            return self._read(lambda session: load(session, found, identity))
 
 
 def _class_of(occurrence: Occurrence) -> type[Any]:

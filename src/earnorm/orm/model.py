@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from sqlalchemy import ColumnElement, MetaData, inspect, select
 from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy import mapping as mappings
@@ -43,6 +42,7 @@ from earnorm.registry import BulkPolicy, ModelInfo
 __all__ = ["BaseModel", "ModelEvent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 # What a field may not be called: our own attributes, and SQLAlchemy's.
 _RESERVED = frozenset(
@@ -181,20 +181,21 @@ class BaseModel(DeclarativeBase):
 
     @classmethod
     def _get(cls, key: Any) -> Self:
-        with database_here(f"{cls.__name__}.get()").reading() as session, _readable(cls, "get", key):
-            found = session.get(cls, key)
+        found = _read(cls, "get", key, lambda session: session.get(cls, key))
         if found is None:
             raise NotFound(cls.__name__, key)
         return found
 
     @classmethod
     def _find(cls, where: tuple[ColumnElement[bool], ...], equals: dict[str, Any]) -> list[Self]:
-        attributes = inspect(cls).attrs
-        for name in equals:
-            if name not in attributes:
-                raise UnknownField(cls.__name__, name, attributes.keys())
-        with database_here(f"{cls.__name__}.find()").reading() as session, _readable(cls, "find", equals):
-            return list(session.scalars(select(cls).where(*where).filter_by(**equals)))
+        statement = select(cls).where(*where)
+        if equals:
+            attributes = inspect(cls).attrs
+            for name in equals:
+                if name not in attributes:
+                    raise UnknownField(cls.__name__, name, attributes.keys())
+            statement = statement.filter_by(**equals)
+        return _read(cls, "find", equals, lambda session: list(session.scalars(statement)))
 
     # --- events ------------------------------------------------------------------------------
 
@@ -227,11 +228,10 @@ class BaseModel(DeclarativeBase):
         return ModelEvent(cls, verb)
 
 
-@contextmanager
-def _readable(cls: type[BaseModel], door: str, value: object) -> Iterator[None]:
-    """Say which value does not fit its column, where SQLAlchemy tells of the code that stumbled over it."""
+def _read(cls: type[BaseModel], door: str, value: object, work: Callable[[Session], T]) -> T:
+    """Do `work`; say which value does not fit its column, where SQLAlchemy tells of the code that stumbled over it."""
     try:
-        yield
+        return database_here(f"{cls.__name__}.{door}()").read(work)
     except StatementError as error:
         if isinstance(error, DBAPIError) or error.orig is None:
             raise

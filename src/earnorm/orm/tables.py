@@ -25,7 +25,7 @@ def keep_tables_of(base: type[DeclarativeBase]) -> None:
 
 
 def count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in KEPT)
+    return sum([len(metadata.tables) for metadata in KEPT])
 
 
 def look_after(connection: Connection, how: Tables) -> None:

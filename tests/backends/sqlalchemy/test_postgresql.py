@@ -1,5 +1,6 @@
 """The SQL store on PostgreSQL: the suite, and what only this database has."""
 
+import asyncio
 import threading
 from datetime import timedelta
 
@@ -543,19 +544,32 @@ def test_a_word_of_one_driver_is_translated_for_the_other():
     assert {"ssl": "require"} == dict(postgresql_async_engine(psycopg.replace("psycopg", "asyncpg")).url.query)
 
 
-def test_nothing_is_prepared_in_a_session_unless_the_url_says_so(postgresql):
-    """Behind a PgBouncer in transaction mode, the next statement may be in another session."""
-    found = []
-    for more in ("", "&prepare_threshold=0"):
-        engine = postgresql_engine(postgresql + more)
-        with engine.connect() as connection:
-            for _ in range(10):
-                connection.exec_driver_sql("SELECT %s::int", (1,))
-            prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'")
-            found.append(prepared.scalar_one())
-        engine.dispose()
+_PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'"
 
-    assert 0 == found[0] < found[1]
+
+def _prepared(connection):
+    for _ in range(10):
+        connection.exec_driver_sql("SELECT %s::int", (1,))
+    return connection.exec_driver_sql(_PREPARED).scalar_one()
+
+
+@pytest.mark.parametrize("more, prepared", [("", 1), ("&prepare_threshold=0", 2), ("&prepare_threshold=20", 0)])
+def test_a_session_of_one_s_own_keeps_what_is_sent_often_prepared(postgresql, more, prepared):
+    engine = postgresql_engine(postgresql + more)
+    with engine.connect() as connection:
+        assert prepared == _prepared(connection)
+    engine.dispose()
+
+
+def test_so_does_an_async_one(postgresql):
+    async def story():
+        engine = postgresql_async_engine(postgresql)
+        async with engine.connect() as connection:
+            found = await connection.run_sync(_prepared)
+        await engine.dispose()
+        return found
+
+    assert 1 == asyncio.run(story())
 
 
 @pytest.mark.parametrize("word", ["soon", "-1"])

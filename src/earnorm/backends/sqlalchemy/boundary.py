@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -140,13 +140,15 @@ class _Outboxes:
     _NAME = "_earnorm_outbox"
 
     def get(self, connection: Connection) -> ConnectionOutbox | None:
-        return cast("ConnectionOutbox | None", vars(connection).get(self._NAME))
+        found: ConnectionOutbox | None = vars(connection).get(self._NAME)
+        return found
 
     def __setitem__(self, connection: Connection, outbox: ConnectionOutbox) -> None:
         vars(connection)[self._NAME] = outbox
 
     def pop(self, connection: Connection, default: None) -> ConnectionOutbox | None:
-        return cast("ConnectionOutbox | None", vars(connection).pop(self._NAME, default))
+        found: ConnectionOutbox | None = vars(connection).pop(self._NAME, default)
+        return found
 
 
 _outboxes = _Outboxes()
@@ -295,7 +297,7 @@ def _undo(dialect: Any, connection: Any) -> None:
 
 def _reset(dialect: Any, connection: Any, _record: Any, state: Any) -> None:
     """Back into the pool, its commit refused by somebody else's listener: nothing may be left for its next user."""
-    if _driver_id(connection) in _committing and not state.terminate_only:
+    if _committing and _driver_id(connection) in _committing and not state.terminate_only:
         _undo(dialect, connection)
 
 
@@ -353,7 +355,7 @@ def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) 
         raise
     # Two at once may count as one, which still is another number than before.
     _commits += 1
-    if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
+    if _committing and (outbox := _committing.pop(_driver_id(connection), None)) is not None:
         if (owner := outbox.connection()) is not None:
             _outboxes.pop(owner, None)
         _release(outbox)
@@ -363,7 +365,7 @@ def _do_rollback(do_rollback: Callable[[Any], None], connection: Any) -> None:
     try:
         do_rollback(connection)
     finally:
-        if (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
+        if _rolling_back and (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
             outbox.give_up()
 
 
