@@ -380,7 +380,8 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
             return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
         case _Waiting() | _Unbegun():
             # A time after its event's own is one that was chosen.
-            return replace(delivery, due=delivery.due if delivery.due > delivery.entry.at else now)
+            chosen = delivery.entry.due or (delivery.due if delivery.due > delivery.entry.at else None)
+            return replace(delivery, due=chosen or now)
         case _:
             return None
 
