@@ -4,6 +4,7 @@ Each runs in a process of its own on a file or schema of its own. `python -m ben
 `benchmarks.saving` does, in seconds by the clock on the wall: what a commit waits for is part of it.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -22,25 +23,10 @@ def _record(model: Any, number: int) -> Any:
 
 
 def _plain(url: str) -> tuple[Any, Any]:
-    """A plain model on an engine as EarnORM opens it, written out here, so that nothing of it is imported."""
-    from sqlalchemy import create_engine, event
+    """A plain model on an engine as EarnORM opens it; nothing of it is imported."""
+    from benchmarks.saving import plain_engine, plain_model
 
-    from benchmarks.saving import plain_model
-
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def prepare(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                connection.execute(f"PRAGMA {pragma}")
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Any) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    model = plain_model()
+    model, engine = plain_model(), plain_engine(url)
     model.metadata.create_all(engine)
     return model, engine
 
@@ -51,6 +37,70 @@ def row_alone(url: str) -> Turn:
 
 def hundred_rows_alone(url: str) -> Turn:
     return _rows(*_plain(url), 100)
+
+
+def row_and_insert(url: str) -> Turn:
+    return _rows_and_insert(url, 1)
+
+
+def hundred_rows_and_insert(url: str) -> Turn:
+    return _rows_and_insert(url, 100)
+
+
+def _rows_and_insert(url: str, count: int) -> Turn:
+    """The rows, and one bare INSERT of as many entries before each COMMIT: what no log can be cheaper than."""
+    from sqlalchemy import event
+
+    model, engine = _plain(url)
+    table = _entries(model.metadata)
+    table.create(engine)
+    given = [column for column in table.c if column is not table.autoincrement_column]
+    places = [
+        "?" if engine.dialect.name == "sqlite" else f"%s::{column.type.compile(dialect=engine.dialect)}"
+        for column in given
+    ]
+    names, values = ", ".join(column.name for column in given), f"({', '.join(places)})"
+    statement = f"INSERT INTO {table.name} ({names}) VALUES {', '.join([values] * count)}"
+    numbers = itertools.count()
+
+    @event.listens_for(engine, "commit")
+    def append(connection: Any) -> None:
+        connection.exec_driver_sql(statement, tuple(v for _ in range(count) for v in _entry(next(numbers))))
+
+    return _rows(model, engine, count)
+
+
+def _entries(metadata: Any) -> Any:
+    """A table with the columns and indexes of the log, and nothing else of it."""
+    from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Table, Text
+
+    position = BigInteger().with_variant(Integer, "sqlite")
+    return Table(
+        "entries",
+        metadata,
+        Column("position", position, primary_key=True, autoincrement=True),
+        Column("id", LargeBinary(16), nullable=False),
+        *(Column(name, Text, nullable=False) for name in ("name", "subject", "key")),
+        Column("data", LargeBinary, nullable=False),
+        Column("at", BigInteger, nullable=False),
+        Column("correlation_id", LargeBinary(16), nullable=False),
+        Column("causation_id", LargeBinary(16)),
+        Column("depth", Integer, nullable=False),
+        Column("tenant", Text),
+        Column("version", Integer, nullable=False),
+        Index("entries_id", "id", unique=True),
+        Index("entries_key", "key", "position"),
+        sqlite_autoincrement=True,
+    )
+
+
+def _entry(number: int) -> tuple[Any, ...]:
+    """As many bytes as an event of the row has, without the work of making them."""
+    id_ = number.to_bytes(16, "big")
+    data = (
+        b'{"identity":[123],"payload":{"id":123,"name":"name 123","email":"ada@example.com","visits":123},"changes":{}}'
+    )
+    return id_, "person.created", "person", f"person:{number}", data, number, id_, None, 0, None, 1
 
 
 def _rows(model: Any, engine: Any, count: int) -> Turn:
@@ -127,8 +177,10 @@ CONTESTANTS: dict[str, Callable[[str], Turn]] = {
     build.__name__: build
     for build in (
         row_alone,
+        row_and_insert,
         row_and_event,
         hundred_rows_alone,
+        hundred_rows_and_insert,
         hundred_rows_and_events,
         plain_get,
         earnorm_get,

@@ -19,11 +19,12 @@ from typing import Any
 
 from benchmarks.timing import Clocked
 
-__all__ = ["CONTESTANTS", "Turn", "answer", "earnorm_model", "plain_model", "running"]
+__all__ = ["CONTESTANTS", "Turn", "answer", "earnorm_model", "plain_engine", "plain_model", "running"]
 
 ROOT = Path(__file__).parent.parent
 # Without waiting for the disk, so that what is added shows; all contestants alike.
-PRAGMAS = ("journal_mode=WAL", "synchronous=OFF", "foreign_keys=ON")
+UNSAFE = "synchronous=OFF"
+PRAGMAS = ("journal_mode=WAL", UNSAFE, "foreign_keys=ON")
 
 Turn = Callable[[int], object]
 
@@ -98,16 +99,18 @@ def _clocked(turn: Turn, numbers: list[int], clock: Callable[[], float]) -> floa
 # --- SQLAlchemy ------------------------------------------------------------------------------
 
 
-def _engine(path: Path) -> Any:
-    """As EarnORM opens SQLite, written out here, so that nothing of it is imported."""
+def plain_engine(url: str, *pragmas: str) -> Any:
+    """As EarnORM opens a database, written out here, so that nothing of it is imported."""
     from sqlalchemy import create_engine, event
 
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(url)
+    if engine.dialect.name != "sqlite":
+        return engine
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        for pragma in PRAGMAS:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *pragmas):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -115,6 +118,10 @@ def _engine(path: Path) -> Any:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _engine(path: Path) -> Any:
+    return plain_engine(f"sqlite:///{path}", UNSAFE)
 
 
 def plain_model() -> Any:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earnorm.backoff import Backoff
+from earnorm.backoff import Backoff, RetryRules
 
 backoffs = st.builds(
     lambda attempts, first, factor, more, jitter: Backoff(attempts, first, factor, first + more, jitter),
     st.integers(1, 1000),
     st.floats(0, 1e6),
     st.floats(1, 1e6),
-    st.floats(0, 1e9),
+    st.floats(0, 1e8),
     st.floats(0, 10),
 )
 chances = st.floats(0, 1, exclude_max=True)
@@ -87,3 +87,31 @@ def test_a_field_that_makes_no_sense_is_refused_by_name(field, value):
 def test_a_wait_outside_its_range_is_refused(attempt, chance):
     with pytest.raises(ValueError, match=r"attempt=|chance="):
         Backoff().wait(attempt, chance)
+
+
+def test_waits_may_be_written_as_durations():
+    backoff = Backoff(attempts=4, first="1m", longest="1h")
+
+    assert (60.0, 3_600.0) == (backoff.first, backoff.longest)
+    assert [60, 120, 240] == [backoff.wait(attempt, 0.0) for attempt in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("given, attempts", [(3, 3), (False, 1), (Backoff(attempts=7), 7)])
+def test_rules_for_all_errors_are_a_number_of_attempts_a_backoff_or_none(given, attempts):
+    assert attempts == RetryRules.parse(given).backoff(ValueError, Backoff()).attempts
+
+
+def test_of_several_classes_the_most_specific_decides():
+    rules = RetryRules.parse({OSError: 9, TimeoutError: Backoff(attempts=3), ValueError: False})
+    attempts = [
+        rules.backoff(cls, Backoff(attempts=16)).attempts
+        for cls in (TimeoutError, ConnectionError, UnicodeError, KeyError)
+    ]
+
+    assert [3, 9, 1, 16] == attempts
+
+
+@pytest.mark.parametrize("wrong", [True, 0, "often", None, {}, {"ValueError": 3}, {ValueError: "often"}, {int: 3}])
+def test_other_rules_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"attempts=|is no class of errors|is empty"):
+        RetryRules.parse(wrong)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from earnorm import (
     BaseModel,
+    Emit,
     IntegerField,
     StringField,
     connect,
@@ -19,6 +20,7 @@ from earnorm import (
     post_commit,
     post_rollback,
 )
+from earnorm.delivery import Done
 from earnorm.errors import NotConnected, OverlappingTransactions, TransactionError, UnsupportedInTest
 from earnorm.testing import expect_failures, rolled_back
 from tests import postgresql as postgres
@@ -131,6 +133,19 @@ def test_tests_in_a_row_see_nothing_of_each_other(db, Order, heard):
             Order(number=1).save()
             assert 2 == db.drain()["done"]
             assert IN_PROCESS == heard[:2]
+
+
+def test_handles_and_keys_are_of_the_test_alone(db, Order, heard):
+    for _ in range(2):
+        with rolled_back(db):
+            order = Order(number=1).save()
+            handles = [order.emit("packed", Emit(key="r1"), by="Ada") for _ in range(2)]
+            event_handler("order.packed", name="packed")(lambda order: None)
+            later = order.emit("packed")
+            db.drain()
+
+            assert handles[0].id == handles[1].id
+            assert ([False, True], {"packed": Done()}) == ([h.repeated for h in handles], later.outcomes())
 
 
 def test_what_was_there_before_is_seen_and_stays(db, Order):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from random import Random
 from uuid import uuid4
 
@@ -13,11 +14,23 @@ import pytest
 from earnorm import telemetry
 from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
+from earnorm.clock import VirtualClock
 from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
 from earnorm.dispatch import DEPTH_LIMIT
-from earnorm.errors import Abort, ConnectionLost, Discard, PayloadError, RetryLater, StopPropagation, UnknownHandler
+from earnorm.errors import (
+    Abort,
+    ConnectionLost,
+    Discard,
+    HandlerTimedOut,
+    PayloadError,
+    RetryLater,
+    StopPropagation,
+    UnknownHandler,
+)
 from earnorm.event import Entry, Event, Origin, current_event, running
-from earnorm.runner import Hydrated, Runner, error_text
+from earnorm.runner import Hydrated, Runner
+from earnorm.settling import settling_here
+from earnorm.verdict import error_text
 
 pytestmark = pytest.mark.expect_failures
 
@@ -221,6 +234,149 @@ class TestOutcomes:
         assert isinstance(runner.run(rig.delivery()), Dead)
 
 
+class TestReturning:
+    @pytest.mark.parametrize(
+        "value, outcome",
+        [
+            (Done(), Done()),
+            (Skipped("a test order"), Skipped("a test order")),
+            (Retry("5m", "no paper"), Retry(300, "RetryLater: no paper (in 300 s)")),
+            (Retry(90), Retry(90, "RetryLater: asked to be retried (in 90 s)")),
+            (Dead("no such printer"), Dead("no such printer")),
+        ],
+    )
+    @pytest.mark.parametrize("colour", ["plain", "async"])
+    async def test_an_outcome_that_a_handler_returns_is_its_outcome(self, rig, value, outcome, colour):
+        def mail():
+            return value
+
+        async def amail():
+            return value
+
+        rig.on(amail if colour == "async" else mail)
+
+        assert outcome == await rig.runner.arun(rig.delivery())
+
+    @pytest.mark.parametrize("value", [None, 7, "dead", Retry, False])
+    def test_whatever_else_it_returns_is_nobody_s_business(self, rig, value):
+        rig.on(lambda: value)
+
+        assert Done() == rig.run()
+
+    def test_a_retry_that_it_returns_counts_as_an_attempt(self, rig):
+        rig.on(lambda: Retry("5m"))
+
+        assert isinstance(rig.run(attempt=15), Retry)
+        assert isinstance(rig.run(attempt=16), Dead)
+
+    def test_a_reason_forges_no_line(self, rig):
+        rig.on(lambda: Dead("a\nb"))
+
+        assert Dead("a\\nb") == rig.run()
+
+    def test_a_wait_that_is_none_is_a_failure_of_the_handler(self, rig):
+        rig.on(lambda: Retry("soon"))
+        outcome = rig.run()
+
+        assert isinstance(outcome, Retry)
+        assert outcome.error.startswith("InvalidDuration: 'soon' is no duration")
+
+
+class TestRetryOption:
+    @pytest.mark.parametrize("retry, last", [(3, 3), (Backoff(attempts=2), 2), (False, 1)])
+    def test_a_handler_says_how_often_it_is_tried(self, rig, retry, last):
+        rig.on(raising(ValueError()), retry=retry)
+
+        assert all(isinstance(rig.run(attempt=attempt), Retry) for attempt in range(1, last))
+        assert isinstance(rig.run(attempt=last), Dead)
+
+    def test_and_how_patiently(self, rig):
+        rig.on(raising(ValueError()), retry=Backoff(first="1m", jitter=0))
+        outcome = rig.run(attempt=2)
+
+        assert isinstance(outcome, Retry)
+        assert 120 == outcome.after
+
+    def test_by_the_class_of_the_error(self, rig):
+        rules = {TimeoutError: Backoff(attempts=3, first=1, jitter=0), ValueError: False}
+        outcomes = []
+        for error in (TimeoutError(), ValueError(), KeyError()):
+            rig.bus = EventBus()
+            rig.runner = Runner(rig.bus, lambda *_: rig.found, decode, random=Random(1))
+            rig.on(raising(error), retry=rules)
+            outcomes.append(rig.run())
+
+        assert [Retry, Dead, Retry] == [type(outcome) for outcome in outcomes]
+        assert (1, True) == (outcomes[0].after, outcomes[2].after >= 5)
+
+    @pytest.mark.parametrize("asked, after", [("5m", 300), (timedelta(hours=1), 3_600), (7, 7)])
+    def test_a_wait_that_a_handler_chooses_may_be_any_duration(self, rig, asked, after):
+        rig.on(raising(RetryLater(asked)))
+        outcome = rig.run()
+
+        assert isinstance(outcome, Retry)
+        assert after == outcome.after
+
+    def test_a_chosen_wait_that_is_none_waits_as_ever_and_says_so(self, rig):
+        rig.on(raising(RetryLater("soon")))
+        outcome = rig.run()
+
+        assert isinstance(outcome, Retry)
+        assert 5 <= outcome.after <= 5.5
+        assert "'soon' is no duration" in outcome.error
+
+
+class TestAttempts:
+    def test_a_failed_attempt_is_remembered(self, rig):
+        clock = VirtualClock(NOON)
+        rig.runner = Runner(rig.bus, lambda *_: rig.found, decode, clock=clock, version="2026.1")
+        rig.on(raising(ValueError("order 7 is closed")))
+        delivery = rig.delivery(attempt=3)
+        made = rig.runner.run(delivery).attempt
+
+        assert ("mail", delivery.entry.id, 3) == (made.subscription, made.event, made.number)
+        assert ("ValueError: order 7 is closed", "2026.1", "") == (made.error, made.version, made.worker)
+        assert "raise error" in made.traceback
+        assert NOON - timedelta(seconds=made.seconds) == made.started
+        assert 12 == len(made.fingerprint)
+
+    def test_the_last_one_too(self, rig):
+        rig.on(raising(ValueError("boom")))
+
+        assert 16 == rig.run(attempt=16).attempt.number
+
+    def test_one_that_did_not_fail_is_not(self, rig):
+        rig.on(raising(Discard("a test order")))
+
+        assert Skipped("a test order") == rig.run()
+
+
+class TestAskedFor:
+    """What no argument asks for is neither decoded nor loaded."""
+
+    @pytest.mark.parametrize(
+        "function, needs",
+        [
+            (lambda: None, []),
+            (lambda *, total: None, ["data"]),
+            (lambda order: None, ["data", "record"]),
+            (lambda event: None, ["data", "record"]),
+        ],
+    )
+    def test_by_a_handler(self, function, needs):
+        bus = EventBus()
+        bus.on("order.*", name="mail")(function)
+        found = []
+        runner = Runner(
+            bus,
+            lambda entry, event: found.append("record") or Hydrated("it"),
+            lambda entry, attempt: found.append("data") or decode(entry, attempt),
+        )
+
+        assert Done() == runner.run(Rig().delivery())
+        assert needs == found
+
+
 class TestContext:
     def test_what_a_handler_emits_knows_its_cause(self, rig):
         caught = []
@@ -334,6 +490,121 @@ class TestAsync:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ["HandlerStarted"] == rig.transitions()
+
+
+class TestTimeouts:
+    async def test_an_async_handler_is_cancelled_when_its_time_is_over(self, rig):
+        ended = []
+
+        async def mail():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("cancelled")
+
+        rig.on(mail, timeout=0.01)
+        outcome = await rig.runner.arun(rig.delivery())
+
+        assert isinstance(outcome, Retry)
+        assert outcome.error.startswith("HandlerTimedOut: mail was not done after its timeout of 0.01 s")
+        assert "await asyncio.Event().wait()" in outcome.error
+        assert ["cancelled"] == ended
+        assert ["HandlerStarted", "HandlerFailed", "DeliverySetAside"] == rig.transitions()
+        assert 0 == asyncio.current_task().cancelling()
+
+    @pytest.mark.parametrize("how", ["returns", "raises"])
+    async def test_one_that_swallows_the_cancellation_is_timed_out_all_the_same(self, rig, how):
+        async def mail():
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if how == "raises":
+                    raise ValueError("boom") from None
+
+        rig.on(mail, timeout="10ms", retry=2)
+
+        assert isinstance(await rig.runner.arun(rig.delivery()), Retry)
+        last = await rig.runner.arun(rig.delivery(attempt=2))
+        assert isinstance(last, Dead)
+        assert last.error.startswith("HandlerTimedOut: ")
+
+    async def test_its_own_timeouts_are_its_own_business(self, rig):
+        seen = []
+
+        async def mail():
+            try:
+                async with asyncio.timeout(0.001):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                seen.append("mine")
+
+        rig.on(mail, timeout=60)
+
+        assert Done() == await rig.runner.arun(rig.delivery())
+        assert ["mine"] == seen
+
+    async def test_shutting_down_while_it_is_cancelled_is_no_attempt(self, rig):
+        cancelled = asyncio.Event()
+
+        async def mail():
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                await asyncio.Event().wait()
+
+        rig.on(mail, timeout="10ms")
+        task = asyncio.create_task(rig.runner.arun(rig.delivery()))
+        await cancelled.wait()
+        task.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def test_one_that_is_deaf_to_it_is_given_up_and_what_it_does_counts_for_nothing(self, rig):
+        outcomes, let_go, refused = [], asyncio.Event(), []
+
+        async def mail():
+            while not let_go.is_set():
+                with suppress(asyncio.CancelledError):
+                    await let_go.wait()
+            try:
+                settling_here("main")
+            except HandlerTimedOut as error:
+                refused.append(error.handler)
+
+        rig.on(mail, timeout="1ms")
+        rig.runner = Runner(rig.bus, lambda *_: rig.found, decode, database="main", grace=0.001)
+        run = rig.runner.begin(rig.delivery())
+        given_up = asyncio.Event()
+        run.on_given_up = lambda outcome: (outcomes.append(outcome), given_up.set())
+        task = asyncio.create_task(rig.runner.aperform(run))
+        await given_up.wait()
+        let_go.set()
+
+        assert None is await task
+        assert [Retry] == [type(outcome) for outcome in outcomes]
+        assert ["mail"] == refused
+        assert ["HandlerStarted", "HandlerStuck", "HandlerFailed", "DeliverySetAside"] == rig.transitions()
+        assert "await let_go.wait()" in rig.told[1].stack
+        assert "await let_go.wait()" in outcomes[0].error
+
+    def test_a_plain_handler_that_took_too_long_is_timed_out_though_it_ended(self, rig):
+        ran = []
+        rig.on(lambda: ran.append(1), timeout=1e-9)
+
+        assert isinstance(rig.run(), Retry)
+        assert [1] == ran
+
+    def test_a_time_out_may_have_its_own_rule(self, rig):
+        rig.on(lambda: None, timeout=1e-9, retry={TimeoutError: False})
+
+        assert isinstance(rig.run(), Dead)
+
+    def test_one_in_time_is_done(self, rig):
+        rig.on(lambda: None, timeout="1h")
+
+        assert Done() == rig.run()
 
 
 class TestErrorText:

@@ -7,16 +7,18 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from earnorm.bus import EventBus
-from earnorm.delivery import Dead, Delivery, Done, Retry, Skipped
+from earnorm.counts import Counts
+from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import Front
 from earnorm.registry import ModelInfo
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Settlement
-from earnorm.subscription import Audience, Counts, Subscription, Window, fold, passed, plan
+from earnorm.subscription import Audience, Subscription, Window, fold, passed, plan
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)
@@ -44,6 +46,19 @@ def entries(*keys: str) -> list[Entry]:
     return [entry(position, key) for position, key in enumerate(keys, start=1)]
 
 
+def attempt(number: int) -> Attempt:
+    return Attempt(
+        subscription="mail",
+        event=uuid4(),
+        number=number,
+        error="no",
+        fingerprint=f"f{number}",
+        started=NOON,
+        seconds=1,
+        worker="ada",
+    )
+
+
 def follower(name: str, start: int = 0, *, apart: bool = False) -> Follower:
     return Follower(name=name, group="default", start=start, apart=apart, seen=NOON)
 
@@ -69,6 +84,47 @@ def positions(lanes) -> list[list[int]]:
 
 def aside(settlement: Settlement) -> list[tuple[str, int, int, str]]:
     return [(d.subscription, d.entry.position, d.attempt, d.state) for d in settlement.set_aside]
+
+
+class TestLater:
+    def later(self, *dues) -> Window:
+        made = [structs.replace(e, due=due) for e, due in zip(entries(*["order:1"] * len(dues)), dues, strict=True)]
+        return plan(made, len(dues), Front([SHARED], [follower("mail", 0)]), lambda _: [MAIL])
+
+    def test_what_is_for_later_is_set_aside_at_once_and_holds_up_nobody(self):
+        made = self.later(LATER, None)
+        settlement = fold(made, [[Done()]], NOON, "ada", {})
+
+        assert [[2]] == positions(made.lanes)
+        assert [("mail", 1, LATER, False)] == [
+            (d.subscription, d.entry.position, d.due, d.ordered) for d in settlement.set_aside
+        ]
+        assert {"": 2} == moves(settlement)
+        assert passed(made, [[Done()]], "ada", {}) is None
+
+    def test_what_is_due_when_it_is_read_goes_the_same_way(self):
+        made = self.later(NOON - timedelta(days=1))
+        (aside,) = fold(made, [], NOON, "ada", {}).set_aside
+
+        assert (NOON - timedelta(days=1), False) == (aside.due, aside.ordered)
+
+    def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
+        def waited(number, key, name="mail", ordered=False):
+            return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
+
+        due = [
+            waited(1, "order:1"),
+            waited(2, "order:1"),
+            waited(3, "order:2"),
+            waited(4, ""),
+            waited(5, ""),
+            waited(6, "order:1", "loose"),
+            waited(7, "order:1", "loose"),
+            waited(8, "order:1", ordered=True),
+        ]
+        lanes = Window().redeliver(due, {"mail"}).lanes
+
+        assert [[1, 2], [3], [4], [5], [6], [7], [8]] == positions(lanes)
 
 
 class TestLanes:
@@ -107,6 +163,35 @@ class TestLanes:
         assert Window().is_empty
         assert plan([], 7, Front([replace(SHARED, position=7)], []), lambda _: (MAIL,)).is_empty
         assert not plan([], 7, Front([replace(SHARED, position=6)], []), lambda _: (MAIL,)).is_empty
+
+
+class TestDelays:
+    def delayed(self, *ats, key="order:1", ordered=True):
+        made = [structs.replace(entry(n, key), at=at) for n, at in enumerate(ats, start=1)]
+        subscription = Subscription("mail", ordered=ordered, delay=60)
+        return plan(made, len(made), Front([SHARED], [follower("mail")]), lambda _: [subscription])
+
+    def test_a_handler_with_a_delay_is_given_an_event_when_it_is_that_old(self):
+        window = self.delayed(NOON)
+        settlement = fold(window, [], NOON, "ada", {})
+
+        assert ((), [LATER]) == (window.lanes, [d.due for d in settlement.set_aside])
+        assert ([("mail", 1, 1, "open")], {"": 1}) == (aside(settlement), moves(settlement))
+
+    def test_one_that_is_old_already_is_due_at_once_in_its_place(self):
+        window = self.delayed(NOON, NOON - timedelta(hours=1))
+
+        assert ((), [1, 2]) == (window.lanes, [d.entry.position for d in window.behind])
+        assert [True, True] == [d.ordered for d in window.behind]
+
+    def test_its_time_is_kept_however_late_the_batch_is_settled(self):
+        late = NOON + timedelta(minutes=30)
+
+        assert [LATER] == [d.due for d in fold(self.delayed(NOON), [], late, "ada", {}).set_aside]
+
+    @pytest.mark.parametrize("details", [{"key": ""}, {"ordered": False}])
+    def test_those_without_a_record_or_an_order_wait_for_nobody(self, details):
+        assert [False] == [d.ordered for d in self.delayed(NOON, **details).behind]
 
 
 class TestFolding:
@@ -160,6 +245,17 @@ class TestFolding:
         made = window(["order:1"], MAIL, AUDIT).hold_back({("mail", "order:1")})
 
         assert ["audit"] == [lane[0].subscription for lane in made.lanes]
+
+    def test_failed_attempts_go_with_their_deliveries(self):
+        made = [attempt(1), attempt(2), attempt(3)]
+        found = window(["order:1", "order:2", "order:3"], MAIL)
+        again = Delivery(subscription="mail", entry=entry(9, "order:9"), due=NOON, id=7)
+        outcomes = [[Retry(5, "no", made[0])], [Dead("no", made[1])], [Retry(5, "no", made[2])], [Done()]]
+        settlement = folded(found.redeliver([again]), outcomes)
+
+        assert made == sorted(settlement.attempts, key=lambda one: one.number)
+        assert ["f1"] == [d.fingerprint for d in settlement.rescheduled]
+        assert ["f2", "f3"] == [d.fingerprint for d in settlement.set_aside]
 
 
 class TestStopping:

@@ -24,9 +24,9 @@ from earnorm.clock import SystemClock, VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.errors import Discard, UnknownHandler
 from earnorm.event import Entry, Event, Origin
-from earnorm.lanes import Threads
 from earnorm.runner import Hydrated, Runner
 from earnorm.store import Presence, Registration
+from earnorm.threads import Threads
 from earnorm.worker import Worker
 
 pytestmark = pytest.mark.expect_failures

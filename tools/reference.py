@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from earnorm import handler, lifecycle
+from earnorm.backoff import RetryRules
 from earnorm.errors import HandlerError
 from earnorm.handler import DeliveryMode, Options, Phase, make_handler
 
@@ -60,6 +61,24 @@ end in `_async` take a coroutine function, the others of a model a plain one; `e
 
 {table(["decorator", "without delivery=", *(f'delivery="{mode}"' for mode in get_args(DeliveryMode))], _by_delivery())}
 
+## Retries and outcomes
+
+What `retry=` takes, and what a durable handler may return: [Retry, time out and give
+up](../how-to/retry-and-give-up.md).
+Durations are numbers of seconds, `timedelta`, or texts such as `"250ms"`, `"90s"`, `"5m"`, `"1h30m"`, `"2d"`, `"1w"`.
+
+::: earnorm.Backoff
+
+::: earnorm.Done
+
+::: earnorm.Retry
+
+::: earnorm.Skipped
+
+::: earnorm.Dead
+
+## Colours
+
 How a coroutine function runs depends on its phase: before the SQL and in the transaction it is awaited, which needs
 `asave`, `adelete` or `aemit`; after the commit it runs on the application's loop or the worker's own.
 """
@@ -82,6 +101,8 @@ def _meanings() -> Iterator[tuple[str, str]]:
 
 # What None stands for.
 DEFAULTS = {"name": "import path and qualified name", "delivery": "as the decorator says", "ordered": "`True`"}
+DEFAULTS |= {"retry": "16 attempts, 5 s doubling to 6 h", "timeout": "none", "delay": "none"}
+DEFAULTS |= {"concurrency": "as the worker's"}
 SAMPLES: dict[str, Any] = {
     "name": "a_name",
     "priority": 1,
@@ -89,6 +110,10 @@ SAMPLES: dict[str, Any] = {
     "after": ("other",),
     "when": lambda: True,
     "ordered": False,
+    "retry": RetryRules.parse(3),
+    "timeout": 30.0,
+    "delay": 3600.0,
+    "concurrency": 1,
 }
 # A decorator of each phase.
 STANDS_FOR = {

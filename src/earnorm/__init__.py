@@ -1,9 +1,13 @@
 """EarnORM events: events on models that are never lost and never fire for a change that was rolled back."""
 
+from earnorm.backoff import Backoff
 from earnorm.bus import EventBus, aemit, default_bus, emit, event_handler, event_handler_async
 from earnorm.declared import event_type
+from earnorm.delivery import Dead, Done, Retry, Skipped
+from earnorm.emission import Emit
 from earnorm.errors import Abort, Discard, EarnORMError, RetryLater, StopPropagation
 from earnorm.event import Change, Event, caused_by, current_event
+from earnorm.handle import Handle
 from earnorm.handler import Handler, Phase
 from earnorm.lifecycle import (
     on_event,
@@ -36,7 +40,8 @@ from earnorm.lifecycle import (
     pre_update_async,
 )
 from earnorm.orm.attach import attach
-from earnorm.orm.database import Database, connect
+from earnorm.orm.connecting import connect
+from earnorm.orm.database import Database
 from earnorm.orm.fields import (
     BigIntegerField,
     BooleanField,
@@ -60,11 +65,11 @@ from earnorm.orm.fields import (
 )
 from earnorm.orm.model import BaseModel
 from earnorm.orm.trash import SoftDelete
-from earnorm.plan import Handle
 from earnorm.tenant import current_tenant, tenant
 
 __all__ = [
     "Abort",
+    "Backoff",
     "BaseModel",
     "BigIntegerField",
     "BooleanField",
@@ -73,10 +78,13 @@ __all__ = [
     "Database",
     "DateField",
     "DateTimeField",
+    "Dead",
     "DecimalField",
     "Discard",
+    "Done",
     "EarnORMError",
     "EmailField",
+    "Emit",
     "EnumField",
     "Event",
     "EventBus",
@@ -88,7 +96,9 @@ __all__ = [
     "IntervalField",
     "JSONField",
     "Phase",
+    "Retry",
     "RetryLater",
+    "Skipped",
     "SlugField",
     "SoftDelete",
     "StopPropagation",

@@ -15,17 +15,20 @@ from typing import Any, Protocol, TypeVar
 
 from earnorm import telemetry
 from earnorm.binding import refuse_reserved
-from earnorm.declared import Declared, declared_of, payload_of
+from earnorm.declared import Declared, declaration, payload_of
 from earnorm.dispatch import Caller, Dispatcher, Outbox
+from earnorm.emission import Emit, require_emit
 from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColour
 from earnorm.event import Event
 from earnorm.flow import Plans
+from earnorm.handle import Handle, MutedHandle, handle_of
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name
 from earnorm.lifecycle import flattened
 from earnorm.multitude import singly
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
-from earnorm.plan import Handle, Step, compile_plan, handle_of, when_call
+from earnorm.once import Once
+from earnorm.plan import Step, compile_plan, when_call
 from earnorm.portal import spawn, wait_for
 from earnorm.registry import ModelInfo, Registry, in_order
 from earnorm.watch import Watch
@@ -46,11 +49,15 @@ class Door(Protocol):
         """Whether durable handlers are delivered from a log, rather than run at once."""
         ...
 
-    def emit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
+    def emit(
+        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit | None = None
+    ) -> Handle:
         """Emit inside the transaction open here, or one of its own."""
         ...
 
-    def aemit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Coroutine[Any, Any, Handle]:
+    def aemit(
+        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit | None = None
+    ) -> Coroutine[Any, Any, Handle]:
         """`emit`, awaited."""
         ...
 
@@ -78,6 +85,7 @@ class EventBus:
         self._connected = False
         self._attentive = False
         self.watch = Watch(self.forget_plans)
+        self.once = Once()
         # What to call, by class of the subject and name; for a declared event without a subject by its class.
         self._runs: dict[type, dict[str, Run]] = {}
         self._aruns: dict[type, dict[str, ARun]] = {}
@@ -171,13 +179,17 @@ class EventBus:
 
     # --- the door in -------------------------------------------------------------------------
 
-    def emit(self, event: Any, subject: Any = None, /, **payload: Any) -> Handle:
+    def emit(self, event: Any, subject: Any = None, options: Emit | None = None, /, **payload: Any) -> Handle:
         """Emit an event by name, or a declared event object, about `subject`.
 
         On a connected bus it is appended to the log in the transaction open here, or in one of its own.
         In memory, transaction handlers propagate what they raise; a later handler's error is logged, not raised.
-        Raises InvalidName, PayloadError, MissingPayload, SyncDoorInCoroutine, EventLoopError.
+        `Emit(key=)` lets it happen once, `Emit(at=)` and `Emit(delay=)` later.
+        Raises InvalidName, PayloadError, MissingPayload, SyncDoorInCoroutine, EventLoopError, InvalidEmit, KeyReused,
+        DelayedInProcess.
         """
+        if options is not None:
+            return self._with_options(event, subject, options, payload, awaited=False)  # type: ignore[no-any-return]  # of the sync kind
         cls = event.__class__
         if cls is str:
             try:
@@ -193,8 +205,12 @@ class EventBus:
             return alone(event)
         return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # of the sync kind
 
-    def aemit(self, event: Any, subject: Any = None, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
+    def aemit(
+        self, event: Any, subject: Any = None, options: Emit | None = None, /, **payload: Any
+    ) -> Coroutine[Any, Any, Handle]:
         """`emit`, awaited: async handlers are awaited in order, in this task."""
+        if options is not None:
+            return self._with_options(event, subject, options, payload, awaited=True)  # type: ignore[no-any-return]  # of the async kind
         cls = event.__class__
         if cls is str:
             try:
@@ -216,12 +232,7 @@ class EventBus:
         """What is no plain name: a subclass of str, or a declared event, perhaps met for the first time."""
         if isinstance(event, str):
             return (self.aemit if awaited else self.emit)(str.__str__(event), subject, **payload)
-        declared = declared_of(event)
-        if declared is None:
-            raise EventError(f"emit takes a name or an object of a class declared with @event_type, not {event!r}")
-        if payload:
-            keys = ", ".join(sorted(payload))
-            raise EventError(f"{declared.cls.__name__} carries its own payload; put {keys} into its fields")
+        declared = declaration(event, payload)
         key = (declared.cls, subject.__class__, awaited)
         known, alone = self._declared, self._alone
         run = known.get(key)
@@ -232,6 +243,10 @@ class EventBus:
         return run(event) if subject is None else run(subject, event)
 
     def _make(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:
+        if cls is Emit:
+            raise EventError(
+                f"{name}: Emit(...) stands behind the subject, also where there is none: emit(event, None, Emit(...))"
+            )
         if self._needs_door(cls):
             return self._through_door(name, cls, declared, awaited=awaited)
         handlers = self.plans.custom(name, cls, declared.cls if declared else None)
@@ -257,6 +272,35 @@ class EventBus:
         send: Any = door.aemit if awaited else door.emit
         return self._shaped(lambda s, p, declared=None: send(name, s, p, declared), cls, declared)
 
+    # --- with options ------------------------------------------------------------------------
+
+    def _with_options(self, event: Any, subject: Any, options: Emit, payload: dict[str, Any], *, awaited: bool) -> Any:
+        """Off the hot path: nothing is prepared for an emit that may not happen, or not now."""
+        options, declared = require_emit(options), None
+        if isinstance(event, str):
+            name = validate_name(str.__str__(event))
+        else:
+            name, declared, payload = declaration(event, payload).name, event, dict(payload_of(event))
+        door = self._door
+        if door is not None and self._needs_door(subject.__class__):
+            return (door.aemit if awaited else door.emit)(name, subject, payload, declared, options)
+        if awaited:
+            return spawn(self._emit_here, name, subject, payload, declared, options)
+        return self._emit_here(name, subject, payload, declared, options)
+
+    def _emit_here(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit) -> Handle:
+        handlers = self.plans.custom(name, subject.__class__, None if declared is None else declared.__class__)
+        about = declared if subject is None else subject
+        occurrence = self._checked(name, about, payload, declared, handlers)
+        return self.once.run(occurrence, options, self.run_here)
+
+    def _checked(
+        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, handlers: Sequence[Handler]
+    ) -> Occurrence:
+        refuse_reserved(name, payload)
+        self.caller.require_payload(handlers, name, payload, None)
+        return Occurrence(name, subject, payload, declared=declared, handlers=handlers)
+
     # --- in memory, observed -----------------------------------------------------------------
 
     @property
@@ -268,9 +312,7 @@ class EventBus:
         self, name: str, cls: type, handlers: Sequence[Handler], declared: Declared | None, *, awaited: bool
     ) -> Any:
         def run(subject: Any, payload: Mapping[str, Any], event: Any = None) -> Handle:
-            refuse_reserved(name, payload)
-            self.caller.require_payload(handlers, name, payload, None)
-            return self.run_here(Occurrence(name, subject, payload, declared=event, handlers=handlers))
+            return self.run_here(self._checked(name, subject, payload, event, handlers))
 
         if awaited:
             return self._shaped(partial(spawn, run), cls, declared)
@@ -288,7 +330,7 @@ class EventBus:
     def run_here(self, occurrence: Occurrence) -> Handle:
         """Run an occurrence without a transaction: transaction handlers first, then the later ones, isolated."""
         if self.watch.silences(occurrence):
-            return handle_of(occurrence.event)
+            return MutedHandle(event=occurrence.event)
         self.in_transaction(occurrence)
         outer = _here.get()
         if outer is not None:

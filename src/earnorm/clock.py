@@ -9,7 +9,7 @@ from abc import abstractmethod
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Clock", "SystemClock", "VirtualClock"]
+__all__ = ["Clock", "Signal", "SystemClock", "VirtualClock"]
 
 
 @runtime_checkable
@@ -31,6 +31,12 @@ class Clock(Protocol):
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """Suspend this task for `seconds`."""
+
+
+class Signal(Protocol):
+    """What somebody waits for and others set: a `threading.Event`, or what wakes a task."""
+
+    def set(self) -> None: ...
 
 
 class SystemClock:

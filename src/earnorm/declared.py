@@ -12,7 +12,7 @@ import msgspec
 from earnorm.errors import EventError, PayloadError
 from earnorm.names import validate_name
 
-__all__ = ["Declared", "declared_of", "event_type", "payload_of"]
+__all__ = ["Declared", "declaration", "declared_of", "event_type", "payload_of"]
 
 T = TypeVar("T")
 
@@ -95,3 +95,14 @@ def payload_of(event: object) -> Mapping[str, Any]:
     declared = declared_of(event)
     assert declared is not None
     return {name: getattr(event, name) for name in declared.fields}
+
+
+def declaration(event: object, payload: Mapping[str, Any]) -> Declared:
+    """The declaration of an event object that is emitted, for which no other payload is given. Raises EventError."""
+    declared = declared_of(event)
+    if declared is None:
+        raise EventError(f"emit takes a name or an object of a class declared with @event_type, not {event!r}")
+    if payload:
+        keys = ", ".join(sorted(payload))
+        raise EventError(f"{declared.cls.__name__} carries its own payload; put {keys} into its fields")
+    return declared

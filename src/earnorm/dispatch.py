@@ -323,6 +323,9 @@ class Outbox:
     def _drop(self, mark: int) -> None:
         dropped = self.happenings[mark:]
         del self.happenings[mark:]
+        for happening in dropped:
+            if isinstance(happening, Occurrence) and happening.emission is not None:
+                happening.emission.fate = "rolled back"
         if dropped and telemetry.wanted(telemetry.RolledBack):
             for occurrence in singly(dropped):
                 telemetry.tell(telemetry.RolledBack(occurrence.event))

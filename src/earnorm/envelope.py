@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
 from typing import Any
+
+from msgspec import json
 
 from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_records, encode_values
 from earnorm.errors import PayloadError
-from earnorm.event import Change, Changes, Entry, Event, Origin
+from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 
-__all__ = ["encode_all_changes", "encode_change", "encode_payload", "entry_of", "event_of", "identity_of", "origin_of"]
+__all__ = [
+    "bare_event_of",
+    "encode_all_changes",
+    "encode_change",
+    "encode_payload",
+    "entry_of",
+    "event_of",
+    "fingerprint",
+    "identity_of",
+    "origin_of",
+]
 
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
@@ -84,7 +98,13 @@ def _encode_what_fits(data: dict[str, Any], refer: Refer) -> bytes:
         return encode(bare, refer=refer)
 
 
-def entry_of(event: Event, data: bytes) -> Entry:
+def fingerprint(key: str, data: bytes) -> bytes:
+    """Of a record and an event's data, whatever the order of its keys: the same for two emits that say the same."""
+    canonical = json.encode(json.decode(data), order="sorted")
+    return blake2b(key.encode() + b"\0" + canonical, digest_size=16).digest()
+
+
+def entry_of(event: Event, data: bytes, due: datetime | None = None) -> Entry:
     subject = event.key.partition(":")[0]
     return Entry(
         id=event.id,
@@ -98,6 +118,7 @@ def entry_of(event: Event, data: bytes) -> Entry:
         depth=event.depth,
         tenant=event.tenant,
         version=event.version,
+        due=due,
     )
 
 
@@ -107,17 +128,26 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
     Raises PayloadError if the data cannot be read.
     """
     data = decode(entry.data) if resolve is None else decode(entry.data, resolve=resolve)
+    changes: Changes = NO_CHANGES
+    if "changes" in data or "hidden" in data:
+        changes = {name: Change(*pair) for name, pair in _part(data, "changes").items()}
+        changes |= {name: Change(None, None) for name in data.get("hidden", ())}
     return Event(
         entry.name,
         None,
         _part(data, "payload"),
-        {name: Change(*pair) for name, pair in _part(data, "changes").items()}
-        | {name: Change(None, None) for name in data.get("hidden", ())},
+        changes,
         entry.key,
         origin_of(entry, attempt=attempt, database=database),
         _id=entry.id,
         _at=entry.at.timestamp(),
     )
+
+
+def bare_event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
+    """The event as far as it can be known without its data, which may be damaged."""
+    origin = origin_of(entry, attempt=attempt, database=database)
+    return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
 
 
 def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:

@@ -4,7 +4,7 @@ EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, NotCapturable,
-│   ├── MissingExtra
+│   ├── MissingExtra, InvalidDuration, NoOutcomes
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -14,38 +14,42 @@ EarnORMError
 │   ├── UnsatisfiableArgument, SensitiveArgument
 │   ├── HandlerNameTaken, HandlerNameNeeded, WrongColour, PreHookAfterCommit
 │   ├── NoEvent, NotAMethod, NoTrash
-│   └── UnknownHandler
+│   └── UnknownHandler, HandlerTimedOut
 ├── EventError            an emit that cannot be right
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
 │   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError, InvalidTenant
+│   ├── InvalidEmit, KeyReused, KeyTaken, DelayedInProcess, EmitRolledBack, UnknownEvent
 ├── RecordError           a record that cannot be written or read so
 │   ├── ValidationFailed, NotFound, UnknownField, InvalidValue, UnreadableValue
 │   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
-│   ├── AutocommitRefused, BulkRefused, DrainInTransaction
+│   ├── AutocommitRefused, BulkRefused, DrainInTransaction, OutcomesTooEarly
 │   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
-    ├── LeaseLost, ConnectionLost
+    ├── LeaseLost, ConnectionLost, OutcomesPending
+    ├── UnknownSubscription, AmbiguousName, StillKnown
     └── UnsoundLog
 
 Control                   raised by handlers, caught by us
 ├── Abort                 veto the write (the caller sees it)
 ├── StopPropagation       later handlers of this phase do not run
 ├── Discard               do not retry, do not dead-letter
-└── RetryLater            try again after so many seconds
+└── RetryLater            try again after a while
 """
 
 from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from datetime import timedelta
 
 __all__ = [
     "Abort",
     "AlreadyConnected",
+    "AmbiguousName",
     "AsyncHandlerUnderSync",
     "AttachedOtherwise",
     "AutocommitRefused",
@@ -55,22 +59,29 @@ __all__ = [
     "ConnectionLost",
     "Control",
     "DatabaseClosed",
+    "DelayedInProcess",
     "DeletedSubject",
     "Discard",
     "DrainInTransaction",
     "EarnORMError",
+    "EmitRolledBack",
     "EventError",
     "EventLoopError",
     "Fault",
     "HandlerError",
     "HandlerNameNeeded",
     "HandlerNameTaken",
+    "HandlerTimedOut",
     "InvalidBulkPolicy",
+    "InvalidDuration",
+    "InvalidEmit",
     "InvalidField",
     "InvalidName",
     "InvalidOption",
     "InvalidTenant",
     "InvalidValue",
+    "KeyReused",
+    "KeyTaken",
     "LeaseLost",
     "MigrationWithoutConnection",
     "MissingExtra",
@@ -78,6 +89,7 @@ __all__ = [
     "MissingTables",
     "ModelError",
     "NoEvent",
+    "NoOutcomes",
     "NoPrimaryKey",
     "NoTrash",
     "NotAMethod",
@@ -87,6 +99,8 @@ __all__ = [
     "NotFound",
     "OptionWithoutMeaning",
     "OrderCycle",
+    "OutcomesPending",
+    "OutcomesTooEarly",
     "OverlappingTransactions",
     "PayloadError",
     "PreHookAfterCommit",
@@ -99,16 +113,19 @@ __all__ = [
     "SchemaTooNew",
     "SensitiveArgument",
     "StaleRecord",
+    "StillKnown",
     "StopPropagation",
     "StoreError",
     "SubjectTaken",
     "SyncDoorInCoroutine",
     "TransactionError",
     "TransactionNotYours",
+    "UnknownEvent",
     "UnknownField",
     "UnknownHandler",
     "UnknownOption",
     "UnknownStep",
+    "UnknownSubscription",
     "UnmappedAnnotation",
     "UnmappedModel",
     "UnreadableValue",
@@ -268,6 +285,28 @@ class MissingExtra(ConfigurationError):
         super().__init__(f"{what} needs an extra; install it with: pip install 'earnorm[{extra}]'")
         self.what = what
         self.extra = extra
+
+
+class InvalidDuration(ConfigurationError, ValueError):
+    """What was given for a length of time is none, or one that nobody can wait for."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"{value!r} is no duration: give a number of seconds, a timedelta, or a text such as "
+            f'"90s", "5m", "1h30m" or "2d", between 0 and ten years'
+        )
+        self.value = value
+
+
+class NoOutcomes(ConfigurationError):
+    """The outcomes were asked of an event that no database delivers."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(
+            f"event {event} was emitted in memory: its handlers have run and what they came to is not kept; "
+            f"call earnorm.connect('sqlite:///app.db') first"
+        )
+        self.event = event
 
 
 # --- models ---------------------------------------------------------------------------------
@@ -522,12 +561,36 @@ class PreHookAfterCommit(HandlerError):
         self.delivery = delivery
 
 
+class ProcessDied(HandlerError):
+    """The process ended while this handler ran alone, so that nothing else can have ended it."""
+
+    def __init__(self, handler: str, attempt: int) -> None:
+        super().__init__(
+            f"the process died while it ran nothing but {handler}, attempt {attempt}; look for a crash in native code, "
+            f"for os._exit, or for memory that ran out"
+        )
+        self.handler = handler
+        self.attempt = attempt
+
+
 class UnknownHandler(HandlerError):
     """A delivery or a call names a handler this process has not registered."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no handler named {name!r}; import the module that defines it")
         self.name = name
+
+
+class HandlerTimedOut(HandlerError, TimeoutError):
+    """An attempt took longer than its handler's `timeout=`. What it returns or emits after that is refused."""
+
+    def __init__(self, handler: str, seconds: float) -> None:
+        super().__init__(
+            f"{handler} was not done after its timeout of {seconds:g} s; give it more time with timeout=, "
+            f"or let it do less at once"
+        )
+        self.handler = handler
+        self.seconds = seconds
 
 
 # --- events ---------------------------------------------------------------------------------
@@ -619,6 +682,77 @@ class InvalidTenant(EventError):
             f"of a number write tenant(str(number))"
         )
         self.name = name
+
+
+class InvalidEmit(EventError):
+    """An option of an emit that cannot be meant so."""
+
+    def __init__(self, option: str, value: object, why: str) -> None:
+        super().__init__(f"Emit({option}={_shown(value)}): {why}")
+        self.option = option
+        self.value = value
+        self.why = why
+
+
+class KeyReused(EventError):
+    """A second emit under an idempotency key says something else than the first."""
+
+    def __init__(self, event: str, key: str, first: str) -> None:
+        super().__init__(
+            f"{event}: the key {_shown(key)} belongs to event {first}, which is about another record or has another "
+            f"payload; give each thing that happens a key of its own"
+        )
+        self.event = event
+        self.key = key
+        self.first = first
+
+
+class KeyTaken(EventError):
+    """Another transaction committed an event under the key while this one's handlers ran for its own."""
+
+    def __init__(self, event: str, key: str, first: str) -> None:
+        super().__init__(
+            f"{event}: another transaction has just committed event {first} under the key {_shown(key)}, and handlers "
+            f"have run for this one in its own, which is rolled back; run the transaction again: the emit then gives "
+            f"the handle of that event"
+        )
+        self.event = event
+        self.key = key
+        self.first = first
+
+
+class DelayedInProcess(EventError):
+    """A delayed emit is heard by handlers that run in this process now or at the commit, where nothing waits."""
+
+    def __init__(self, event: str, handlers: Iterable[str]) -> None:
+        names = sorted(handlers)
+        super().__init__(
+            f"{event} is emitted for later, but {_listed(names)} would hear it at once; make them durable (an "
+            f"`on_event_async` or `event_handler`), exclude the name from their pattern ('!{event}'), or emit it "
+            f"without at= and delay="
+        )
+        self.event = event
+        self.handlers = tuple(names)
+
+
+class EmitRolledBack(EventError):
+    """The outcomes were asked of an event that went with its transaction."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(f"event {event} was rolled back with its transaction, so nothing heard it; emit it again")
+        self.event = event
+
+
+class UnknownEvent(EventError):
+    """An id that no event of the log has."""
+
+    def __init__(self, event: str, database: str) -> None:
+        super().__init__(
+            f"database {database!r} has no event {event}: it was rolled back, not kept since nobody hears it, or "
+            f"pruned; check the id, and that this is the database it was emitted to"
+        )
+        self.event = event
+        self.database = database
 
 
 class EventLoopError(EventError):
@@ -802,6 +936,16 @@ class DrainInTransaction(TransactionError):
         self.door = door
 
 
+class OutcomesTooEarly(TransactionError):
+    """Whoever waits for an event's outcomes in a transaction or handler waits for what comes after it."""
+
+    def __init__(self, event: str, where: str, door: str = "outcomes") -> None:
+        super().__init__(f"{door}() of event {event} inside {where} would wait for itself; call it after the commit")
+        self.event = event
+        self.where = where
+        self.door = door
+
+
 class OverlappingTransactions(TransactionError):
     """Two transactions inside `rolled_back()` have written at once, where all share one connection."""
 
@@ -858,6 +1002,25 @@ class ConnectionLost(StoreError):
         self.reason = reason
 
 
+class OutcomesPending(StoreError, TimeoutError):
+    """The time to wait for an event's outcomes is over and some handlers are not done.
+
+    `outcomes` has those that are, `pending` the names of the others; none, if the event is not in the log yet.
+    """
+
+    def __init__(self, event: str, seconds: float, pending: Iterable[str], outcomes: Mapping[str, object]) -> None:
+        names = sorted(pending)
+        waits = f"{_listed(names)} did not end" if names else "it did not reach the log"
+        super().__init__(
+            f"event {event}: {waits} within {seconds:g} s; wait longer (timeout=), or see that a worker runs which "
+            f"has its handlers"
+        )
+        self.event = event
+        self.seconds = seconds
+        self.pending = tuple(names)
+        self.outcomes = dict(outcomes)
+
+
 class UnsoundLog(StoreError):
     """The log as it stands would skip events or repeat positions; a restore or a switch of servers can leave it so."""
 
@@ -865,6 +1028,43 @@ class UnsoundLog(StoreError):
         super().__init__(f"the log cannot be relied on: {reason}; repair it with:\n{repair}")
         self.reason = reason
         self.repair = repair
+
+
+class UnknownSubscription(StoreError):
+    """A handler or group that the database knows nothing of."""
+
+    def __init__(self, name: str, kind: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(
+            f"no {kind} named {name!r} is recorded here{_did_you_mean(name, names)} recorded are: {_listed(names)}"
+        )
+        self.name = name
+        self.kind = kind
+        self.known = tuple(names)
+
+
+class AmbiguousName(StoreError):
+    """A handler and a group have the same name, and either may be meant."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is the name of a handler and of a group; say which: kind='handler' or kind='group', on the "
+            f"command line --handler or --group"
+        )
+        self.name = name
+
+
+class StillKnown(StoreError):
+    """A subscription was to be retired that a worker would record again at once."""
+
+    def __init__(self, name: str, workers: Iterable[str]) -> None:
+        names = sorted(workers)
+        super().__init__(
+            f"{name} is known to {len(names)} workers that are alive ({_listed(names)}), which would record it again; "
+            f"take its handler away there first"
+        )
+        self.name = name
+        self.workers = tuple(names)
 
 
 # --- control --------------------------------------------------------------------------------
@@ -895,9 +1095,10 @@ class Discard(Control):
 
 
 class RetryLater(Control):
-    """Run this delivery again after `seconds`. It counts as an attempt."""
+    """Run this delivery again after a while (seconds, a timedelta, or "5m"). It counts as an attempt."""
 
-    def __init__(self, seconds: float, reason: str = "asked to be retried") -> None:
-        super().__init__(f"{reason} (in {seconds:g} s)")
-        self.seconds = seconds
+    def __init__(self, after: float | timedelta | str, reason: str = "asked to be retried") -> None:
+        when = f"{after:g} s" if isinstance(after, (int, float)) else str(after)
+        super().__init__(f"{reason} (in {when})")
+        self.after = after
         self.reason = reason

@@ -155,7 +155,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One event as the log keeps it: the words as columns, the data as bytes only a codec reads.
 
     `subject` is the model's event name ("user", "" for none), `key` the record ("user:42").
-    `position` is 0 until the store has given one.
+    `position` is 0 until the store has given one. `due` is the earliest time of its deliveries, if they are to wait;
+    one set aside has its own.
     """
 
     id: UUID
@@ -170,6 +171,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None = None
     version: int = 1
     position: int = 0
+    due: datetime | None = None
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from earnorm.errors import MissingExtra
 from earnorm.orm.connected import database_named
-from earnorm.orm.database import Database, connect
+from earnorm.orm.connecting import connect
+from earnorm.orm.database import Database
 from earnorm.orm.tables import Tables
 
 __all__ = ["database", "lifespan", "transaction"]

@@ -13,6 +13,8 @@ from enum import StrEnum
 from types import FunctionType, MethodType
 from typing import Any, Literal, TypeVar, get_args
 
+from earnorm.backoff import RetryRules
+from earnorm.durations import seconds_of
 from earnorm.errors import (
     HandlerNameNeeded,
     InvalidOption,
@@ -56,6 +58,10 @@ class Options:
     when      a function with injected arguments; the handler runs only if it returns true
     delivery  "transaction", "after_commit" or "durable", where the decorator leaves a choice
     ordered   durable only: later events of a record wait while an earlier one is set aside (default True)
+    retry     durable only: how often and how patiently a failed attempt is made again, for all errors or by their class
+    timeout   durable only: how long one attempt may take
+    delay     durable only: how long after the event the first attempt is made
+    concurrency  durable only: how many events the handler works on side by side, in one worker
     group     durable only: with which others it is worked, paused and deployed (default "default")
     since     durable only: where it starts when it is new: "beginning", a time, or a position (default: now)
     formerly  durable only: names that it had before, under which it is known to the log
@@ -68,6 +74,10 @@ class Options:
     when: Callable[..., Any] | None = None
     delivery: DeliveryMode | None = None
     ordered: bool | None = None
+    retry: RetryRules | None = None
+    timeout: float | None = None
+    delay: float | None = None
+    concurrency: int | None = None
     group: str | None = None
     since: Since | None = None
     formerly: tuple[str, ...] = ()
@@ -89,10 +99,16 @@ _DEFAULT_OPTIONS = Options()
 
 def _checked(decorator: str, option: str, value: Any) -> Any:
     check, expected = _CHECKS[option]
-    if option in ("before", "after", "formerly"):
-        value = _handler_names(value)
-    if not check(value):
+    try:
+        read = _READERS.get(option, _as_it_is)(value)
+    except ValueError as error:
+        raise InvalidOption(decorator, option, value, f"{expected} ({error})") from None
+    if not check(read):
         raise InvalidOption(decorator, option, value, expected)
+    return read
+
+
+def _as_it_is(value: Any) -> Any:
     return value
 
 
@@ -106,6 +122,10 @@ def _handler_names(value: Any) -> Any:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable() and not value.isspace()
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _is_since(value: Any) -> bool:
@@ -126,16 +146,37 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "when": (_is_plain_function, "a plain function that returns true or false"),
     "delivery": (lambda v: v in get_args(DeliveryMode), "one of 'transaction', 'after_commit', 'durable'"),
     "ordered": (lambda v: isinstance(v, bool), "True or False"),
+    "retry": (
+        lambda v: isinstance(v, RetryRules),
+        "a number of attempts, a Backoff, False, or a mapping from classes of errors to any of these",
+    ),
+    "timeout": (lambda v: v > 0, 'a duration above 0, such as 30 or "30s"'),
+    "delay": (lambda v: v > 0, 'a duration above 0, such as 3600 or "1h"'),
+    "concurrency": (_is_count, "a whole number of at least 1"),
     "group": (_is_name, "a printable name of 1 to 200 characters"),
     "since": (_is_since, "'beginning', a datetime with a time zone, or a position (a whole number of at least 0)"),
     "formerly": (lambda v: isinstance(v, tuple) and all(map(_is_name, v)), "a name, or a list of names"),
 }
 
-# What the log knows of a durable handler, and nothing else has.
-_SUBSCRIBING = {
-    "group": "only durable handlers belong to a group",
-    "since": "only durable handlers have a place in the log",
-    "formerly": "only durable handlers are known to the log by a name",
+# What is kept in another form than it is given.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "before": _handler_names,
+    "after": _handler_names,
+    "formerly": _handler_names,
+    "retry": RetryRules.parse,
+    "timeout": seconds_of,
+    "delay": seconds_of,
+}
+
+_DURABLE_ONLY = {
+    "ordered": "have set-aside events to wait for",
+    "retry": "are tried again",
+    "timeout": "can be given up and tried again",
+    "delay": "can wait",
+    "concurrency": "are run by a worker",
+    "group": "belong to a group",
+    "since": "have a place in the log",
+    "formerly": "are known to the log by a name",
 }
 
 _sequence = itertools.count()
@@ -211,14 +252,16 @@ def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, op
             raise OptionWithoutMeaning(decorator, "delivery", delivery, why)
         if phase is not Phase.BEFORE:
             phase = _PHASE_OF[delivery]
-    if options.ordered is not None and phase is not Phase.DURABLE:
-        why = f"only durable handlers have set-aside events to wait for, this one runs {phase.value}"
-        raise OptionWithoutMeaning(decorator, "ordered", options.ordered, why)
     if phase is not Phase.DURABLE:
-        for option, why in _SUBSCRIBING.items():
-            if value := getattr(options, option):
-                raise OptionWithoutMeaning(decorator, option, value, f"{why}, this one runs {phase.value}")
+        _refuse_durable_options(decorator, options, phase)
     return phase
+
+
+def _refuse_durable_options(decorator: str, options: Options, phase: Phase) -> None:
+    for option, what in _DURABLE_ONLY.items():
+        if (value := getattr(options, option)) not in (None, ()):
+            why = f"only durable handlers {what}, this one runs {phase.value}"
+            raise OptionWithoutMeaning(decorator, option, value, why)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

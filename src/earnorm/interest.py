@@ -13,7 +13,7 @@ from earnorm.lifecycle import HOOK_KINDS
 from earnorm.names import Patterns, qualify
 from earnorm.registry import ModelInfo, Registry, spellings
 
-__all__ = ["Interests", "interests_of"]
+__all__ = ["Interests", "hearers", "interests_of"]
 
 
 def interests_of(registry: Registry) -> dict[str, frozenset[str]]:
@@ -86,3 +86,8 @@ class Interests:
     def hears_of(self, subject: str, fields: Sequence[str]) -> bool:
         """Whether anybody hears of a save or a deletion of the model, whatever it changes."""
         return any(self.hears(f"{subject}.{kind}", subject, fields) for kind in HOOK_KINDS["commit"])
+
+
+def hearers(heard: Mapping[str, Collection[str]], name: str) -> list[str]:
+    """Which of the subscriptions hear a custom event of this name."""
+    return [subscription for subscription, patterns in heard.items() if Interests({subscription: patterns}).hears(name)]

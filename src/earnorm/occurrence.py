@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
@@ -14,7 +15,8 @@ from msgspec import structs
 
 from earnorm.binding import Moment
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Origin, Running, running
-from earnorm.handler import Handler
+from earnorm.handle import Emission
+from earnorm.handler import Handler, Phase
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
 
@@ -38,7 +40,7 @@ class Occurrence:
     """What happened, who hears it now (`handlers`) and who later, and what surrounds it.
 
     `link` is the handler it happened in. `data` are the bytes of a payload encoded at emit. `bubble` makes the
-    event of the whole that a part's event is told again as.
+    event of the whole that a part's event is told again as. `emission` is the handle that an emit for a log gave.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class Occurrence:
         "data",
         "database",
         "declared",
+        "emission",
         "handlers",
         "identity",
         "info",
@@ -94,6 +97,7 @@ class Occurrence:
         self.data = b""
         self.database = ""
         self.bubble: Callable[[Occurrence], Occurrence | None] | None = None
+        self.emission: Emission | None = None
         self.async_session: Callable[[], Any] | None = None
         self.link: Running | None = running()
         self.tenant = current_tenant()
@@ -127,6 +131,16 @@ class Occurrence:
             self.database,
             self.tenant,
         )
+
+    @property
+    def due(self) -> datetime | None:
+        """The earliest time of its deliveries, if they are to wait."""
+        return None if self.emission is None else self.emission.due
+
+    @property
+    def in_process(self) -> list[Handler]:
+        """Who hears it in this process, and so at once."""
+        return [handler for handler in (*self.handlers, *self.later) if handler.phase is not Phase.DURABLE]
 
     @property
     def stopped(self) -> bool:

@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
-
-import msgspec
 
 from earnorm import telemetry
-from earnorm._uuid7 import uuid7
 from earnorm.binding import (
     RESERVED,
     Binding,
@@ -30,46 +26,13 @@ from earnorm.binding import (
 from earnorm.declared import payload_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
 from earnorm.event import Event
+from earnorm.handle import EventHandle, Handle
 from earnorm.handler import Handler, Phase
 from earnorm.portal import wait_for
 
-__all__ = ["Handle", "Step", "compile_plan", "handle_of", "noted"]
+__all__ = ["Step", "compile_plan", "noted"]
 
 _FILE = "<earnorm plan of {}>"
-
-
-class Handle(msgspec.Struct, gc=False):
-    """What `emit` gives back. `id` is the event's, known before any commit."""
-
-    # Made on demand where no handler asked for the event: an id costs more than the dispatch.
-    _id: UUID | None = None
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.id}>"
-
-    @property
-    def id(self) -> UUID:
-        if self._id is None:
-            self._id = uuid7()
-        return self._id
-
-
-class EventHandle(Handle, gc=True):
-    """The handle of an event that somebody has seen."""
-
-    event: Event | None = None
-
-    def __repr__(self) -> str:
-        return f"<Handle of {self.event!r}>"
-
-    @property
-    def id(self) -> UUID:
-        assert self.event is not None
-        return self.event.id
-
-
-def handle_of(event: Event) -> Handle:
-    return EventHandle(event=event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,129 +3,87 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import threading
-import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from contextvars import Context
 from random import Random
-from typing import Any, TypeVar
-
-from msgspec import structs
+from types import CoroutineType
+from typing import Any
 
 from earnorm import telemetry
 from earnorm.backoff import Backoff
-from earnorm.binding import Moment
 from earnorm.bus import EventBus
+from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
-from earnorm.dispatch import refuse_loop
 from earnorm.envelope import origin_of
 from earnorm.errors import (
     ConnectionLost,
     Control,
-    Discard,
-    EventLoopError,
-    MissingPayload,
+    HandlerTimedOut,
     PayloadError,
+    ProcessDied,
     RetryLater,
-    SensitiveArgument,
     StopPropagation,
     UnknownHandler,
-    UnsatisfiableArgument,
-    ValidationFailed,
 )
-from earnorm.event import Entry, Event, caused_by
+from earnorm.event import Entry, Event
 from earnorm.handler import Handler
 from earnorm.portal import wait_for
-from earnorm.registry import ModelInfo
-from earnorm.settling import Settling, settling
+from earnorm.preparation import Ahead, Hydrated, Loaded, Preparation
+from earnorm.stepping import Rest, Timer, awaiting
 from earnorm.telemetry import escaped
-from earnorm.tenant import acting_for
+from earnorm.underway import Run
+from earnorm.verdict import STOPPED, Verdict, judge
 
-__all__ = ["Hydrated", "Runner", "classify", "error_text"]
-
-A = TypeVar("A")
-T = TypeVar("T")
+__all__ = ["Hydrated", "Runner"]
 
 _log = logging.getLogger("earnorm.worker")
 
 # What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
 _FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
-# No later attempt would find anything else.
-_HOPELESS = (
-    EventLoopError,
-    MissingPayload,
-    PayloadError,
-    SensitiveArgument,
-    UnsatisfiableArgument,
-    ValidationFailed,
-)
-
-_STOPPED = (
-    "stop_propagation() means nothing in a durable handler, since each is delivered on its own; "
-    "raise Discard(reason) to skip this delivery"
-)
-
-# Ten years: what is later overflows some database's idea of time.
-_LATEST = 10 * 365 * 86_400.0
-_TEXT = 4_096
-_SUMMARY = 1_000
-_FRAMES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Hydrated:
-    """What the database found for an entry: its record, loaded fresh, and its declared event object.
-
-    `missing` says that the entry has a record and its row is gone for good.
-    """
-
-    subject: Any = None
-    info: ModelInfo | None = None
-    declared: Any = None
-    missing: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """One attempt under way. `event` is made of the entry's words until its data is decoded."""
-
-    handler: Handler
-    delivery: Delivery
-    event: Event
-    call: Callable[[], Any] | None = None
-    started: float = field(default_factory=time.perf_counter)
+_DONE = Done()
+# Seconds that a coroutine may take to end once it was cancelled for its timeout.
+_GRACE = 1.0
 
 
 class Runner:
-    """Decodes, hydrates, asks `when=`, calls, and says what came of it.
+    """Prepares, calls, and says what came of it.
 
-    `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block.
+    `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block, unless it is
+    given one that `ahead` has loaded: `hydrate(entry, event, record)`.
+    `version` is that of the application's code, for the record of failed attempts.
     """
 
     def __init__(
         self,
         bus: EventBus,
-        hydrate: Callable[[Entry, Event], Hydrated],
+        hydrate: Callable[..., Hydrated],
         events: Callable[[Entry, int], Event],
         *,
         database: str = "",
         backoff: Backoff | None = None,
         random: Random | None = None,
         hint: Callable[[BaseException], str | None] = lambda _error: None,
+        clock: Clock | None = None,
+        version: str = "",
+        grace: float = _GRACE,
+        ahead: Ahead | None = None,
     ) -> None:
         self.events = events
         self._bus = bus
-        self._hydrate = hydrate
         self._database = database
+        self._preparation = Preparation(bus, hydrate, events, database, ahead)
+        self._loads_ahead = ahead is not None
         self._backoff = backoff or Backoff()
         self._hint = hint
         self._random = random or Random()  # noqa: S311  jitter is no secret
+        self._clock = clock or SystemClock()
+        self._code_version = version
+        self._grace = grace
         self._version = -1
         self._handlers: dict[str, Handler] = {}
         self._recorded: Mapping[str, str] = {}
@@ -139,6 +97,7 @@ class Runner:
         """The durable handler of the subscription of this name, if this process has it."""
         version = self._bus.registry.version
         if version != self._version:
+            self._preparation.forget()
             named = self._recorded
             self._handlers = {
                 named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()
@@ -151,135 +110,259 @@ class Runner:
         handler = self.handler(name)
         return handler is not None and handler.is_async
 
+    def concurrency(self, name: str) -> int | None:
+        """How many deliveries of this subscription may run side by side, if it says."""
+        handler = self.handler(name)
+        return handler.options.concurrency if handler is not None else None
+
     def tell_appended(self, entries: Sequence[Entry]) -> None:
         """What handlers emitted is in the log now."""
         if entries and telemetry.wanted(telemetry.Appended):
             for entry in entries:
                 _tell(telemetry.Appended(self.events(entry, 1)))
 
-    # --- the pipe ----------------------------------------------------------------------------
+    # --- doors -------------------------------------------------------------------------------
+
+    def loads(self, delivery: Delivery) -> bool:
+        """Whether `load` would find a record for this delivery."""
+        if not (self._loads_ahead and delivery.entry.key):
+            return False
+        handler = self.handler(delivery.subscription)
+        return handler is not None and self._preparation.loads(handler, delivery.entry)
+
+    def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
+        """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
+        return Context().run(self._preparation.load, deliveries)
+
+    def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
+        """An attempt, to be performed at once. Raises UnknownHandler."""
+        handler = self._known(delivery.subscription)
+        run = Run(handler, delivery, self._told)
+        run.loaded = loaded
+        if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
+            _tell(telemetry.HandlerStarted(run.event, handler.name))
+        return run
+
+    def _known(self, name: str) -> Handler:
+        handler = self.handler(name)
+        if handler is None:
+            raise UnknownHandler(name)
+        return handler
 
     def run(self, delivery: Delivery) -> Outcome:
         """Run one attempt in this thread. Raises UnknownHandler, ConnectionLost; of a handler's own doing, nothing."""
-        run = self._begin(delivery)
-        try:
-            with acting_for(delivery.entry.tenant):
-                outcome = self._prepare(run) or self._perform(run)
-        except ConnectionLost:
-            # Ours, as the record was loaded: no doing of the handler, and so no attempt.
-            raise
-        except _FAILURES as error:
-            return self._failed(run, error)
-        return self._ended(run, outcome)
+        outcome = self.perform(self.begin(delivery))
+        assert outcome is not None
+        return outcome
 
     async def arun(self, delivery: Delivery, executor: Executor | None = None) -> Outcome:
         """`run`, awaited: what may block (loading, `when=`, a plain handler) is done in `executor`."""
         if not self.is_async(delivery.subscription):
-            return await _offloaded(executor, self.run, delivery)
-        run = self._begin(delivery)
+            return await asyncio.get_running_loop().run_in_executor(executor, self.run, delivery)
+        outcome = await self.aperform(self.begin(delivery), executor)
+        assert outcome is not None
+        return outcome
+
+    def perform(self, run: Run) -> Outcome | None:
+        """Run an attempt in this thread, in a context of its own; None if it was given up meanwhile."""
+        run.thread = threading.get_ident()
         try:
-            with acting_for(delivery.entry.tenant):
-                outcome = await self._aprepare(run, executor) or await self._aperform(run)
+            outcome = Context().run(self._work, run)
         except ConnectionLost:
             # Ours, as the record was loaded: no doing of the handler, and so no attempt.
             raise
         except _FAILURES as error:
+            if _process_ends(error):
+                raise
             return self._failed(run, error)
         return self._ended(run, outcome)
 
-    def _begin(self, delivery: Delivery) -> _Run:
-        handler = self.handler(delivery.subscription)
-        if handler is None:
-            raise UnknownHandler(delivery.subscription)
-        run = _Run(handler, delivery, self._words(delivery))
-        if telemetry.wanted(telemetry.HandlerStarted):
-            _tell(telemetry.HandlerStarted(run.event, handler.name))
-        return run
+    async def aperform(self, run: Run, executor: Executor | None = None) -> Outcome | None:
+        """`perform`, awaited. A handler that never waits needs no task; one that does waits in the caller's task."""
+        context = Context()
+        try:
+            if self._preparation.may_block(run):
+                run.wait()
+                loop = asyncio.get_running_loop()
+                skipped = await loop.run_in_executor(executor, lambda: context.run(self._preparation.prepare, run))
+                outcome = skipped or context.run(self._first_step, run)
+            else:
+                outcome = context.run(self._first_steps, run)
+            if outcome is None:
+                outcome = self._returned(run, await self._waited_for(run, context))
+        except ConnectionLost:
+            # As above.
+            raise
+        except _FAILURES as error:
+            if _process_ends(error):
+                raise
+            return self._failed(run, error)
+        return self._ended(run, outcome)
 
-    def _words(self, delivery: Delivery) -> Event:
-        """The event as far as it can be known without its data."""
+    def died(self, delivery: Delivery) -> Outcome:
+        """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
+        run = Run(self._known(delivery.subscription), delivery, self._told)
+        return self._judge(run, ProcessDied(delivery.subscription, delivery.attempt))
+
+    def give_up(self, run: Run) -> Outcome | None:
+        """The attempt has timed out and its handler cannot be stopped: say how it ended; None if that is said.
+
+        What it emits from now on is refused.
+        """
+        if not run.end():
+            return None
+        assert run.timeout is not None
+        run.timed_out = run.is_given_up = True
+        error = HandlerTimedOut(run.handler.name, run.timeout)
+        if run.settling is not None:
+            run.settling.revoke(error)
+        stack = run.stack()
+        _tell(telemetry.HandlerStuck(run.event, run.handler.name, run.seconds, stack))
+        return self._judged(run, error, stack)
+
+    # --- before the call ---------------------------------------------------------------------
+
+    def _work(self, run: Run) -> Outcome:
+        skipped = self._preparation.prepare(run)
+        if skipped is not None:
+            return skipped
+        result = run.call()
+        return self._returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
+
+    def _told(self, delivery: Delivery) -> Event:
+        """The event for who asks for it in passing; of damaged data, as far as it can be known without."""
         entry = delivery.entry
-        origin = origin_of(entry, attempt=delivery.attempt, database=self._database)
-        return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
+        try:
+            return self.events(entry, delivery.attempt)
+        except PayloadError:
+            origin = origin_of(entry, attempt=delivery.attempt, database=self._database)
+            return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
 
-    def _prepare(self, run: _Run) -> Skipped | None:
-        """All that comes before the call; says why there is none, if so."""
-        entry, handler = run.delivery.entry, run.handler
-        event = run.event = self.events(entry, run.delivery.attempt)
-        refuse_loop(handler, event)
-        found = self._hydrate(entry, event)
-        if found.missing:
-            return Skipped("missing")
-        event = run.event = structs.replace(event, subject=found.subject)
-        self._bus.caller.require_payload((handler,), event.name, event.payload, found.info)
-        compiled = self._bus.caller.compiled(handler, found.info)
-        moment = Moment(None, entry.name == f"{entry.subject}.created", found.declared)
-        arguments = (event.subject, event.payload, event, moment)
-        with caused_by(event, handler.name):
-            if compiled.when is not None and not compiled.when(*arguments):
-                return Skipped("when")
-        run.call = lambda: compiled.call(*arguments)
+    # --- on a loop ---------------------------------------------------------------------------
+
+    def _first_steps(self, run: Run) -> Outcome | None:
+        return self._preparation.prepare(run) or self._first_step(run)
+
+    def _first_step(self, run: Run) -> Outcome | None:
+        """Call the handler, up to where it waits for the first time: None if it does."""
+        result = run.call()
+        if type(result) is not CoroutineType:
+            if not inspect.isawaitable(result):
+                return self._returned(run, result)
+            result = awaiting(result)
+        run.coroutine = result
+        try:
+            run.awaits = result.send(None)
+        except StopIteration as stop:
+            return self._returned(run, stop.value)
         return None
 
-    async def _aprepare(self, run: _Run, executor: Executor | None) -> Skipped | None:
-        if not run.delivery.entry.key and run.handler.options.when is None:
-            # No record to load and no condition to ask: nothing here blocks.
-            return self._prepare(run)
-        return await _offloaded(executor, self._prepare, run)
+    async def _waited_for(self, run: Run, context: Context) -> Any:
+        """The rest of a handler that waits, cancelled when its time is over."""
+        assert run.coroutine is not None
+        run.wait()
+        rest = Rest(context, run.coroutine, run.awaits)
+        if run.timeout is None:
+            return await rest
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        timer = Timer(loop)
+        timer.start(run.timeout - run.seconds, self._expire, run, task, timer)
+        try:
+            return await rest
+        finally:
+            timer.cancel()
+            if run.timed_out:
+                # Ours alone is taken back: whoever else cancelled the task is heard.
+                task.uncancel()
 
-    def _perform(self, run: _Run) -> Done:
-        assert run.call is not None
-        with caused_by(run.event, run.handler.name), settling(self._database) as here:
-            result = run.call()
-            if inspect.iscoroutine(result):
-                wait_for(result)
-            return _done(run, here)
+    def _expire(self, run: Run, task: asyncio.Task[Any], timer: Timer) -> None:
+        run.timed_out = True
+        task.cancel()
+        timer.start(self._grace, self._abandon, run)
 
-    async def _aperform(self, run: _Run) -> Done:
-        assert run.call is not None
-        with caused_by(run.event, run.handler.name), settling(self._database) as here:
-            result = run.call()
-            if inspect.isawaitable(result):
-                await result
-            return _done(run, here)
+    def _abandon(self, run: Run) -> None:
+        """It swallows its cancellation. Somebody else goes on in its place, if there is anybody to be told."""
+        if run.on_given_up is not None and (outcome := self.give_up(run)) is not None:
+            run.on_given_up(outcome)
 
     # --- what came of it ---------------------------------------------------------------------
 
-    def _failed(self, run: _Run, error: BaseException) -> Outcome:
-        if _process_ends(error):
-            raise error
+    def _returned(self, run: Run, value: Any) -> Outcome:
+        """What a handler returns counts if it is an outcome, and is nobody's business otherwise."""
+        assert run.settling is not None
+        emitted, keys = run.settling.close()
+        if run.has_stopped:
+            raise StopPropagation(STOPPED)
+        match value:
+            case Retry(after, error):
+                raise RetryLater(after, error) if error else RetryLater(after)
+            case Dead(error):
+                verdict = Verdict.of_words("Dead", error, run.handler.name)
+                return Dead(verdict.text, run.failed(verdict, self._clock.now(), self._code_version))
+            case Skipped(reason):
+                return Skipped(escaped(reason))
+            case _:
+                return Done(emitted, keys) if emitted else _DONE
+
+    def _failed(self, run: Run, error: BaseException) -> Outcome | None:
+        if not run.end():
+            _tell_refused(run)
+            return None
+        if run.settling is not None:
+            run.settling.close()
+        if run.is_late:
+            assert run.timeout is not None
+            error = HandlerTimedOut(run.handler.name, run.timeout).with_traceback(error.__traceback__)
         if (hint := self._hint(error)) is not None:
             error.add_note(hint)
-        outcome = classify(error, run.delivery.attempt, self._backoff, self._random.random())
+        return self._judged(run, error)
+
+    def _judged(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
+        outcome = self._judge(run, error, stack)
         if not isinstance(error, Control) or isinstance(error, StopPropagation):
             _tell(telemetry.HandlerFailed(run.event, run.handler.name, error))
-        return self._ended(run, outcome)
+        return self._tell_of(run, outcome)
 
-    def _ended(self, run: _Run, outcome: Outcome) -> Outcome:
-        event, name = run.event, run.handler.name
+    def _judge(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
+        rules = run.handler.options.retry
+        backoff = self._backoff if rules is None else rules.backoff(type(error), self._backoff)
+        verdict = Verdict.of(error, run.handler.name, stack)
+        match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random()):
+            case Retry(after, text):
+                return Retry(after, text, run.failed(verdict, self._clock.now(), self._code_version))
+            case Dead(text):
+                return Dead(text, run.failed(verdict, self._clock.now(), self._code_version))
+            case other:
+                return other
+
+    def _ended(self, run: Run, outcome: Outcome) -> Outcome | None:
+        if run.timeout is not None:
+            if run.is_late:
+                return self._failed(run, HandlerTimedOut(run.handler.name, run.timeout))
+            if not run.end():
+                _tell_refused(run)
+                return None
+        return self._tell_of(run, outcome)
+
+    def _tell_of(self, run: Run, outcome: Outcome) -> Outcome:
+        name = run.handler.name
         match outcome:
             case Done():
-                if telemetry.wanted(telemetry.HandlerDone):
-                    _tell(telemetry.HandlerDone(event, name, time.perf_counter() - run.started))
+                if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerDone):
+                    _tell(telemetry.HandlerDone(run.event, name, run.seconds))
             case Skipped(reason):
-                _tell(telemetry.HandlerSkipped(event, name, reason))
+                _tell(telemetry.HandlerSkipped(run.event, name, reason))
             case Retry(after, text):
-                _tell(telemetry.DeliverySetAside(event, name, after, text.partition("\n")[0]))
+                _tell(telemetry.DeliverySetAside(run.event, name, after, text.partition("\n")[0]))
             case Dead(text):
-                _tell(telemetry.HandlerDead(event, name, text.partition("\n")[0]))
+                _tell(telemetry.HandlerDead(run.event, name, text.partition("\n")[0]))
         return outcome
 
 
-def _done(run: _Run, here: Settling) -> Done:
-    if run.event.stopped:
-        raise StopPropagation(_STOPPED)
-    return Done(here.close())
-
-
-async def _offloaded(executor: Executor | None, function: Callable[[A], T], argument: A) -> T:
-    """Run what may block in `executor`, in a copy of this task's context."""
-    context = contextvars.copy_context()
-    return await asyncio.get_running_loop().run_in_executor(executor, lambda: context.run(function, argument))
+def _tell_refused(run: Run) -> None:
+    """It was given up and has come to its end after all."""
+    _log.info("%s ended after %.1f s, too late to count", escaped(run.handler.name), run.seconds)
 
 
 def _tell(record: telemetry.Record) -> None:
@@ -295,43 +378,7 @@ def _process_ends(error: BaseException) -> bool:
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
         return task is not None and task.cancelling() > 0
-    refused = isinstance(error, RuntimeError) and "cannot schedule new futures" in _message(error)
+    # Not of its text: that is code of the user.
+    words = error.args[0] if isinstance(error, RuntimeError) and error.args else None
+    refused = isinstance(words, str) and "cannot schedule new futures" in words
     return refused and not threading.main_thread().is_alive()
-
-
-# --- judging ---------------------------------------------------------------------------------
-
-
-def classify(error: BaseException, attempt: int, backoff: Backoff, chance: float) -> Outcome:
-    """The outcome of attempt number `attempt` that ended in `error`."""
-    if isinstance(error, Discard):
-        return Skipped(escaped(_message(error)))
-    if isinstance(error, StopPropagation):
-        return Dead(_STOPPED)
-    text = error_text(error)
-    if isinstance(error, _HOPELESS) or backoff.exhausted(attempt):
-        return Dead(text)
-    if isinstance(error, RetryLater):
-        return Retry(min(max(0.0, error.seconds), _LATEST), text)
-    return Retry(backoff.wait(attempt, chance), text)
-
-
-def error_text(error: BaseException) -> str:
-    """The error as a delivery keeps it: type and message, then the last lines of the traceback, about 4 KB at most.
-
-    Control characters are escaped, so that no message can forge lines or break a terminal.
-    """
-    summary = escaped(f"{type(error).__name__}: {_message(error)}"[:_SUMMARY])
-    if isinstance(error, Control):
-        return summary[:_TEXT]
-    lines = "".join(traceback.format_tb(error.__traceback__, -_FRAMES)).splitlines()
-    kept = "\n".join(map(escaped, lines))[-(_TEXT - len(summary) - 1) :]
-    notes = "".join(f"\n{escaped(note)}" for note in getattr(error, "__notes__", ()))
-    return f"{summary}{notes[:_SUMMARY]}\n{kept}"[:_TEXT]
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001  an error's text is code of the user
-        return "(its text cannot be shown)"

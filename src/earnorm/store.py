@@ -13,14 +13,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
+from earnorm.emission import IdempotencyKey, Keys
 from earnorm.event import Entries, Entry
-from earnorm.slots import LAST_SLOT
+from earnorm.fleet import (
+    DEFAULT_GROUP,
+    SHARED,
+    Cursor,
+    Follower,
+    Group,
+    Presence,
+    Range,
+    Registration,
+    Since,
+)
+from earnorm.upkeep import Upkeep
 
 __all__ = [
+    "ATTEMPTS_KEPT",
     "DEFAULT_GROUP",
     "SHARED",
     "Advance",
@@ -40,114 +53,8 @@ __all__ = [
     "Waiting",
 ]
 
-Range = tuple[int, int]
-"""Slots, from the first to the last of them."""
-
-Since = Literal["beginning"] | datetime | int
-"""Where a new subscription starts: at the log's beginning, at a time, or at a position (which it is given too)."""
-
-DEFAULT_GROUP = "default"
-"""The group of subscriptions that name none."""
-
-SHARED = ""
-"""The name of the cursor that a group's subscriptions share."""
-
-
-# --- who is subscribed -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """A subscription to be recorded. Without `since` it starts at the horizon; `formerly` are names it had before."""
-
-    name: str
-    group: str = DEFAULT_GROUP
-    since: Since | None = None
-    formerly: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Follower:
-    """A subscription as it is recorded: it is given the entries past `start` by the cursor that it follows.
-
-    That is its group's shared one or, while `apart`, one of its own name. `seen` is when a process that knows its
-    handler was last there.
-    """
-
-    name: str
-    group: str
-    start: int
-    apart: bool = False
-    paused: bool = False
-    seen: datetime
-
-    @property
-    def cursor(self) -> str:
-        """The name of the cursor that it follows."""
-        return self.name if self.apart else SHARED
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Subscriptions that are worked, paused and deployed together.
-
-    `generation` grows whenever it changes who follows which cursor, and with every pause.
-    """
-
-    name: str
-    generation: int = 0
-    paused: bool = False
-
-
-# --- who works -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Presence:
-    """A worker as the others see it: alive until `expires`, by the store's clock.
-
-    knows      the recorded names of the subscriptions that it can run, in the groups that it works
-    dedicated  a process of its own, which comes before workers embedded in others
-    idle       it holds nothing and wants nothing now
-    """
-
-    worker: str
-    expires: datetime
-    knows: frozenset[str] = frozenset()
-    dedicated: bool = False
-    idle: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cursor:
-    """How far a range of slots has been worked, and the lease on it: who holds it, under which fence.
-
-    name    SHARED, or the subscription whose own it is
-    fence   grows with every change of hands
-    deaths  how many holders in a row died without a settle
-    """
-
-    group: str
-    name: str = SHARED
-    first: int = 0
-    last: int = LAST_SLOT
-    position: int = 0
-    worker: str = ""
-    fence: int = 0
-    deaths: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.name or f'group {self.group}'}, slots {self.first} to {self.last}, fence {self.fence}"
-
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """What tells it from the others."""
-        return self.group, self.name, self.first
-
-    @property
-    def slots(self) -> Range:
-        return self.first, self.last
-
+# Of one delivery: far more than are made by default, so that no patient retry fills a table.
+ATTEMPTS_KEPT = 32
 
 # --- settling --------------------------------------------------------------------------------
 
@@ -186,8 +93,10 @@ class Settlement:
     set_aside    deliveries that could not be handled now: new rows, in the order given
     rescheduled  deliveries set aside before (by `id`) that stay, with what of them changed
     finished     ids of deliveries set aside before that are over
+    attempts     those that failed, of deliveries set aside or rescheduled here
     running      ids of deliveries that this worker ran on its own (their `worker`), and must still be its own
     emitted      events of handlers that are done, for the log
+    keys         idempotency keys of some of those, which are left out if another event has the key by now
     seen         the last event that was read for this batch, which must stand where it was read: a server that took
                  over after a failure may have lost it, and given its position to another
 
@@ -200,8 +109,10 @@ class Settlement:
     set_aside: Sequence[Delivery] = ()
     rescheduled: Sequence[Delivery] = ()
     finished: Sequence[int] = ()
+    attempts: Sequence[Attempt] = ()
     running: Sequence[int] = ()
     emitted: Sequence[Entry] = ()
+    keys: Sequence[IdempotencyKey] = ()
     seen: Seen | None = None
 
 
@@ -213,7 +124,7 @@ class Waiting:
     running: bool = False
 
 
-class Transaction(Protocol):
+class Transaction(Upkeep, Keys, Protocol):
     """The verbs, inside one database transaction."""
 
     # --- the log ---
@@ -240,6 +151,10 @@ class Transaction(Protocol):
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         """The first entry of record `key` called `name` past position `after`."""
+        ...
+
+    def get(self, event: UUID) -> Entry | None:
+        """The entry of this event, wherever it stands."""
         ...
 
     # --- subscriptions ---
@@ -350,6 +265,13 @@ class Transaction(Protocol):
 
     def deliveries(self, event: str | None = None) -> list[Delivery]:
         """Deliveries set aside, open and dead, oldest first; of one event id if given."""
+        ...
+
+    def attempts(self, delivery: int) -> list[Attempt]:
+        """The failed attempts of a delivery by its id, oldest first, the last ATTEMPTS_KEPT at most.
+
+        They are forgotten with the delivery.
+        """
         ...
 
     def running(self, worker: str) -> list[Delivery]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
-from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
+from earnorm.delivery import Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import NOBODY, Front
@@ -23,11 +23,11 @@ from earnorm.store import DEFAULT_GROUP, Advance, Cursor, Plan, Registration, Se
 
 __all__ = [
     "Audience",
-    "Counts",
     "Lane",
     "Pair",
     "Subscription",
     "Window",
+    "advances_of",
     "fold",
     "passed",
     "plan",
@@ -46,10 +46,14 @@ _SOME_FIELDS: dict[str, Kind] = {"updated": "updated", "trashed": "trashed", "re
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones."""
+    """A durable handler, seen from the log. With `ordered`, later events of a record wait for earlier ones.
+
+    `delay` is how many seconds after its event its first attempt is due.
+    """
 
     name: str
     ordered: bool = True
+    delay: float | None = None
 
 
 # --- who hears an entry ----------------------------------------------------------------------
@@ -71,6 +75,12 @@ class Audience:
         """Of the handlers, as this process calls them."""
         self._look()
         return self._names
+
+    @property
+    def ordered(self) -> frozenset[str]:
+        """The subscriptions in which later events of a record wait for earlier ones."""
+        named, durable = self._recorded, self._bus.registry.durable()
+        return frozenset(named.get(handler.name, handler.name) for handler in durable if handler.ordered)
 
     def registrations(self) -> list[Registration]:
         return registrations_of(self._bus.registry)
@@ -135,7 +145,11 @@ class Audience:
 
     def _subscriptions(self, handlers: Iterable[Handler]) -> tuple[Subscription, ...]:
         named = self._recorded
-        return tuple(Subscription(named.get(h.name, h.name), h.ordered) for h in handlers if h.phase is Phase.DURABLE)
+        return tuple(
+            Subscription(named.get(h.name, h.name), h.ordered, h.options.delay)
+            for h in handlers
+            if h.phase is Phase.DURABLE
+        )
 
 
 def registrations_of(registry: Registry) -> list[Registration]:
@@ -159,7 +173,8 @@ class Window:
     end       the position that every cursor of the front moves to, unless it stands there already
     front     the cursors that were read for, and who follows them
     lanes     deliveries to run: in order within a lane, side by side across lanes
-    behind    deliveries to set aside at once, since an earlier one of their record is
+    behind    deliveries to set aside at once: an earlier one of their record is, or they were emitted for later, or
+              their handler's delay says so
     seen      the last entry that was read for it
     """
 
@@ -174,6 +189,11 @@ class Window:
         return not self.lanes and not self.behind and all(cursor.position >= self.end for cursor in self.front.cursors)
 
     @property
+    def runs_alone(self) -> bool:
+        """Whether it is one suspect and nothing else (`suspects`)."""
+        return len(self.lanes) == 1 and self.lanes[0][0].suspect
+
+    @property
     def pairs(self) -> list[Pair]:
         """The (subscription, record) whose later events wait for earlier ones."""
         return [_pair(lane[0]) for lane in self.lanes if lane[0].ordered]
@@ -186,9 +206,17 @@ class Window:
         lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
-    def redeliver(self, due: Iterable[Delivery]) -> Window:
-        """The window and, before it, deliveries set aside whose time has come. Each is the first of its record."""
-        return replace(self, lanes=(*((delivery,) for delivery in due), *self.lanes))
+    def redeliver(self, due: Iterable[Delivery], ordered: Collection[str] = ()) -> Window:
+        """The window and, before it, deliveries set aside whose time has come.
+
+        Of ordered ones each is the first of its record. What was emitted for later waits for none and holds up none:
+        of a subscription that is `ordered`, those of one record share a lane, in the order of their times.
+        """
+        lanes: dict[tuple[object, ...], list[Delivery]] = {}
+        for delivery in due:
+            later = not delivery.ordered and delivery.entry.key and delivery.subscription in ordered
+            lanes.setdefault(_pair(delivery) if later else (delivery.id,), []).append(delivery)
+        return replace(self, lanes=(*map(tuple, lanes.values()), *self.lanes))
 
 
 def plan(
@@ -201,6 +229,7 @@ def plan(
     """
     lanes: list[list[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
+    later: list[Delivery] = []
     floors = front.floors
     for entry in entries:
         key, position = entry.key, entry.position
@@ -211,7 +240,16 @@ def plan(
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
                 continue
+            if entry.due is not None:
+                # Also where its time has come by now: it has no place in the order of its record, whoever reads it.
+                later.append(Delivery(subscription=name, entry=entry, due=entry.due, ordered=False))
+                continue
             ordered = subscription.ordered and key != ""
+            if subscription.delay is not None:
+                # Also where its time has come by now: it is run once it is set aside, in its place.
+                due = entry.at + timedelta(seconds=subscription.delay)
+                later.append(Delivery(subscription=name, entry=entry, due=due, ordered=ordered))
+                continue
             delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
             if not ordered:
                 lanes.append([delivery])
@@ -220,7 +258,7 @@ def plan(
             else:
                 lanes.append(by_record.setdefault((name, key), [delivery]))
     seen = Seen(entries[-1].position, entries[-1].id) if entries else None
-    return Window(end, front, tuple(map(tuple, lanes)), seen=seen)
+    return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
 
 
 def _pair(delivery: Delivery) -> Pair:
@@ -249,7 +287,7 @@ def passed(
     """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
     if window.behind or not _all_done(window.lanes, outcomes):
         return None
-    return Settlement(worker=worker, advances=_advances(window, {}), plans=plans, seen=window.seen)
+    return Settlement(worker=worker, advances=advances_of(window, {}), plans=plans, seen=window.seen)
 
 
 def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
@@ -278,12 +316,15 @@ def fold(
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
     return Settlement(
         worker=worker,
-        advances=_advances(window, ends, [delivery for delivery, _ in again]),
+        advances=advances_of(window, ends, [delivery for delivery, _ in again if not delivery.suspect]),
         plans=plans,
         set_aside=_kept(sorted(reached, key=lambda pair: pair[0].entry.position), now),
-        rescheduled=_kept([(d, f) for d, f in again if not isinstance(f, _Unbegun)], now),
+        rescheduled=_kept([(d, f) for d, f in again if d.suspect or not isinstance(f, _Unbegun)], now),
         finished=[delivery.id for delivery, fate in again if isinstance(fate, (Done, Skipped))],
+        running=[delivery.id for delivery, _ in again if delivery.suspect],
+        attempts=_attempts((*reached, *again), worker),
         emitted=[entry for _, fate in fates if isinstance(fate, Done) for entry in fate.emitted],
+        keys=[key for _, fate in fates if isinstance(fate, Done) for key in fate.keys],
         seen=window.seen,
     )
 
@@ -317,7 +358,7 @@ def _end_of(window: Window, ends: Mapping[Cursor, int], delivery: Delivery) -> i
     return ends.get(cursor, window.end)
 
 
-def _advances(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
+def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Delivery] = ()) -> list[Advance]:
     """How the cursors move; those that do not are named too where deliveries set aside ran under their lease."""
     front = window.front
     under = {front.cursor_of(delivery.subscription, delivery.entry) for delivery in again}
@@ -332,39 +373,23 @@ def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime) -> list[Delive
 
 def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
     match fate:
-        case Retry(after, error):
+        case Retry(after, error, made):
             due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error)
-        case Dead(error):
-            return replace(delivery, due=now, state="dead", error=error)
+            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+        case Dead(error, made):
+            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
         case _Waiting() | _Unbegun():
-            return replace(delivery, due=now)
+            # A time after its event's own is one that was chosen.
+            chosen = delivery.entry.due or (delivery.due if delivery.due > delivery.entry.at else None)
+            return replace(delivery, due=chosen or now)
         case _:
             return None
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many deliveries ended in which outcome."""
+def _attempts(fates: Iterable[tuple[Delivery, _Fate]], worker: str) -> list[Attempt]:
+    failed = (fate.attempt for _, fate in fates if isinstance(fate, (Retry, Dead)))
+    return [replace(made, worker=worker) for made in failed if made is not None]
 
-    done: int = 0
-    retry: int = 0
-    dead: int = 0
-    skipped: int = 0
 
-    @classmethod
-    def of(cls, outcomes: Iterable[Outcome]) -> Counts:
-        names = [type(outcome).__name__ for outcome in outcomes]
-        return cls(*(names.count(name) for name in ("Done", "Retry", "Dead", "Skipped")))
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(mine + theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))
-
-    def __sub__(self, other: Counts) -> Counts:
-        return Counts(*(mine - theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))
-
-    def _tuple(self) -> tuple[int, int, int, int]:
-        return self.done, self.retry, self.dead, self.skipped
-
-    def as_dict(self) -> dict[str, int]:
-        return {"done": self.done, "retry": self.retry, "dead": self.dead, "skipped": self.skipped}
+def _fingerprint(made: Attempt | None) -> str:
+    return made.fingerprint if made is not None else ""

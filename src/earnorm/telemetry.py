@@ -7,8 +7,9 @@ Records and their logger, level:
     Emitted, Appended, RolledBack               earnorm.events     DEBUG
     HandlerStarted, HandlerDone                 earnorm.handlers   DEBUG
     HandlerSkipped, EventMuted                  earnorm.handlers / earnorm.events   INFO
+    DeadLetterReopened, DeadLetterDiscarded     earnorm.handlers   INFO
     HandlerFailed, DeliverySetAside, HookSlow   earnorm.handlers   WARNING
-    HandlerDead                                 earnorm.handlers   ERROR
+    HandlerDead, HandlerStuck                   earnorm.handlers   ERROR
 
 A log line carries ids as fields (`extra`), never the payload, and escapes control characters.
 DEBUG records are told only to those who asked: a listener of their type, or the level DEBUG on the logger `earnorm`.
@@ -26,6 +27,8 @@ from earnorm.event import Event
 
 __all__ = [
     "Appended",
+    "DeadLetterDiscarded",
+    "DeadLetterReopened",
     "DeliverySetAside",
     "Emitted",
     "EventMuted",
@@ -34,10 +37,12 @@ __all__ = [
     "HandlerFailed",
     "HandlerSkipped",
     "HandlerStarted",
+    "HandlerStuck",
     "HookSlow",
     "Record",
     "RolledBack",
     "escaped",
+    "follows_handlers",
     "listen",
     "on_change",
     "tell",
@@ -152,6 +157,38 @@ class HandlerDead(HandlerRecord):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerStuck(HandlerRecord):
+    """A handler goes on past its timeout and cannot be stopped: a thread, or a coroutine that swallows being cancelled.
+
+    The attempt counts as timed out and others go on without it. `stack` is where it stands, innermost last.
+    """
+
+    seconds: float
+    stack: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} cannot be stopped after {self.seconds:.1f} s and is left to itself"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterReopened(HandlerRecord):
+    """Somebody asked for one more attempt."""
+
+    def sentence(self) -> str:
+        return f"{self.handler} is to have attempt {self.event.attempt}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterDiscarded(HandlerRecord):
+    """Somebody removed a dead letter, whose error this was."""
+
+    error: str
+
+    def sentence(self) -> str:
+        return f"{self.handler} will not be tried again, dead letter discarded: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
 class HookSlow(HandlerRecord):
     """Code inside the transaction took longer than its budget."""
 
@@ -179,6 +216,9 @@ _LEVELS: dict[type[Record], int] = {
     HandlerFailed: logging.WARNING,
     DeliverySetAside: logging.WARNING,
     HandlerDead: logging.ERROR,
+    HandlerStuck: logging.ERROR,
+    DeadLetterReopened: logging.INFO,
+    DeadLetterDiscarded: logging.INFO,
     HookSlow: logging.WARNING,
 }
 
@@ -242,6 +282,11 @@ def verbose() -> bool:
     return _stepping or _root_log.isEnabledFor(logging.DEBUG)
 
 
+def follows_handlers() -> bool:
+    """Whether anybody may want to know of each handler that starts or is done: `wanted` says it exactly, and slower."""
+    return _stepping or _handlers_log.isEnabledFor(logging.DEBUG)
+
+
 def tell(record: Record) -> None:
     """Hand a record to its listeners and to `logging`."""
     kind = type(record)
@@ -266,6 +311,8 @@ def _write(record: Record) -> None:
     line = escaped(f"{event.name}{' ' + event.key if event.key else ''}: {record.sentence()}")
     error = getattr(record, "error", None)
     trace = error if isinstance(error, BaseException) else None
+    if isinstance(record, HandlerStuck):
+        line = f"{line}\n{record.stack}"
     logger.log(level, "%s", line, extra=_fields(record), exc_info=trace)
 
 

@@ -107,6 +107,9 @@ class Tenure:
         beaten = self._clock.monotonic()
         with self._store.begin() as transaction:
             expires = transaction.now() + timedelta(seconds=life)
+            if said is None:
+                # Of what this worker held or ran before it lost sight of it, nothing is its own any more.
+                transaction.leave(self.worker)
             if not (same and transaction.beat(self.worker, expires)):
                 said = Presence(worker=self.worker, expires=expires, knows=knows, dedicated=self._dedicated, idle=idle)
                 transaction.enter(said)

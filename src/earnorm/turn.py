@@ -9,15 +9,18 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from earnorm.batch import Batch
 from earnorm.clock import Clock
-from earnorm.delivery import Delivery, Outcome
+from earnorm.counts import Counts
+from earnorm.delivery import Dead, Delivery, Outcome
 from earnorm.front import Front, fronts_of
-from earnorm.lanes import Batch, Lanes
+from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.shares import View
-from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Store, Transaction, Waiting
-from earnorm.subscription import Audience, Counts, Window, fold, passed, plan
+from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Settlement, Store, Transaction, Waiting
+from earnorm.subscription import Audience, Window, fold, passed, plan
+from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
 from earnorm.wakeup import Wakeup
 
@@ -154,13 +157,36 @@ class Turns:
             self.contending = self._contends()
             return moved
         plans = self._plans()
+        if is_suspected(window):
+            self._suspect(window, plans)
+            return True
         began = self._clock.monotonic()
-        outcomes = self._perform(window, until)
+        window, verdict = self._risk(window) if window.runs_alone else (window, None)
+        outcomes: list[list[Outcome]] = [[verdict]] if verdict is not None else self._perform(window, until)
         if self._tenure.view is None:
             return moved
         self._pace.note(len(window.lanes), self._clock.monotonic() - began)
         self._unsettled = _Result(window, outcomes, plans)
         return self.settle() or moved
+
+    def _suspect(self, window: Window, plans: Mapping[str, Plan]) -> None:
+        """Run none of it now, but each of it alone from now on."""
+        with self._store.begin() as transaction:
+            settlement = set_aside(window, transaction.now(), self._tenure.worker, plans)
+            transaction.settle(settlement)
+        self._settled(settlement)
+
+    def _risk(self, window: Window) -> tuple[Window, Dead | None]:
+        """Write down that the suspect runs; if it may not run any more, what its last attempt came to."""
+        suspect = window.lanes[0][0]
+        verdict = last_verdict(self._runner, suspect)
+        fate = verdict or self._runner.died(suspect)
+        with self._store.begin() as transaction:
+            # Also of one that may not run: it is then settled as one that this worker has in hand.
+            settlement = risk_of(window, fate, transaction.now(), self._tenure.worker)
+            transaction.settle(settlement)
+        self._settled(settlement)
+        return (window, None) if verdict is None else (alone(window, before_its_last(suspect)), verdict)
 
     def _contends(self) -> bool:
         """Whether there is anything to do for our handlers, whoever may be doing it."""
@@ -194,7 +220,12 @@ class Turns:
         waiting = transaction.waiting()
         if waiting:
             window = window.hold_back(transaction.blocked(window.pairs))
-            window = window.redeliver(self._due(transaction, waiting, front, limit))
+            due = self._due(transaction, waiting, front, limit)
+            suspects = [delivery for delivery in due if delivery.suspect]
+            # One of them and everything else in turns.
+            if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
+                return alone(window, suspects[0])
+            window = window.redeliver((d for d in due if not d.suspect), self._audience.ordered)
         return window
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
@@ -273,11 +304,14 @@ class Turns:
                     transaction.settle(settlement)
             self._unsettled = None
             self.totals += Counts.of(outcome for lane in outcomes for outcome in lane)
-        self._tenure.moved([replace(a.cursor, position=a.position, deaths=0) for a in settlement.advances])
-        if any(advance.cursor.name != SHARED for advance in settlement.advances):
-            # It may have caught up with the others.
-            self._tenure.stale()
+        self._settled(settlement)
         self._runner.tell_appended(settlement.emitted)
         if settlement.emitted:
             self._wakeup.notify()
         return moves
+
+    def _settled(self, settlement: Settlement) -> None:
+        self._tenure.moved([replace(a.cursor, position=a.position, deaths=0) for a in settlement.advances])
+        if any(advance.cursor.name != SHARED for advance in settlement.advances):
+            # It may have caught up with the others.
+            self._tenure.stale()

@@ -9,18 +9,21 @@ import importlib
 import logging
 import threading
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from earnorm.bus import EventBus
-from earnorm.clock import Clock, SystemClock
+from earnorm.clock import Clock, Signal, SystemClock
+from earnorm.counts import Counts
 from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.store import Intake, Store
-from earnorm.subscription import Audience, Counts
+from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
+from earnorm.trimming import Trimming
 from earnorm.turn import Turns
 from earnorm.wakeup import Polling, Wakeup
 
@@ -62,12 +65,14 @@ class Worker:
         dedicated: bool = False,
         loop: LoopThread | None = None,
         intake: Intake | None = None,
+        trimming: Trimming | None = None,
         wakeup: Wakeup | None = None,
     ) -> None:
         if isinstance(groups, str):
             raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
+        self._trimming = trimming
         self._outside = wakeup or Polling(_IDLE)
         self._runner = runner
         self._clock = clock or SystemClock()
@@ -104,7 +109,7 @@ class Worker:
         self._passing = threading.Lock()
         self._wakeup = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watchers: set[threading.Event] = set()
+        self._watchers: set[Signal] = set()
         self._failures = 0
         self._reported = Counts()
 
@@ -231,6 +236,15 @@ class Worker:
         with self._passing:
             self._tenure.leave()
 
+    @contextmanager
+    def watched(self, watch: Signal) -> Iterator[None]:
+        """While inside, `watch` is set after each pass of the thread, and when it stops."""
+        self._watchers.add(watch)
+        try:
+            yield
+        finally:
+            self._watchers.discard(watch)
+
     # --- the thread --------------------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -252,10 +266,12 @@ class Worker:
         """Wait for a wake, the next due delivery or the next look; returns how long to wait the next time."""
         if pause >= _IDLE and not self._turns.contending:
             self._rest_leases()
-        due = self._turns.next_due
         # Nobody tells when what another worker holds becomes free.
         pause = min(pause, _IDLE if self._turns.contending else self._outside.longest)
-        woken = self._clock.wait(self._wakeup, pause if due is None else min(pause, due))
+        due = pause if self._turns.next_due is None else min(pause, self._turns.next_due)
+        if self._trimming is not None:
+            due = min(due, self._trimming.left())
+        woken = self._clock.wait(self._wakeup, due)
         self._wakeup.clear()
         return _SOON if woken else 2 * pause
 
@@ -276,6 +292,8 @@ class Worker:
         try:
             with self._passing:
                 moved = self._turns.take(until)
+                if until is None and self._trimming is not None:
+                    self._trimming.step()
         except LeaseLost as lost:
             self._turns.forget()
             _log.info("%s", lost)

@@ -18,10 +18,6 @@ class TestMemoryStore(StoreSuite):
     def caller(self, store):
         return store.begin
 
-    @pytest.fixture
-    def prune(self, store):
-        return store.prune
-
 
 def test_it_is_a_store():
     assert isinstance(MemoryStore(), Store)

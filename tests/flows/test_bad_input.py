@@ -223,6 +223,11 @@ MEANINGLESS = {
     "ordered in pre_save": (pre_save, {"ordered": False}),
     "ordered in post_save": (post_save, {"ordered": True}),
     "ordered after the commit": (post_save, {"ordered": True, "delivery": "after_commit"}),
+    "retry before the SQL": (pre_save, {"retry": 3}),
+    "timeout in the transaction": (post_save, {"timeout": 30}),
+    "delay of post_commit": (post_commit, {"delay": "1h"}),
+    "concurrency after the commit": (post_save, {"concurrency": 1, "delivery": "after_commit"}),
+    "retry after the rollback": (post_rollback, {"retry": False}),
     "delivery of post_commit": (post_commit, {"delivery": "durable"}),
     "delivery of post_rollback": (post_rollback, {"delivery": "transaction"}),
 }
@@ -269,6 +274,23 @@ def test_an_options_value_of_the_wrong_kind_is_refused(option):
     with pytest.raises(InvalidOption, match=f"{option}="):
 
         @event_handler("a.b", **{option: WRONG[option]})
+        def hook(event):
+            pass
+
+
+WRONG_NUMBERS = {
+    "retry": [True, 0, "often", {}, {"ValueError": 3}, {ValueError: "often"}],
+    "timeout": [0, -1, "soon", True],
+    "delay": ["0s", "tomorrow", float("inf")],
+    "concurrency": [0, 1.5, True, "2"],
+}
+
+
+@pytest.mark.parametrize("option, value", [(name, value) for name, values in WRONG_NUMBERS.items() for value in values])
+def test_a_wait_a_time_or_a_number_that_is_none_is_refused(option, value):
+    with pytest.raises(InvalidOption, match=f"{option}=.*expected"):
+
+        @event_handler("a.b", **{option: value})
         def hook(event):
             pass
 

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from earnorm import BaseModel, StringField, connect, emit, event_handler, event_handler_async
+from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
 from tests import postgresql as postgres
 from tests.flows.stories import log
 from tests.flows.waking import EVENTUALLY, until
@@ -86,6 +87,18 @@ def wait_for(process, url):
             continue
         return
     raise AssertionError(process.stderr.read().decode())
+
+
+def test_nothing_is_prepared_in_a_session_that_is_everybody_s(url):
+    """The next transaction may be in another session, which knows nothing of a statement prepared in this one."""
+    engine = postgresql_engine(url)
+    with engine.connect() as connection:
+        for _ in range(10):
+            connection.exec_driver_sql("SELECT %s::int", (1,))
+        prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'")
+
+        assert 0 == prepared.scalar_one()
+    engine.dispose()
 
 
 def test_saves_and_handlers_of_both_colours_work(url):

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,10 +19,11 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransac
 from earnorm.backends.sqlalchemy.tables import SHARED_COLUMNS
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.errors import LeaseLost, NameTakenTwice
 from earnorm.event import Entries
 from earnorm.store import Advance, Cursor, Plan, Presence, Registration, Settlement
-from earnorm.testing._store_verbs import NOON, entry, set_aside
+from earnorm.testing._store_verbs import NOON, attempt, entry, set_aside
 
 NAMES = st.sampled_from(["mail", "audit", "search", "old"])
 KEYS = st.sampled_from(["user:1", "user:2", "order:1"])
@@ -29,7 +31,8 @@ EVENTS = st.sampled_from(["user.created", "user.updated", "user.deleted"])
 WORKERS = st.sampled_from(["ada", "bob"])
 SECONDS = st.sampled_from([0, 0.5, 1, 5, 10])
 STATES = st.sampled_from(["open", "open", "dead"])
-ENTRIES = st.builds(entry, EVENTS, KEYS)
+ENTRIES = st.builds(lambda name, key, due: entry(name, key, due=due), EVENTS, KEYS, st.sampled_from([None, NOON]))
+PLACES = st.tuples(st.sampled_from(["", "acme"]), EVENTS, st.sampled_from(["r1", "r2"]))
 RUNNERS = st.sampled_from(["", "", "", "ada", "bob"])
 ASIDE = st.tuples(NAMES, KEYS, SECONDS, st.booleans(), STATES, RUNNERS)
 GROUPS = st.sampled_from(["default", "default", "slow"])
@@ -131,6 +134,20 @@ class TwoStores(RuleBasedStateMachine):
         alike = Entries(**columns, data=[e.data for e in entries], **shared)
         self.both(lambda t: t.append_many(alike), undo=undo and self.undoes_numbers)
 
+    @rule(places=st.lists(PLACES, max_size=5), undo=st.booleans())
+    def reserve(self, places, undo):
+        words = {"digest": b"", "at": self.clock.now()}
+        keys = [IdempotencyKey(tenant=t, name=n, text=x, event=uuid4(), **words) for t, n, x in places]
+        self.both(lambda t: t.reserve(keys), undo=undo)
+
+    @rule(seconds=SECONDS, undo=st.booleans())
+    def forget_keys(self, seconds, undo):
+        self.both(lambda t: t.forget_keys(self.clock.now() - timedelta(seconds=seconds), 100), undo=undo)
+
+    @rule(place=PLACES)
+    def reserved(self, place):
+        self.both(lambda t: t.reserved(*place))
+
     @rule(
         given=SEVERAL,
         entries=st.lists(ENTRIES, max_size=2),
@@ -216,13 +233,15 @@ class TwoStores(RuleBasedStateMachine):
         lease = self.any_lease(data)
         position = lease.position + data.draw(st.sampled_from([0, 0, 1, 3]), label="by")
         wrong = data.draw(st.sampled_from([0, 0, 0, 1]), label="off by")
+        new, again = [self.delivery(*words) for words in aside], self.some_rescheduled(data)
         settlement = Settlement(
             worker=lease.worker,
             advances=[Advance(replace(lease, position=lease.position + wrong), position)],
             plans=self.some_plans(data) if planned else {},
-            set_aside=[self.delivery(*words) for words in aside],
-            rescheduled=self.some_rescheduled(data),
+            set_aside=new,
+            rescheduled=again,
             finished=self.some_finished(data),
+            attempts=[attempt(delivery, delivery.attempt) for delivery in (*new, *again) if delivery.ordered],
         )
         if self.both(lambda t: t.settle(self.in_words_of(t, settlement)), undo=undo) is None and not undo:
             self.note(replace(lease, position=position, deaths=0))
@@ -297,6 +316,7 @@ class TwoStores(RuleBasedStateMachine):
             lambda t: (
                 (t.horizon(), t.read(0, 1_000, 1_000), t.deliveries(), t.waiting(), t.running("ada")),
                 (t.cursors(), t.followers(), t.groups(), t.workers()),
+                [t.attempts(delivery.id) for delivery in t.deliveries()],
             )
         )
 
@@ -316,7 +336,7 @@ class MemoryAndPostgreSQL(TwoStores):
         engine = postgresql_engine(self.url)
         with engine.begin() as connection:
             upgrade(connection)
-            tables = ("log", "group", "subscription", "alias", "cursor", "worker", "delivery")
+            tables = ("log", "group", "subscription", "alias", "cursor", "worker", "delivery", "attempt", "key")
             names = ", ".join(f"earnorm_{table}" for table in tables)
             connection.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
         return engine

@@ -1,9 +1,9 @@
 """What type checkers see of the public names: models, doors, decorators, databases, tests' own helpers."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, assert_type
 from uuid import UUID
 
@@ -14,14 +14,21 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import earnorm
 from earnorm import (
     Abort,
+    Backoff,
     BaseModel,
     Change,
     Database,
+    Dead,
+    Done,
+    Emit,
     Event,
     EventBus,
     Handle,
     Handler,
     IntegerField,
+    Retry,
+    RetryLater,
+    Skipped,
     SoftDelete,
     StringField,
     attach,
@@ -44,7 +51,9 @@ from earnorm import (
     tenant,
 )
 from earnorm.alembic import include_name
+from earnorm.delivery import Delivery, Outcome
 from earnorm.fastapi import lifespan
+from earnorm.operations import ALL, Selection
 from earnorm.telemetry import HandlerFailed, listen
 from earnorm.testing import expect_failures, isolated, rolled_back
 
@@ -106,6 +115,17 @@ def a_record(user: User) -> None:
     assert_type(User.find(User.name == "Ada", visits=3), list[User])
 
 
+def retried() -> None:
+    assert_type(Backoff(attempts=5, first="1m", longest=timedelta(hours=1)).wait(1, 0.5), float)
+    assert_type(Retry("5m", "no paper").after, float)
+    raise RetryLater("5m", "no paper") from None
+
+
+@event_handler("order.placed", retry={TimeoutError: Backoff(), ValueError: False}, timeout="30s", concurrency=2)
+def ships(user: User) -> Done | Retry | Skipped | Dead:
+    return Dead("no such country") if user.name else Skipped("a test order")
+
+
 async def its_twins(user: User) -> None:
     assert_type(await user.asave(), User)
     assert_type(await user.adelete(), None)
@@ -121,6 +141,25 @@ def its_events(user: User) -> None:
     assert_type(earnorm.emit("system.started", level=3), Handle)
     assert_type(earnorm.emit("user.seen", user, by="Ada"), Handle)
     assert_type(UserMoved("Oslo").city, str)
+
+
+async def once_and_later(db: Database, user: User, at: datetime) -> None:
+    handle = user.emit("login", Emit(key="r1", delay="1h"), where="there")
+    assert_type(user.emit(UserMoved(city="Oslo"), Emit(at=at)), Handle)
+    assert_type(earnorm.emit("system.started", None, Emit(delay=timedelta(hours=1)), level=3), Handle)
+    assert_type(await user.aemit("login", Emit(delay=90)), Handle)
+    assert_type(handle.repeated, bool)
+    assert_type(handle.outcomes(), Mapping[str, Outcome])
+    assert_type(await handle.aoutcomes(timeout="10s"), Mapping[str, Outcome])
+    assert_type(db.handle(handle.id), Handle)
+    for outcome in db.handle(str(handle.id)).outcomes(timeout=3).values():
+        match outcome:
+            case Dead(error):
+                assert_type(error, str)
+            case Done():
+                pass
+            case Retry() | Skipped():
+                pass
 
 
 # --- decorators keep what they decorate ---
@@ -188,6 +227,9 @@ def a_database() -> None:
 async def an_async_database() -> None:
     async with connect("sqlite://") as db:
         assert_type(await db.adrain(), dict[str, int])
+        assert_type(await db.operations.adead(Selection(handler="mail")), list[Delivery])
+        assert_type(await db.operations.aretry(ALL), int)
+        assert_type(await db.operations.aprune("30d", dry_run=True), int)
         async with db.transaction() as opened:
             assert_type(opened.session, AsyncSession)
 
@@ -267,6 +309,8 @@ def attaching() -> None:
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
     connect("sqlite://", log="subscribed")
+    connect("sqlite://", retention=timedelta(days=7))
+    connect("sqlite://", retention=None)
 
 
 def other_programs(db: Database) -> None:

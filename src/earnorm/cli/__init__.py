@@ -6,6 +6,11 @@ import click
 
 from earnorm.cli.capture import audit, capture
 from earnorm.cli.database import db
+from earnorm.cli.dead import dead
+from earnorm.cli.handlers import handlers, pause, resume
+from earnorm.cli.prune import prune
+from earnorm.cli.status import status
+from earnorm.cli.worker import worker
 
 __all__ = ["main"]
 
@@ -16,10 +21,9 @@ def main() -> None:
     """Look after a database that keeps EarnORM events.
 
     Exit codes: 0 done, 1 the database holds not what it should, 2 the command cannot be understood, 3 the database
-    cannot be worked with.
+    cannot be worked with, 4 a worker process ended badly.
     """
 
 
-main.add_command(db)
-main.add_command(capture)
-main.add_command(audit)
+for command in (db, worker, status, pause, resume, handlers, dead, prune, capture, audit):
+    main.add_command(command)

@@ -12,7 +12,7 @@ from earnorm.backends.sqlalchemy import migrations
 from earnorm.backends.sqlalchemy.capture import triggers
 from earnorm.backends.sqlalchemy.capture.target import model_named
 from earnorm.cli.failures import NotUnderstood
-from earnorm.cli.target import Target, choose
+from earnorm.cli.target import application, application_named
 from earnorm.codec import encode
 from earnorm.errors import PayloadError
 from earnorm.orm.audit import Audit, Drift
@@ -23,7 +23,6 @@ __all__ = ["audit", "capture"]
 
 _DRIFTED = 1
 
-application = click.argument("app", metavar="MODULE:DB")
 models = click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
@@ -57,7 +56,7 @@ def remove(app: str, models: Sequence[str]) -> None:
 @as_json_option
 def list_(app: str, *, as_json: bool) -> None:
     """Show the captured tables: current, stale (`install` renews), or unknown to this application."""
-    target, database = _application(app)
+    target, database = application_named(app)
     with target.read() as connection:
         found = triggers.installed(connection, database.captures.targets().values())
     if as_json:
@@ -75,7 +74,7 @@ def list_(app: str, *, as_json: bool) -> None:
 @as_json_option
 def audit(app: str, model: str, *, as_json: bool) -> None:
     """Compare the log with the table of MODEL; end with 1 if rows changed unseen. Reads one snapshot, in pages."""
-    target, database = _application(app)
+    target, database = application_named(app)
     # Not `with database`, which would begin to deliver events here.
     with target.read() as connection:
         migrations.check(connection)
@@ -88,7 +87,7 @@ def audit(app: str, model: str, *, as_json: bool) -> None:
 
 
 def _work(app: str, models: Sequence[str], work: Work, done: str) -> None:
-    target, database = _application(app)
+    target, database = application_named(app)
     with target.begin() as connection:
         migrations.check(connection)
         changed = database.captures.change(connection, models, work)
@@ -96,12 +95,6 @@ def _work(app: str, models: Sequence[str], work: Work, done: str) -> None:
         click.echo(f"{table}: {done}")
     if not changed:
         click.echo("nothing to do")
-
-
-def _application(app: str) -> tuple[Target, Database]:
-    target = choose(app, None)
-    assert target.database is not None, "choose() of an application gives its database or fails"
-    return target, target.database
 
 
 def _model(database: Database, name: str) -> type:

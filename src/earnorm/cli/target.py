@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +16,15 @@ from click.core import ParameterSource
 from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from earnorm.backends.sqlalchemy import migrations
 from earnorm.backends.sqlalchemy.dialects import READONLY
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.cli.failures import NotUnderstood, clear_errors
+from earnorm.operations import Operations
 from earnorm.orm.database import Database
 from earnorm.orm.engines import Engines
 
-__all__ = ["Target", "choose", "named"]
+__all__ = ["Target", "application", "application_named", "choose", "database_url", "named"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,14 +70,37 @@ class Target:
         with self.begin(**READONLY) as connection:
             yield connection
 
+    @contextmanager
+    def operations(self) -> Iterator[Operations]:
+        """The operations on the log, whose tables must be there. Nothing is delivered."""
+        with clear_errors(str(self)):
+            self._require_file()
+            wakeup = self.engines.new_wakeup()
+            try:
+                with self.database.unready() if self.database is not None else nullcontext():
+                    store = SQLAlchemyStore(self.engines.sync) if self.database is None else self.database.store
+                    with store.begin(readonly=True) as transaction:
+                        migrations.check(transaction.connection)
+                    yield Operations(store, "" if self.database is None else self.database.name, wake=wakeup.notify)
+            finally:
+                wakeup.close()
+                self.engines.sync.dispose()
+
     def _require_file(self) -> None:
         if self.url.get_backend_name() == "sqlite" and not Path(self.url.database or "").exists():
             raise FileNotFoundError("there is no such file; `earnorm db upgrade` makes it")
 
 
+application = click.argument("app", metavar="MODULE:DB")
+
+
 def named(command: F) -> F:
     """The argument and the option that say which database."""
-    command = click.argument("app", metavar="[MODULE:DB]", required=False)(command)
+    return click.argument("app", metavar="[MODULE:DB]", required=False)(database_url(command))
+
+
+def database_url(command: F) -> F:
+    """The option that says which database."""
     return click.option(
         "--url",
         envvar="EARNORM_DATABASE_URL",
@@ -97,6 +123,13 @@ def choose(app: str | None, url: str | None) -> Target:
         engines.remove_private()
         raise NotUnderstood(f"{url} is a temporary file of one process; name a file: sqlite:///app.db")
     return Target(engines)
+
+
+def application_named(app: str) -> tuple[Target, Database]:
+    """The database of an application that a command cannot do without."""
+    target = _of_application(app)
+    assert target.database is not None
+    return target, target.database
 
 
 def _parsed(url: str) -> URL:

@@ -50,7 +50,7 @@ class Absence:
             self._told = True
             _log.warning(
                 "events of database %r have waited for %.0f s and no worker was seen; run one beside this process: "
-                "connect(url, worker=True) in a program that imports the same handlers",
+                "earnorm worker MODULE:DB, with the module that imports the same handlers",
                 self._database,
                 PATIENCE,
             )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -21,26 +22,27 @@ from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.clock import Clock, SystemClock
-from earnorm.errors import (
-    AlreadyConnected,
-    ConfigurationError,
-    DatabaseClosed,
-    DrainInTransaction,
-)
+from earnorm.durations import Duration, seconds_of
+from earnorm.errors import DatabaseClosed, DrainInTransaction
 from earnorm.event import running
+from earnorm.handle import Handle
+from earnorm.operations import Operations
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
-from earnorm.orm.loading import hint_of
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
+from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
-from earnorm.runner import Runner
+from earnorm.trimming import Trimming
+from earnorm.wakeup import Wakeup
 from earnorm.worker import Worker
 
-__all__ = ["Database", "connect"]
+__all__ = ["Database"]
+
+T = TypeVar("T")
 
 
 class Database:
@@ -55,6 +57,8 @@ class Database:
         tables: Tables = "create",
         log: Kept = "all",
         schemas: Schemas | None = None,
+        version: str | None = None,
+        retention: Duration | None = "30d",
         groups: Collection[str] | None = None,
         bus: EventBus = default_bus,
         clock: Clock | None = None,
@@ -80,15 +84,19 @@ class Database:
             self.store,
             clock=self._clock,
             kept=log,
-            reading=self.reading,
+            read=self.read,
             subscribed=self._is_subscribed,
             wake=self._wake,
             ready=self.ready,
+            waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
         )
         self.captures = self.log.captures
-        self.runner = Runner(bus, self.log.hydrate, self.log.decode, database=name, hint=hint_of)
-        self.wakeup = self._engines.new_wakeup()
-        self.worker = Worker(
+        self.runner = self.log.runner(version)
+        self.wakeup: Wakeup = self._engines.new_wakeup()
+        self.retention = None if retention is None else seconds_of(retention)
+        trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)
+        self._make_worker = partial(
+            Worker,
             bus,
             self.store,
             self.runner,
@@ -96,8 +104,10 @@ class Database:
             groups=groups,
             loop=self._own_loop,
             intake=self.captures,
+            trimming=trimming,
             wakeup=self.wakeup,
         )
+        self.worker = self._make_worker()
         alone = not (self._embedded or self._engines.in_process)
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
@@ -118,13 +128,30 @@ class Database:
     @contextmanager
     def before_ready(self, **options: Any) -> Iterator[Connection]:
         """A connection for work on the tables, in a transaction of its own, that makes nothing ready by itself."""
+        with self.unready(), self._engines.sync.execution_options(**options).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def unready(self) -> Iterator[None]:
+        """Inside, this thread's connections make nothing ready."""
         with self._lock:
             self._preparer = threading.get_ident()
             try:
-                with self._engines.sync.execution_options(**options).begin() as connection:
-                    yield connection
+                yield
             finally:
                 self._preparer = 0
+
+    @property
+    def operations(self) -> Operations:
+        """What those who run the system ask of it: how it stands, dead letters, pausing, pruning."""
+        return Operations(self.store, self.name, clock=self._clock, enter=self._enter, wake=self._wake)
+
+    def _enter(self, door: str) -> None:
+        """A transaction of the store's own is about to begin."""
+        refuse_in_coroutine(f"operations.{door}", f"operations.a{door}")
+        if current_scope() is not None:
+            raise DrainInTransaction("a transaction", f"operations.{door}")
+        self.ready()
 
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it for each record that changed unseen."""
@@ -179,17 +206,17 @@ class Database:
         """Under an async door the async engine's inner half, which awaits in place."""
         return self._engines.twin.sync_engine if can_await() else self._engines.sync
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """The session open here, or one for reading alone that takes no write lock."""
+    def read(self, work: Callable[[Session], T]) -> T:
+        """Do `work` in the session open here, or in one for reading alone that takes no write lock."""
         scope = current_scope()
         if scope is not None:
-            yield scope.session
-            return
+            return work(scope.session)
         self.ready()
-        with Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False) as session:
-            yield session
-            session.expunge_all()
+        session = Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False)
+        try:
+            return work(session)
+        finally:
+            session.close()
 
     # --- getting ready -----------------------------------------------------------------------
 
@@ -228,12 +255,8 @@ class Database:
             self.ready()
 
     def _prepare(self) -> None:
-        with self._lock:
-            self._preparer = threading.get_ident()
-            try:
-                self._prepare_once()
-            finally:
-                self._preparer = 0
+        with self.unready():
+            self._prepare_once()
 
     def _prepare_once(self) -> None:
         tables, version = count_tables(), self.bus.registry.version
@@ -255,6 +278,13 @@ class Database:
 
     # --- delivery ----------------------------------------------------------------------------
 
+    def dedicate(self, **options: Any) -> None:
+        """Have a worker here whatever `connect` said, with these options of `Worker`. It starts when all is ready."""
+        self._require_open("a worker")
+        self.worker.stop(0)
+        self.worker = self._make_worker(**options)
+        self._embedded, self._absence = True, None
+
     def drain(self, timeout: float = 30.0) -> dict[str, int]:
         """Wait until every due delivery is done; counts by outcome: done, retry, dead, skipped.
 
@@ -271,6 +301,10 @@ class Database:
         self._refuse_inside("adrain")
         await self.aready()
         return await self.worker.adrain(timeout)
+
+    def handle(self, event: UUID | str) -> Handle:
+        """The handle of an event by its id, for instance after a restart. Raises UnknownEvent for what is no id."""
+        return self.log.waiter.of(event)
 
     def _refuse_inside(self, door: str) -> None:
         if current_scope() is not None:
@@ -345,43 +379,6 @@ class Database:
         self.bus.forget_plans()
         self.store.close()
         self._own_loop.close()
-
-
-def connect(
-    target: str | URL | Engine | AsyncEngine | None = None,
-    *,
-    name: str = "default",
-    worker: bool | None = None,
-    tables: Tables = "create",
-    log: Kept = "all",
-    schemas: Schemas | None = None,
-    groups: Collection[str] | None = None,
-) -> Database:
-    """Connect models and handlers to a database; events are durable from here on.
-
-    `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
-    private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
-    process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
-    refuses missing tables, "none" trusts that they are there.
-    `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
-    `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
-    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
-    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, HandlerNameNeeded; later MissingTables, UnsoundLog.
-    """
-    if target is None:
-        target = os.environ.get("EARNORM_DATABASE_URL")
-        if not target:
-            raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
-    if tables not in ("create", "check", "none"):
-        raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
-    if log not in ("all", "subscribed"):
-        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
-    if name in BY_NAME:
-        raise AlreadyConnected(name)
-    database = Database(target, name=name, worker=worker, tables=tables, log=log, schemas=schemas, groups=groups)
-    BY_NAME[name] = database
-    database.bus.forget_plans()
-    return database
 
 
 # --- fork ------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""The doors of a record: save, delete, refresh, emit; each finds the transaction it stands in, or opens one.
+"""The doors of a record: save, delete, refresh; each finds the transaction it stands in, or opens one.
 
 A door's work is plain sync code over a Session, written once; the async doors run it where it can await.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -17,44 +17,33 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy import bulk, flushing
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.boundary import outbox_of
-from earnorm.backends.sqlalchemy.bubbling import bubble_in
-from earnorm.backends.sqlalchemy.hooks import attach_session, refuse_save_in_pre_hook
+from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
-from earnorm.binding import RESERVED
-from earnorm.bus import EventBus
-from earnorm.dispatch import tell_emitted
-from earnorm.envelope import encode_payload
 from earnorm.errors import (
     DeletedSubject,
-    EventError,
     NotFound,
     ReadOnlySnapshot,
-    ReservedPayloadKey,
     StaleRecord,
     UnsavedSubject,
-    ViewEmitted,
 )
-from earnorm.event import running
-from earnorm.handler import Phase
-from earnorm.occurrence import Occurrence
-from earnorm.orm.connected import connected_database, database_here
+from earnorm.orm.connected import database_here
 from earnorm.orm.loading import is_snapshot
-from earnorm.plan import Handle, handle_of
 from earnorm.portal import refuse_in_coroutine, spawn
-from earnorm.settling import settling_here
 
 __all__ = [
-    "SQLAlchemyDoor",
+    "Work",
     "adelete",
     "arefresh",
     "arestore",
+    "arun",
     "asave",
     "atrash",
     "delete",
     "refresh",
     "restore",
+    "run",
     "save",
+    "session_of",
     "trash",
 ]
 
@@ -71,7 +60,7 @@ def run(door: str, record: Any, work: Work[T]) -> T:
     scope = current_scope()
     if scope is not None:
         return _within(scope.session, work)
-    session = _session_of(record)
+    session = session_of(record)
     if session is not None:
         return _in_session(session, work)
     with database_here(f"{_name(record)}.{door}()").transaction() as opened:
@@ -83,7 +72,7 @@ async def arun(door: str, record: Any, work: Work[T]) -> T:
     scope = current_scope()
     if scope is not None:
         return await spawn(_within, scope.session, work)
-    session = _session_of(record)
+    session = session_of(record)
     if session is not None and async_session(session) is not None:
         return await spawn(_in_session, session, work)
     async with database_here(f"{_name(record)}.{door}()").transaction() as opened:
@@ -94,7 +83,7 @@ def _name(record: Any) -> str:
     return type(record).__name__ if record is not None else "earnorm"
 
 
-def _session_of(record: Any) -> Session | None:
+def session_of(record: Any) -> Session | None:
     return object_session(record) if record is not None and mappings.mapping_of(type(record)) else None
 
 
@@ -236,135 +225,6 @@ def _refuse_gone(record: Any, door: str) -> None:
     state = inspect(record)
     if state.deleted or state.was_deleted:
         raise DeletedSubject(door, repr(record))
-
-
-# --- events ----------------------------------------------------------------------------------
-
-
-def _bind(session: Session, found: mappings.Mapping | None) -> dict[str, Any]:
-    """Which of a session's databases an event belongs to: its record's, else that of the event it is emitted in."""
-    if found is None and (now := running()) is not None:
-        subject = now.event.subject
-        found = mappings.mapping_of(type(subject))
-        if found is None or object_session(subject) is not session:
-            return {}
-    return {} if found is None else {"mapper": inspect(found.cls)}
-
-
-class SQLAlchemyDoor:
-    """Emits that need a transaction: about models, and all of them once a database is connected."""
-
-    def __init__(self, bus: EventBus) -> None:
-        self._bus = bus
-
-    @property
-    def connected(self) -> bool:
-        return connected_database(self._bus) is not None
-
-    def emit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
-        work = self._work(name, subject, payload, declared)
-        if self._in_memory(subject):
-            return self._emit_here(name, subject, payload, declared)
-        refuse_in_coroutine("emit")
-        handle = self._with_settle(name, subject, payload, declared)
-        return run("emit", subject, work) if handle is None else handle
-
-    async def aemit(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
-        work = self._work(name, subject, payload, declared)
-        if self._in_memory(subject):
-            return await spawn(self._emit_here, name, subject, payload, declared)
-        handle = self._with_settle(name, subject, payload, declared)
-        return await arun("aemit", subject, work) if handle is None else handle
-
-    def _in_memory(self, subject: Any) -> bool:
-        """Whether there is no database and no transaction to be part of."""
-        if self.connected or current_scope() is not None:
-            return False
-        session = _session_of(subject)
-        return session is None or not session.in_transaction()
-
-    def _emit_here(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
-        return self._bus.run_here(self._occurrence(name, subject, payload, declared))
-
-    def _with_settle(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle | None:
-        """In a durable handler and outside a transaction: appended when the handler settles, if only the log hears it.
-
-        What runs in this process now needs a transaction now.
-        """
-        session = _session_of(subject)
-        if current_scope() is not None or (session is not None and session.in_transaction()):
-            return None
-        log = database_here(f"emit of {name}").log
-        if settling_here(log.name) is None:
-            return None
-        occurrence = self._occurrence(name, subject, payload, declared)
-        bubbles = occurrence.info is not None and occurrence.info.bubbles_to is not None
-        if bubbles or any(handler.phase is not Phase.DURABLE for handler in occurrence.handlers):
-            return None
-        if self._bus.watch.silences(occurrence):
-            return handle_of(occurrence.event)
-        if not log.wait_for_settle(occurrence):
-            return None
-        tell_emitted(occurrence)
-        return handle_of(occurrence.event)
-
-    def _work(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Work[Handle]:
-        self._refuse(name, subject, payload)
-        return lambda session: self._emit(session, name, subject, payload, declared)
-
-    def _emit(self, session: Session, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Handle:
-        occurrence = self._occurrence(name, subject, payload, declared)
-        if self._bus.watch.silences(occurrence):
-            return handle_of(occurrence.event)
-        attach_session(occurrence, session)
-        found = mappings.mapping_of(type(subject))
-        if found is not None:
-            occurrence.bubble = bubble_in(session, found)
-        connection = session.connection(bind_arguments=_bind(session, found))
-        outbox = outbox_of(connection, self._bus, f"emit of {name}")
-        outbox.serve(session)
-        scope = scope_of(session)
-        with within(scope):
-            outbox.emit(self._bus.in_transaction(occurrence), self._bus.caller, scope.dispatcher)
-        return handle_of(occurrence.event)
-
-    def _occurrence(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any) -> Occurrence:
-        found = mappings.mapping_of(type(subject))
-        info = found.info if found is not None else None
-        handlers = self._bus.plans.custom(name, type(subject), type(declared) if declared is not None else None)
-        self._bus.caller.require_payload(handlers, name, payload, info)
-        occurrence = Occurrence(
-            name,
-            declared if subject is None else subject,
-            payload,
-            info=info,
-            identity=found.identity(inspect(subject)) if found is not None else (),
-            declared=declared,
-            handlers=handlers,
-        )
-        if self.connected:
-            occurrence.data = encode_payload(payload, occurrence.identity, mappings.refer)
-        return occurrence
-
-    def _refuse(self, name: str, subject: Any, payload: Mapping[str, Any]) -> None:
-        """What can never be right, before a transaction is opened for it."""
-        found = mappings.mapping_of(type(subject))
-        info = found.info if found is not None else None
-        for key in payload:
-            old_or_new = key[:4] in ("old_", "new_") and info is not None and key[4:] in info.fields
-            if key in RESERVED or old_or_new:
-                raise ReservedPayloadKey(key, name)
-        if info is None:
-            return
-        if (field := info.view_of(name)) is not None:
-            raise ViewEmitted(name, field)
-        if info.is_lifecycle(name):
-            raise EventError(f"{name} is raised by save() and delete() alone; emit an event of another name")
-        state = inspect(subject)
-        if is_snapshot(subject) or state.deleted or state.was_deleted:
-            raise DeletedSubject(name, repr(subject))
-        if state.transient or state.pending:
-            raise UnsavedSubject(name, repr(subject))
 
 
 flushing.listen()

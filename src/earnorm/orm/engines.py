@@ -97,6 +97,8 @@ class Engines:
         found = self._readers.get(engine)
         if found is None:
             found = self._readers[engine] = engine.execution_options(**READONLY)
+            # It has no listeners of its own, and to join none with the engine's costs at every event.
+            found.dispatch = engine.dispatch
         return found
 
     def remove_private(self) -> None:

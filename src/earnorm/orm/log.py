@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 from weakref import WeakSet
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
+from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
@@ -26,9 +28,11 @@ from earnorm.interest import Interests, interests_of
 from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
-from earnorm.orm.loading import load, snapshot
+from earnorm.orm.loading import hint_of, load, load_together, snapshot
+from earnorm.orm.outcomes import Outcomes
+from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
-from earnorm.runner import Hydrated
+from earnorm.runner import Runner
 from earnorm.settling import settling_here
 from earnorm.subscription import registrations_of
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
@@ -68,9 +72,9 @@ def _warn_of_unattached(bus: EventBus) -> None:
 class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
-    `reading` opens a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
-    called after a commit, `ready` makes the tables be there. `kept` is what it keeps of models that do not say so
-    themselves, and of events about none.
+    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
+    called after a commit, `ready` makes the tables be there, `waiter` waits for outcomes. `kept` is what it keeps of
+    models that do not say so themselves, and of events about none.
     """
 
     def __init__(
@@ -81,10 +85,11 @@ class DatabaseLog:
         *,
         clock: Clock,
         kept: Kept,
-        reading: Callable[[], AbstractContextManager[Session]],
+        read: Callable[[Callable[[Session], Any]], Any],
         subscribed: Callable[[], bool],
         wake: Callable[[], object],
         ready: Callable[[], object],
+        waiter: Outcomes,
     ) -> None:
         self.name = name
         self.captures = Captures(self, ready)
@@ -94,9 +99,10 @@ class DatabaseLog:
         self._kept: Kept = kept
         self._interests = Interests({})
         self._look_again = 0.0
-        self._reading = reading
+        self._read = read
         self._subscribed = subscribed
         self._wake = wake
+        self.waiter = waiter
 
     # --- who is subscribed -------------------------------------------------------------------
 
@@ -130,6 +136,9 @@ class DatabaseLog:
             return True
         if isinstance(happening, Multitude):
             return all(self._chosen(happening))
+        if happening.emission is not None and happening.emission.key is not None:
+            # It is what a repetition of it is told by.
+            return True
         subject = info.subject if info is not None else ""
         return self._interests.hears(happening.name, subject, happening.changes)
 
@@ -141,11 +150,16 @@ class DatabaseLog:
         if self._keeps(happening):
             return happening
         if not isinstance(happening, Multitude):
+            if happening.emission is not None:
+                happening.emission.fate = "unheard"
             return None
         chosen = self._chosen(happening)
         return happening.where(chosen) if any(chosen) else None
 
     # --- in ----------------------------------------------------------------------------------
+
+    def join(self, connection: Connection) -> SQLAlchemyTransaction:
+        return self.store.join(connection)
 
     def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
         """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
@@ -199,14 +213,15 @@ class DatabaseLog:
         if here is None or not self._keeps(occurrence):
             return False
         occurrence.database = self.name
-        return here.add(self._entry(occurrence))
+        return here.add(self._entry(occurrence), occurrence.emission)
 
     def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:
-            return entry_of(occurrence.event, occurrence.data)
+            return entry_of(occurrence.event, occurrence.data, occurrence.due)
         hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
         event = occurrence.event
-        return entry_of(event, encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden))
+        data = encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden)
+        return entry_of(event, data, occurrence.due)
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:
@@ -238,6 +253,19 @@ class DatabaseLog:
 
     # --- out ---------------------------------------------------------------------------------
 
+    def runner(self, version: str | None) -> Runner:
+        """Whoever runs handlers of this log; `version` is that of the application's code, else the environment's."""
+        return Runner(
+            self.bus,
+            self.hydrate,
+            self.decode,
+            database=self.name,
+            hint=hint_of,
+            clock=self.clock,
+            ahead=self,
+            version=os.environ.get("EARNORM_CODE_VERSION", "") if version is None else version,
+        )
+
     def decode(self, entry: Entry, attempt: int) -> Event:
         return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
 
@@ -249,21 +277,43 @@ class DatabaseLog:
         record = self._load(found, reference.key)
         return reference if record is None else record
 
-    def hydrate(self, entry: Entry, event: Event) -> Hydrated:
+    def hydrate(self, entry: Entry, event: Event, record: Any = None) -> Hydrated:
         declared = declared_of(entry.name)
         value = declared.build(event.payload) if declared is not None else None
         found = mappings.mapping_of_subject(entry.subject) if entry.key else None
         if found is None:
             return Hydrated(value, None, value, missing=False)
+        if record is not None:
+            return Hydrated(record, found.info, value, missing=False)
         identity = identity_of(entry)
         if entry.name == f"{entry.subject}.deleted":
             return Hydrated(snapshot(found, identity, event.payload), found.info, value, missing=False)
         subject = self._load(found, identity)
         return Hydrated(subject, found.info, value, missing=subject is None)
 
+    def together(self, entries: Sequence[Entry]) -> list[Any]:
+        """Their records, loaded fresh, by one query a model; None for what is not there."""
+        records: list[Any] = [None] * len(entries)
+        by_subject: dict[str, list[int]] = {}
+        for place, entry in enumerate(entries):
+            by_subject.setdefault(entry.subject, []).append(place)
+        for subject, places in by_subject.items():
+            found = mappings.mapping_of_subject(subject)
+            if found is None:
+                continue
+            identities = [identity_of(entries[place]) for place in places]
+            with self.store.noticing_loss():
+                loaded = self._read(partial(load_together, mapping=found, identities=identities))
+            for place, record in zip(places, loaded, strict=True):
+                records[place] = record
+        return records
+
+    def writes(self) -> int:
+        return commits()
+
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
-        with self.store.noticing_loss(), self._reading() as session:
-            return load(session, found, identity)
+        with self.store.noticing_loss():
+            return self._read(lambda session: load(session, found, identity))
 
 
 def _class_of(occurrence: Occurrence) -> type[Any]:

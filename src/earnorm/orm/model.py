@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from sqlalchemy import ColumnElement, MetaData, inspect, select
 from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, Session
 from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
+from earnorm.emission import Emit
 from earnorm.errors import (
     InvalidField,
     InvalidValue,
@@ -24,23 +24,25 @@ from earnorm.errors import (
     UnmappedAnnotation,
 )
 from earnorm.event import Changes, running
+from earnorm.handle import Handle
 from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
+from earnorm.orm.emits import SQLAlchemyDoor
 from earnorm.orm.filling import fill
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
 from earnorm.orm.values import ValuesValidator
-from earnorm.plan import Handle
 from earnorm.portal import refuse_in_coroutine, spawn
 from earnorm.registry import BulkPolicy, ModelInfo
 
 __all__ = ["BaseModel", "ModelEvent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 # What a field may not be called: our own attributes, and SQLAlchemy's.
 _RESERVED = frozenset(
@@ -179,35 +181,37 @@ class BaseModel(DeclarativeBase):
 
     @classmethod
     def _get(cls, key: Any) -> Self:
-        with database_here(f"{cls.__name__}.get()").reading() as session, _readable(cls, "get", key):
-            found = session.get(cls, key)
+        found = _read(cls, "get", key, lambda session: session.get(cls, key))
         if found is None:
             raise NotFound(cls.__name__, key)
         return found
 
     @classmethod
     def _find(cls, where: tuple[ColumnElement[bool], ...], equals: dict[str, Any]) -> list[Self]:
-        attributes = inspect(cls).attrs
-        for name in equals:
-            if name not in attributes:
-                raise UnknownField(cls.__name__, name, attributes.keys())
-        with database_here(f"{cls.__name__}.find()").reading() as session, _readable(cls, "find", equals):
-            return list(session.scalars(select(cls).where(*where).filter_by(**equals)))
+        statement = select(cls).where(*where)
+        if equals:
+            attributes = inspect(cls).attrs
+            for name in equals:
+                if name not in attributes:
+                    raise UnknownField(cls.__name__, name, attributes.keys())
+            statement = statement.filter_by(**equals)
+        return _read(cls, "find", equals, lambda session: list(session.scalars(statement)))
 
     # --- events ------------------------------------------------------------------------------
 
-    def emit(self, event: Any, /, **payload: Any) -> Handle:
+    def emit(self, event: Any, options: Emit | None = None, /, **payload: Any) -> Handle:
         """Emit a custom event about this record; returns its handle.
 
         `event` is a name ("login" is "user.login") or an object declared with @event_type. Handlers of the model
-        run here, in the transaction; later ones after its commit. Raises UnsavedSubject, DeletedSubject,
-        ViewEmitted, PayloadError, MissingPayload, ReservedPayloadKey, EventLoopError.
+        run here, in the transaction; later ones after its commit. `Emit(key=)` lets it happen once, `Emit(at=)` and
+        `Emit(delay=)` later. Raises UnsavedSubject, DeletedSubject, ViewEmitted, PayloadError, MissingPayload,
+        ReservedPayloadKey, EventLoopError, InvalidEmit, KeyReused, DelayedInProcess.
         """
-        return default_bus.emit(self._qualified(event), self, **payload)
+        return default_bus.emit(self._qualified(event), self, options, **payload)
 
-    def aemit(self, event: Any, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
+    def aemit(self, event: Any, options: Emit | None = None, /, **payload: Any) -> Coroutine[Any, Any, Handle]:
         """`emit`, awaited."""
-        return default_bus.aemit(self._qualified(event), self, **payload)
+        return default_bus.aemit(self._qualified(event), self, options, **payload)
 
     def _qualified(self, event: Any) -> Any:
         return qualify(str(event), type(self).__event_name__) if isinstance(event, str) else event
@@ -224,11 +228,10 @@ class BaseModel(DeclarativeBase):
         return ModelEvent(cls, verb)
 
 
-@contextmanager
-def _readable(cls: type[BaseModel], door: str, value: object) -> Iterator[None]:
-    """Say which value does not fit its column, where SQLAlchemy tells of the code that stumbled over it."""
+def _read(cls: type[BaseModel], door: str, value: object, work: Callable[[Session], T]) -> T:
+    """Do `work`; say which value does not fit its column, where SQLAlchemy tells of the code that stumbled over it."""
     try:
-        yield
+        return database_here(f"{cls.__name__}.{door}()").read(work)
     except StatementError as error:
         if isinstance(error, DBAPIError) or error.orig is None:
             raise
@@ -287,4 +290,4 @@ def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:
 
 
 keep_tables_of(BaseModel)
-default_bus.attach_door(doors.SQLAlchemyDoor(default_bus))
+default_bus.attach_door(SQLAlchemyDoor(default_bus))

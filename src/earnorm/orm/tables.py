@@ -11,20 +11,21 @@ from sqlalchemy.orm import DeclarativeBase
 from earnorm.backends.sqlalchemy import migrations
 from earnorm.errors import MissingTables
 
-__all__ = ["Tables", "count_tables", "keep_tables_of", "look_after"]
+__all__ = ["KEPT", "Tables", "count_tables", "keep_tables_of", "look_after"]
 
 Tables = Literal["create", "check", "none"]
 
-_metadata: list[MetaData] = []
+KEPT: list[MetaData] = []
+"""The models' tables that databases look after."""
 
 
 def keep_tables_of(base: type[DeclarativeBase]) -> None:
     """`connect(tables=...)` looks after the tables of this base."""
-    _metadata.append(base.metadata)
+    KEPT.append(base.metadata)
 
 
 def count_tables() -> int:
-    return sum(len(metadata.tables) for metadata in _metadata)
+    return sum([len(metadata.tables) for metadata in KEPT])
 
 
 def look_after(connection: Connection, how: Tables) -> None:
@@ -32,11 +33,11 @@ def look_after(connection: Connection, how: Tables) -> None:
     if how == "create":
         # The lock that `upgrade` takes lasts until the end of this transaction, so the models' tables have it too.
         migrations.upgrade(connection)
-        for metadata in _metadata:
+        for metadata in KEPT:
             metadata.create_all(connection)
     elif how == "check":
         migrations.check(connection)
-        tables = [table for metadata in _metadata for table in metadata.tables.values()]
+        tables = [table for metadata in KEPT for table in metadata.tables.values()]
         names = inspect_database(connection).get_table_names
         there = {schema: set(names(schema)) for schema in {table.schema for table in tables}}
         missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])

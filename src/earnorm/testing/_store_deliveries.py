@@ -1,4 +1,4 @@
-"""The store suite's second half: settling, and deliveries set aside."""
+"""The store suite's second part: settling, and deliveries set aside."""
 
 # ruff: noqa: PT012, SIM300  a block that fails needs its transaction around it; expected == actual
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from earnorm.clock import VirtualClock
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
 from earnorm.event import Entries, Entry
 from earnorm.slots import LAST_SLOT
 from earnorm.store import (
@@ -25,6 +25,7 @@ from earnorm.store import (
     Store,
     Waiting,
 )
+from earnorm.upkeep import Pruned
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FAR = 1_000_000
@@ -53,6 +54,13 @@ def set_aside(subscription: str = "mail", key: str = "user:1", due: datetime = N
     """A delivery to be set aside."""
     words: dict[str, Any] = {"subscription": subscription, "entry": entry(key=key, position=1), "due": due, **fields}
     return Delivery(**words)
+
+
+def attempt(delivery: Delivery, number: int, **fields: Any) -> Attempt:
+    """A failed attempt of a delivery."""
+    words: dict[str, Any] = {"subscription": delivery.subscription, "event": delivery.entry.id, "number": number}
+    words |= {"error": "ValueError: no", "started": NOON, "seconds": 1.5, **fields}
+    return Attempt(**words)
 
 
 def append(store: Store, *names: str) -> None:
@@ -169,6 +177,11 @@ def deliveries(store: Store) -> list[Delivery]:
         return t.deliveries()
 
 
+def attempts(store: Store, delivery: int) -> list[Attempt]:
+    with store.begin(readonly=True) as t:
+        return t.attempts(delivery)
+
+
 def due(store: Store, limit: int = FAR, name: str = "mail", slots: Sequence[Range] = WHOLE) -> list[Delivery]:
     with store.begin(readonly=True) as t:
         return t.due(name, slots, limit)
@@ -182,6 +195,15 @@ def blocked(store: Store, *pairs: tuple[str, str]) -> set[tuple[str, str]]:
 def waiting(store: Store) -> dict[str, Waiting]:
     with store.begin(readonly=True) as t:
         return t.waiting()
+
+
+def prune(store: Store, before: datetime = NOON + timedelta(days=1), limit: int = FAR, **options: Any) -> Pruned:
+    """Without `unseen`, every subscription is waited for."""
+    unseen = options.pop("unseen", NOON - timedelta(days=10_000))
+    with store.begin() as t:
+        pruned = t.prune(before, limit, unseen=unseen, **options)
+    assert pruned is not None
+    return pruned
 
 
 def positions(store: Store) -> dict[tuple[str, str, int], int]:

@@ -14,8 +14,7 @@ from earnorm.backends.sqlalchemy import boundary, mapping
 from earnorm.bus import EventBus, default_bus
 from earnorm.handler import Handler
 from earnorm.names import Trie
-from earnorm.orm import attach, connected, loading, references
-from earnorm.orm import tables as models_of
+from earnorm.orm import attach, connected, loading, references, tables
 from earnorm.orm.model import BaseModel
 from earnorm.registry import Registry
 
@@ -93,28 +92,28 @@ def _models() -> Iterator[None]:
         )
         for known in tables_by_class:
             stack.enter_context(_restored(known))
-        bases = list(models_of._metadata)
-        tables = set(BaseModel.metadata.tables)
+        bases = list(tables.KEPT)
+        known_tables = set(BaseModel.metadata.tables)
         managers = set(BaseModel.registry._managers)
         referred = {name: list(models) for name, models in references._models.get(BaseModel.metadata, {}).items()}
         waiting = list(references._waiting.get(BaseModel.metadata, ()))
         try:
             yield
         finally:
-            models_of._metadata[:] = bases
-            _forget_models(managers, tables)
+            tables.KEPT[:] = bases
+            _forget_models(managers, known_tables)
             references._models[BaseModel.metadata] = referred
             references._waiting[BaseModel.metadata] = waiting
 
 
-def _forget_models(managers: set[Any], tables: set[str]) -> None:
+def _forget_models(managers: set[Any], known_tables: set[str]) -> None:
     """Undo what SQLAlchemy knows of the models defined since, so that their names and tables are free again."""
     for manager in set(BaseModel.registry._managers) - managers:
         if manager.is_mapped:
             _leave_hierarchy(manager.mapper)
         BaseModel.registry._dispose_manager_and_mapper(manager)
         BaseModel.registry._managers.pop(manager, None)
-    for name in set(BaseModel.metadata.tables) - tables:
+    for name in set(BaseModel.metadata.tables) - known_tables:
         BaseModel.metadata.remove(BaseModel.metadata.tables[name])
 
 
@@ -157,6 +156,7 @@ def _databases() -> Iterator[None]:
     try:
         yield
     finally:
+        default_bus.once.clear()
         for opened in connected.databases():
             opened.close(drain=0)
         connected.BY_NAME.clear()

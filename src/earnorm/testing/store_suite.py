@@ -14,9 +14,12 @@ from msgspec import structs
 from earnorm.clock import VirtualClock
 from earnorm.slots import slot_of
 from earnorm.store import Presence, Registration, Store
+from earnorm.testing._store_attempts import AttemptSuite
 from earnorm.testing._store_deliveries import DeliverySuite
+from earnorm.testing._store_keys import KeySuite
 from earnorm.testing._store_leases import LeaseSuite
 from earnorm.testing._store_subscriptions import SubscriptionSuite
+from earnorm.testing._store_upkeep import UpkeepSuite
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
@@ -26,17 +29,19 @@ from earnorm.testing._store_verbs import (
     append_entries,
     cursor_of_in,
     entry,
+    prune,
     read_all,
     read_all_in,
     set_aside,
     settlement,
 )
+from earnorm.upkeep import Pruned
 
 __all__ = ["StoreSuite"]
 
 
-class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite):
-    """Inherit it, and give the fixtures below: `store`, and how to join and prune it.
+class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite, AttemptSuite, KeySuite, UpkeepSuite):
+    """Inherit it, and give the fixtures below: `store`, and how to join it.
 
     ```python
     class TestMyStore(StoreSuite):
@@ -60,11 +65,6 @@ class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite):
     def caller(self, store: Store) -> Callable[[], AbstractContextManager[Any]]:
         """Opens a transaction of a caller's own: its value is what `store.join` takes."""
         raise NotImplementedError("a backend says what can be joined")
-
-    @pytest.fixture
-    def prune(self, store: Store) -> Callable[[], None]:
-        """Empties the log."""
-        raise NotImplementedError("a backend says how its log is emptied")
 
     # --- append and read ---
 
@@ -202,11 +202,11 @@ class StoreSuite(SubscriptionSuite, LeaseSuite, DeliverySuite):
         with store.begin(readonly=True) as t:
             assert t.horizon() == read_all_in(t)[-1].position
 
-    def test_positions_of_a_pruned_log_are_not_given_out_again(self, store: Store, prune: Callable[[], None]) -> None:
+    def test_positions_of_a_pruned_log_are_not_given_out_again(self, store: Store) -> None:
         append(store, *"abc")
         with store.begin(readonly=True) as t:
             passed = t.horizon()
-        prune()
+        assert prune(store) == Pruned(3, passed)
 
         with store.begin(readonly=True) as t:
             assert (passed, []) == (t.horizon(), read_all_in(t))

@@ -1,14 +1,14 @@
 """The SQL store on PostgreSQL: the suite, and what only this database has."""
 
+import asyncio
 import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, event
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from earnorm import BaseModel, StringField, connect, event_handler
-from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import postgresql_engines
 from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_async_engine, postgresql_engine
@@ -18,7 +18,9 @@ from earnorm.clock import VirtualClock
 from earnorm.errors import LeaseLost, MissingExtra, UnsoundLog, UnsupportedDatabase
 from earnorm.store import Registration, Settlement
 from earnorm.testing._store_verbs import (
+    FAR,
     NOON,
+    append,
     append_entries,
     cursor_of,
     cursor_of_in,
@@ -62,14 +64,6 @@ class TestPostgreSQLStore(StoreSuite):
     @pytest.fixture
     def caller(self, engine):
         return engine.begin
-
-    @pytest.fixture
-    def prune(self, engine):
-        def prune():
-            with engine.begin() as connection:
-                connection.execute(delete(tables.log))
-
-        return prune
 
 
 @pytest.fixture
@@ -150,6 +144,22 @@ def test_a_client_that_dies_before_its_commit_holds_the_log_for_half_a_minute_at
         connection.invalidate()
 
     assert (during, own) == (found, after)
+
+
+# --- pruning ---
+
+
+def test_a_prune_under_way_keeps_neither_writers_nor_readers_waiting(engine, store):
+    append(store, "old", "old")
+    with store.begin() as pruning:
+        assert pruning.prune(pruning.now(), 10, unseen=pruning.now()).count == 2
+        with engine.begin() as other:
+            other.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+            t = store.join(other)
+            t.append([entry("new")])
+            assert ["old", "old", "new"] == [e.name for e in t.read(0, FAR, FAR)]
+
+    assert ["new"] == [e.name for e in read_all(store)]
 
 
 # --- the store's own transactions ---
@@ -535,19 +545,32 @@ def test_a_word_of_one_driver_is_translated_for_the_other():
     assert {"ssl": "require"} == dict(postgresql_async_engine(psycopg.replace("psycopg", "asyncpg")).url.query)
 
 
-def test_nothing_is_prepared_in_a_session_unless_the_url_says_so(postgresql):
-    """Behind a PgBouncer in transaction mode, the next statement may be in another session."""
-    found = []
-    for more in ("", "&prepare_threshold=0"):
-        engine = postgresql_engine(postgresql + more)
-        with engine.connect() as connection:
-            for _ in range(10):
-                connection.exec_driver_sql("SELECT %s::int", (1,))
-            prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'")
-            found.append(prepared.scalar_one())
-        engine.dispose()
+_PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'"
 
-    assert 0 == found[0] < found[1]
+
+def _prepared(connection):
+    for _ in range(10):
+        connection.exec_driver_sql("SELECT %s::int", (1,))
+    return connection.exec_driver_sql(_PREPARED).scalar_one()
+
+
+@pytest.mark.parametrize("more, prepared", [("", 1), ("&prepare_threshold=0", 2), ("&prepare_threshold=20", 0)])
+def test_a_session_of_one_s_own_keeps_what_is_sent_often_prepared(postgresql, more, prepared):
+    engine = postgresql_engine(postgresql + more)
+    with engine.connect() as connection:
+        assert prepared == _prepared(connection)
+    engine.dispose()
+
+
+def test_so_does_an_async_one(postgresql):
+    async def story():
+        engine = postgresql_async_engine(postgresql)
+        async with engine.connect() as connection:
+            found = await connection.run_sync(_prepared)
+        await engine.dispose()
+        return found
+
+    assert 1 == asyncio.run(story())
 
 
 @pytest.mark.parametrize("word", ["soon", "-1"])

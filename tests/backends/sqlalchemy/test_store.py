@@ -1,11 +1,10 @@
 """The SQL store on SQLite: the suite, and what only SQL has."""
 
 import pytest
-from sqlalchemy import delete, event
+from sqlalchemy import event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import IntegrityError
 
-from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import dialect_named
 from earnorm.backends.sqlalchemy.dialects.sqlite import _blocked_text, sqlite_engine
 from earnorm.backends.sqlalchemy.migrations import upgrade
@@ -60,14 +59,6 @@ class TestSQLAlchemyStore(StoreSuite):
     @pytest.fixture
     def caller(self, engine):
         return engine.begin
-
-    @pytest.fixture
-    def prune(self, engine):
-        def prune():
-            with engine.begin() as connection:
-                connection.execute(delete(tables.log))
-
-        return prune
 
 
 def test_it_is_a_store(store):

@@ -11,12 +11,13 @@ from typing import Any
 from earnorm.backends.memory.deliveries import DeliveryVerbs
 from earnorm.backends.memory.state import State
 from earnorm.backends.memory.subscriptions import SubscriptionVerbs
+from earnorm.backends.memory.upkeep import UpkeepVerbs
 from earnorm.clock import Clock, SystemClock
 
 __all__ = ["MemoryStore", "MemoryTransaction"]
 
 
-class MemoryTransaction(DeliveryVerbs, SubscriptionVerbs):
+class MemoryTransaction(DeliveryVerbs, SubscriptionVerbs, UpkeepVerbs):
     """The verbs, on a copy of the state that replaces it at the commit."""
 
     def __init__(self, state: State, clock: Clock) -> None:
@@ -52,11 +53,6 @@ class MemoryStore:
         if not isinstance(connection, MemoryTransaction):
             raise TypeError(f"a memory store joins a transaction from its begin(), not {connection!r}")
         return connection
-
-    def prune(self) -> None:
-        """Empty the log. Its positions are not given out again."""
-        with self._lock:
-            self._state = replace(self._state, log=())
 
     def close(self) -> None:
         """Nothing is held open, and what was stored stays readable."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from earnorm.backends.memory.leases import LeaseVerbs
 from earnorm.backends.memory.log import LogVerbs, is_in
-from earnorm.backends.memory.state import of_cursor, put
-from earnorm.delivery import Delivery
+from earnorm.backends.memory.state import forget, of_cursor, put
+from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import LeaseLost
-from earnorm.store import SHARED, Advance, Plan, Range, Settlement, Waiting
+from earnorm.store import ATTEMPTS_KEPT, SHARED, Advance, Plan, Range, Settlement, Waiting
 
 __all__ = ["DeliveryVerbs"]
 
@@ -41,6 +43,13 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         rows = self.state.deliveries.values()
         return [delivery for delivery in rows if event is None or str(delivery.entry.id) == event]
 
+    def attempts(self, delivery: int) -> list[Attempt]:
+        row = self.state.deliveries.get(delivery)
+        if row is None:
+            return []
+        mine = (row.subscription, row.entry.id)
+        return [made for made in self.state.attempts if (made.subscription, made.event) == mine][-ATTEMPTS_KEPT:]
+
     def running(self, worker: str) -> list[Delivery]:
         return [delivery for delivery in self.state.deliveries.values() if delivery.worker == worker]
 
@@ -66,16 +75,19 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         rows = dict(self.state.deliveries)
         for delivery in settlement.set_aside:
             self.state.last_delivery += 1
-            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery)
+            aside = structs.replace(delivery.entry, due=None)
+            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery, entry=aside)
         ours = ("", settlement.worker)
         for again in settlement.rescheduled:
             if again.id in rows and rows[again.id].worker in ours:
                 rows[again.id] = _rescheduled(rows[again.id], again)
-        for finished in settlement.finished:
-            if finished in rows and rows[finished].worker in ours:
-                del rows[finished]
-        self.state.deliveries = rows
-        self.append(settlement.emitted)
+        over = [rows[number] for number in dict.fromkeys(settlement.finished) if number in rows]
+        over = [row for row in over if row.worker in ours]
+        self.state.deliveries = {number: row for number, row in rows.items() if row not in over}
+        self.state.attempts += tuple(settlement.attempts)
+        forget(self.state, over)
+        taken = self.reserve(settlement.keys)
+        self.append([entry for entry in settlement.emitted if entry.id not in taken])
 
     def _require_all(self, settlement: Settlement) -> None:
         for advance in settlement.advances:
@@ -125,6 +137,7 @@ def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
         due=again.due,
         state=again.state,
         error=again.error,
+        fingerprint=again.fingerprint,
         worker=again.worker,
         suspect=again.suspect,
     )

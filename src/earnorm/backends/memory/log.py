@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 from msgspec import structs
 
 from earnorm.backends.memory.state import HasState
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.slots import slot_of
 from earnorm.store import Range
@@ -39,6 +41,25 @@ class LogVerbs(HasState):
     def find(self, key: str, name: str, after: int) -> Entry | None:
         later = (entry for entry in self.state.log if entry.position > after)
         return next((entry for entry in later if (entry.key, entry.name) == (key, name)), None)
+
+    def get(self, event: UUID) -> Entry | None:
+        return next((entry for entry in self.state.log if entry.id == event), None)
+
+    # --- idempotency keys ---
+
+    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
+        for key in sorted(keys):
+            self.state.keys = {key.place: key, **self.state.keys}
+        return {key.event: first for key in keys if (first := self.state.keys[key.place]).event != key.event}
+
+    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
+        return self.state.keys.get((tenant, name, text))
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        by_age = sorted(self.state.keys.values(), key=lambda key: key.at)
+        old = [key.place for key in by_age if key.at < before][:limit]
+        self.state.keys = {place: key for place, key in self.state.keys.items() if place not in old}
+        return len(old)
 
 
 def is_in(entry: Entry, slots: Sequence[Range]) -> bool:

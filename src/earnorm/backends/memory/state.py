@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from earnorm.clock import Clock
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entry
 from earnorm.store import Cursor, Follower, Group, Presence
 
@@ -28,6 +30,8 @@ class State:
     workers: dict[str, Presence] = field(default_factory=dict[str, Presence])
     deliveries: dict[int, Delivery] = field(default_factory=dict[int, Delivery])
     last_delivery: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    keys: dict[tuple[str, str, str], IdempotencyKey] = field(default_factory=dict[tuple[str, str, str], IdempotencyKey])
 
 
 class HasState:
@@ -35,6 +39,12 @@ class HasState:
 
     state: State
     clock: Clock
+
+
+def forget(state: State, dropped: Iterable[Delivery]) -> None:
+    """The attempts of deliveries that are gone."""
+    gone = {(row.subscription, row.entry.id) for row in dropped}
+    state.attempts = tuple(made for made in state.attempts if (made.subscription, made.event) not in gone)
 
 
 def put(state: State, *cursors: Cursor) -> None:

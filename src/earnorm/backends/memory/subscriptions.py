@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from earnorm.backends.identity import identify
-from earnorm.backends.memory.state import HasState, change_follower, change_group, drop, of_cursor, put
+from earnorm.backends.memory.state import HasState, change_follower, change_group, drop, forget, of_cursor, put
 from earnorm.store import SHARED, Cursor, Follower, Group, Registration, Since
 
 __all__ = ["SubscriptionVerbs"]
@@ -136,7 +136,8 @@ class SubscriptionVerbs(HasState):
         self.state.aliases = {alias: of for alias, of in self.state.aliases.items() if of != name}
         drop(self.state, *of_cursor(self.state, follower.group, name))
         rows = self.state.deliveries
-        dropped = [row.id for row in rows.values() if row.subscription == name and row.state == "open"]
+        dropped = {id_: row for id_, row in rows.items() if row.subscription == name and row.state == "open"}
         self.state.deliveries = {id_: row for id_, row in rows.items() if id_ not in dropped}
+        forget(self.state, dropped.values())
         change_group(self.state, follower.group)
         return len(dropped)

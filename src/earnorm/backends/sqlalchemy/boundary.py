@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
 
+from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
@@ -51,6 +52,7 @@ class ConnectionOutbox(Outbox):
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
         self.kept: Sequence[Happening] = ()
+        self.emissions = Emissions()
 
     def serve(self, session: Session) -> None:
         """Events of this Session's transaction come in here."""
@@ -72,10 +74,12 @@ class ConnectionOutbox(Outbox):
     def append(self, connection: Connection) -> None:
         self.composed = compose(self.happenings)
         if self.log is not None and (self.composed or self.muted):
+            self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
             self.kept = self.log.append(connection, self.composed, self.muted)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""
+        self.emissions.commit()
         if self.log is not None:
             self.log.appended(self.kept)
         for occurrence in singly(filter(self._is_heard_later, self.composed or ())):
@@ -136,13 +140,15 @@ class _Outboxes:
     _NAME = "_earnorm_outbox"
 
     def get(self, connection: Connection) -> ConnectionOutbox | None:
-        return cast("ConnectionOutbox | None", vars(connection).get(self._NAME))
+        found: ConnectionOutbox | None = vars(connection).get(self._NAME)
+        return found
 
     def __setitem__(self, connection: Connection, outbox: ConnectionOutbox) -> None:
         vars(connection)[self._NAME] = outbox
 
     def pop(self, connection: Connection, default: None) -> ConnectionOutbox | None:
-        return cast("ConnectionOutbox | None", vars(connection).pop(self._NAME, default))
+        found: ConnectionOutbox | None = vars(connection).pop(self._NAME, default)
+        return found
 
 
 _outboxes = _Outboxes()
@@ -155,6 +161,7 @@ _CLOSED = "earnorm_closed_log"
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
 
+_commits = 0
 # What waits for the end of a Session's own commit, by the Session's id.
 _ready: dict[int, list[ConnectionOutbox]] = {}
 
@@ -290,7 +297,7 @@ def _undo(dialect: Any, connection: Any) -> None:
 
 def _reset(dialect: Any, connection: Any, _record: Any, state: Any) -> None:
     """Back into the pool, its commit refused by somebody else's listener: nothing may be left for its next user."""
-    if _driver_id(connection) in _committing and not state.terminate_only:
+    if _committing and _driver_id(connection) in _committing and not state.terminate_only:
         _undo(dialect, connection)
 
 
@@ -334,13 +341,21 @@ def _wrap(dialect: Any) -> None:
     dialect.do_savepoint = partial(_do_savepoint, dialect.do_savepoint)
 
 
+def commits() -> int:
+    """How many commits this process has made on connected engines: whoever sees it grow may have stale records."""
+    return _commits
+
+
 def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) -> None:
+    global _commits  # noqa: PLW0603  # counted here, where every commit passes
     try:
         do_commit(connection)
     except BaseException:
         _undo(dialect, connection)
         raise
-    if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
+    # Two at once may count as one, which still is another number than before.
+    _commits += 1
+    if _committing and (outbox := _committing.pop(_driver_id(connection), None)) is not None:
         if (owner := outbox.connection()) is not None:
             _outboxes.pop(owner, None)
         _release(outbox)
@@ -350,7 +365,7 @@ def _do_rollback(do_rollback: Callable[[Any], None], connection: Any) -> None:
     try:
         do_rollback(connection)
     finally:
-        if (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
+        if _rolling_back and (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
             outbox.give_up()
 
 

@@ -13,8 +13,9 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper, RelationshipProperty, Session
 
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.errors import InvalidField
+from earnorm.errors import DelayedInProcess, InvalidField
 from earnorm.event import Running
+from earnorm.handle import Emission
 from earnorm.occurrence import Occurrence
 
 __all__ = ["bubble_in"]
@@ -40,7 +41,16 @@ def _told_again(session: Session, mapping: Mapping, part: Occurrence) -> Occurre
     again.handlers = found.bus.plans.custom(name, found.cls)
     found.bus.in_transaction(again)
     again.bubble = bubble_in(session, found)
+    if part.emission is not None and part.due is not None:
+        refuse_at_once(again)
+        again.emission = Emission(waiter=part.emission.waiter, event=again.event, due=part.due)
     return again
+
+
+def refuse_at_once(later: Occurrence) -> None:
+    """Raises DelayedInProcess if somebody hears in this process what was emitted for later."""
+    if at_once := later.in_process:
+        raise DelayedInProcess(later.name, [handler.name for handler in at_once])
 
 
 def _whole(session: Session, mapping: Mapping, part: Any) -> Any | None:

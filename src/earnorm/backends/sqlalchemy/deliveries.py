@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.attempts import AttemptVerbs
 from earnorm.backends.sqlalchemy.entries import LogVerbs, parameters_of
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs, held
 from earnorm.backends.sqlalchemy.rows import (
@@ -27,7 +28,7 @@ __all__ = ["DeliveryVerbs"]
 _WHOLE = (0, LAST_SLOT)
 
 
-class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
+class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
     """What may run, and what came of it."""
 
     __slots__ = ()
@@ -66,7 +67,8 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
         with self._guarded(settlement):
             self._write_deliveries(settlement)
             if settlement.emitted:
-                self.append(settlement.emitted)
+                taken = self.reserve(settlement.keys)
+                self.append([entry for entry in settlement.emitted if entry.id not in taken])
             # Last, so that on databases with row locks these are held for as short as can be.
             self._require_seen(settlement)
             parted = {group: self._check_plan(group, settlement) for group in sorted(settlement.plans)}
@@ -94,8 +96,11 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
         if settlement.rescheduled:
             again = ({**rescheduling(delivery), "by": by} for delivery in settlement.rescheduled)
             self._statements.reschedule.many(self._connection, again)
+        self._write_attempts(settlement.attempts)
         if settlement.finished:
-            self._statements.finish.many(self._connection, ({"row": n, "by": by} for n in settlement.finished))
+            finished = [{"row": number, "by": by} for number in settlement.finished]
+            self._statements.finish_attempts.many(self._connection, finished)
+            self._statements.finish.many(self._connection, finished)
 
     def _require_seen(self, settlement: Settlement) -> None:
         seen = settlement.seen

@@ -1,15 +1,18 @@
-"""The SQL store's verbs on the log itself."""
+"""The SQL store's verbs on the log itself, and on the idempotency keys of its events."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection, delete
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.rows import entry_row, to_entry
+from earnorm.backends.sqlalchemy.rows import key_row, log_rows, microseconds, to_entry, to_key
 from earnorm.backends.sqlalchemy.verbs import Verbs
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.slots import LAST_SLOT
 from earnorm.store import Range
@@ -36,7 +39,7 @@ class LogVerbs(Verbs):
 
     def append_meeting(self, entries: Sequence[Entry]) -> bool:
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
-        return self._dialect.append(self._connection, [entry_row(entry) for entry in entries])
+        return self._dialect.append(self._connection, log_rows(entries))
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""
@@ -61,6 +64,25 @@ class LogVerbs(Verbs):
     def find(self, key: str, name: str, after: int) -> Entry | None:
         row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()
         return to_entry(row) if row else None
+
+    def get(self, event: UUID) -> Entry | None:
+        row = self._statements.get(self._connection, event_id=event.bytes).fetchone()
+        return to_entry(row) if row else None
+
+    # --- idempotency keys ---
+
+    def reserve(self, keys: Sequence[IdempotencyKey]) -> dict[UUID, IdempotencyKey]:
+        ours = self._dialect.reserve(self._connection, [key_row(key) for key in keys]) if keys else set[bytes]()
+        # Another transaction took them first; it is committed by now, or this one would still wait for it.
+        lost = [key for key in keys if key.event.bytes not in ours]
+        return {key.event: first for key in lost if (first := self.reserved(*key.place)) is not None}
+
+    def reserved(self, tenant: str, name: str, text: str) -> IdempotencyKey | None:
+        row = self._statements.reserved(self._connection, tenant=tenant, name=name, text=text).fetchone()
+        return to_key(row) if row else None
+
+    def forget_keys(self, before: datetime, limit: int) -> int:
+        return self._statements.forget_keys(self._connection, before=microseconds(before), limit=limit).rowcount
 
 
 def parameters_of(slots: Sequence[Range]) -> dict[str, int]:

@@ -9,9 +9,11 @@ from sqlalchemy import Connection
 
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
+from earnorm.handle import Waiter
 from earnorm.multitude import Happening
 from earnorm.occurrence import Occurrence
 from earnorm.registry import ModelInfo
+from earnorm.store import Transaction
 
 __all__ = ["Log"]
 
@@ -22,6 +24,15 @@ class Log(Protocol):
     name: str
     bus: EventBus
     clock: Clock
+
+    @property
+    def waiter(self) -> Waiter:
+        """Who waits for the outcomes of its events."""
+        ...
+
+    def join(self, connection: Connection) -> Transaction:
+        """The verbs of its store, in the transaction of `connection`."""
+        ...
 
     def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
         """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""

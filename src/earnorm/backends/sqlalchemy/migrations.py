@@ -56,6 +56,7 @@ def _make_workers(connection: Connection) -> None:
 
 def _make_deliveries(connection: Connection) -> None:
     _create(connection, tables.delivery)
+    _create(connection, tables.attempt)
 
 
 def _make_interests(connection: Connection) -> None:
@@ -66,6 +67,10 @@ def _make_capture(connection: Connection) -> None:
     _create(connection, tables.capture)
 
 
+def _make_idempotency_keys(connection: Connection) -> None:
+    _create(connection, tables.idempotency)
+
+
 Step = Callable[[Connection], None]
 STEPS: tuple[Step, ...] = (
     _make_log,
@@ -74,6 +79,7 @@ STEPS: tuple[Step, ...] = (
     _make_deliveries,
     _make_interests,
     _make_capture,
+    _make_idempotency_keys,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -9,25 +10,31 @@ from uuid import UUID, SafeUUID
 
 from msgspec import json
 
-from earnorm.delivery import Delivery
+from earnorm.delivery import Attempt, Delivery
+from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Presence
 
 __all__ = [
+    "attempt_row",
     "delivery_row",
     "entry_row",
+    "key_row",
+    "log_rows",
     "microseconds",
     "parse_id",
     "presence_row",
     "rescheduling",
     "shared_row",
     "slots_of",
+    "to_attempt",
     "to_cursor",
     "to_delivery",
     "to_entry",
     "to_follower",
     "to_id",
+    "to_key",
     "to_presence",
     "to_time",
 ]
@@ -83,6 +90,24 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
     )
 
 
+def log_rows(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
+    """The columns of the log but its position; without the last one, their due, if none of them has any."""
+    rows = [entry_row(entry) for entry in entries]
+    if all(entry.due is None for entry in entries):
+        return rows
+    dues = (None if entry.due is None else microseconds(entry.due) for entry in entries)
+    return [(*row, due) for row, due in zip(rows, dues, strict=True)]
+
+
+def key_row(key: IdempotencyKey) -> tuple[Any, ...]:
+    return (*key.place, key.event.bytes, key.digest, microseconds(key.at))
+
+
+def to_key(row: Any) -> IdempotencyKey:
+    tenant, name, text, event, digest, at = row
+    return IdempotencyKey(tenant=tenant, name=name, text=text, event=to_id(event), digest=digest, at=to_time(at))
+
+
 def slots_of(entries: Entries) -> list[int]:
     return list(map(slot_of, entries.keys, entries.ids))
 
@@ -103,8 +128,8 @@ def shared_row(entries: Entries) -> tuple[Any, ...]:
 
 
 def to_entry(row: Any) -> Entry:
-    """Of a position, an id and ENTRY_COLUMNS."""
-    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version = row
+    """Of a position, an id, ENTRY_COLUMNS and a due."""
+    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version, due = row
     event_id = to_id(id_)
     return Entry(
         id=event_id,
@@ -120,6 +145,7 @@ def to_entry(row: Any) -> Entry:
         tenant=tenant,
         version=version,
         position=position,
+        due=None if due is None else to_time(due),
     )
 
 
@@ -132,6 +158,7 @@ def delivery_row(delivery: Delivery) -> tuple[Any, ...]:
         delivery.ordered,
         delivery.state,
         delivery.error,
+        delivery.fingerprint,
         delivery.entry.position,
         *entry_row(delivery.entry),
         delivery.worker,
@@ -146,6 +173,7 @@ def rescheduling(delivery: Delivery) -> dict[str, Any]:
         "to_due": microseconds(delivery.due),
         "to_state": delivery.state,
         "to_error": delivery.error,
+        "to_fingerprint": delivery.fingerprint,
         "to_worker": delivery.worker,
         "to_suspect": delivery.suspect,
     }
@@ -153,24 +181,58 @@ def rescheduling(delivery: Delivery) -> dict[str, Any]:
 
 def to_delivery(row: Any) -> Delivery:
     """Of all columns of its table."""
-    id_, subscription, due, attempt, ordered, state, error, *entry, _slot, worker, suspect = row
+    id_, subscription, due, attempt, ordered, state, error, fingerprint, *entry, _slot, worker, suspect = row
     return Delivery(
         id=id_,
         subscription=subscription,
-        entry=to_entry(entry),
+        entry=to_entry((*entry, None)),
         due=to_time(due),
         attempt=attempt,
         ordered=bool(ordered),
         state=state,
         error=error,
+        fingerprint=fingerprint,
         worker=worker,
         suspect=bool(suspect),
     )
 
 
+def attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+    """The columns of an attempt but its id."""
+    return (
+        attempt.subscription,
+        attempt.event.bytes,
+        attempt.number,
+        attempt.error,
+        microseconds(attempt.started),
+        round(attempt.seconds * 1_000_000),
+        attempt.traceback,
+        attempt.fingerprint,
+        attempt.version,
+        attempt.worker,
+    )
+
+
+def to_attempt(row: Any) -> Attempt:
+    """Of all columns of its table but its id."""
+    subscription, event, number, error, started, duration, traceback, fingerprint, version, worker = row
+    return Attempt(
+        subscription=subscription,
+        event=to_id(event),
+        number=number,
+        error=error,
+        started=to_time(started),
+        seconds=duration / 1_000_000,
+        traceback=traceback,
+        fingerprint=fingerprint,
+        version=version,
+        worker=worker,
+    )
+
+
 def to_follower(row: Any) -> Follower:
-    name, group, start, apart, paused, seen = row
-    words: dict[str, Any] = {"apart": bool(apart), "paused": bool(paused), "seen": to_time(seen)}
+    name, group, start, apart, paused, seen, missed = row
+    words: dict[str, Any] = {"apart": bool(apart), "paused": bool(paused), "seen": to_time(seen), "missed": missed}
     return Follower(name=name, group=group, start=start, **words)
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, update
+from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, tuple_, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.attempt_statements import AttemptStatements
 from earnorm.backends.sqlalchemy.lease_statements import LeaseStatements
 from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
-from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, log
+from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
 
 __all__ = ["Statements"]
 
 
 _ONE: ColumnElement[int] = literal_column("1")
-_ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS)]
+_ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), log.c.due]
 _EMPTY: ColumnElement[str] = literal_column("''")
 
 
@@ -53,6 +54,21 @@ def _find() -> ClauseElement:
         .order_by(log.c.position)
         .limit(_ONE)
     )
+
+
+def _get() -> ClauseElement:
+    return select(*_ENTRY).where(log.c.id == bindparam("event_id"))
+
+
+def _reserved() -> ClauseElement:
+    words = {"tenant": idempotency.c.tenant, "name": idempotency.c.name, "text": idempotency.c.key}
+    return select(idempotency).where(*(column == bindparam(word) for word, column in words.items()))
+
+
+def _forget_keys() -> ClauseElement:
+    place = (idempotency.c.tenant, idempotency.c.name, idempotency.c.key)
+    old = select(*place).where(idempotency.c.at < bindparam("before")).order_by(idempotency.c.at)
+    return delete(idempotency).where(tuple_(*place).in_(old.limit(bindparam("limit"))))
 
 
 def _stands() -> ClauseElement:
@@ -137,6 +153,7 @@ def _reschedule() -> ClauseElement:
             due=bindparam("to_due"),
             state=bindparam("to_state"),
             error=bindparam("to_error"),
+            fingerprint=bindparam("to_fingerprint"),
             worker=bindparam("to_worker"),
             suspect=bindparam("to_suspect"),
         )
@@ -166,7 +183,7 @@ def _drop_open() -> ClauseElement:
     return delete(delivery).where(tables.is_open(delivery), delivery.c.subscription == bindparam("called"))
 
 
-class Statements(LeaseStatements):
+class Statements(LeaseStatements, AttemptStatements):
     """Every fixed statement, by its verb."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -177,6 +194,9 @@ class Statements(LeaseStatements):
 
     read = prepared(_read)
     find = prepared(_find)
+    get = prepared(_get)
+    reserved = prepared(_reserved)
+    forget_keys = prepared(_forget_keys)
     stands = prepared(_stands)
     first_since = prepared(_first_since)
     interests = prepared(lambda: select(tables.interest.c.subscription, tables.interest.c.pattern))

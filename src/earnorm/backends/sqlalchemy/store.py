@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine
 from earnorm.backends.sqlalchemy.deliveries import DeliveryVerbs
 from earnorm.backends.sqlalchemy.dialects import READONLY, dialect_named, dialect_of
 from earnorm.backends.sqlalchemy.statements import Statements
+from earnorm.backends.sqlalchemy.upkeep import UpkeepVerbs
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import ConnectionLost
 
@@ -71,7 +72,7 @@ class SQLAlchemyStore:
         self._engine.dispose()
 
 
-class SQLAlchemyTransaction(DeliveryVerbs):
+class SQLAlchemyTransaction(DeliveryVerbs, UpkeepVerbs):
     """The verbs, on one Connection."""
 
     __slots__ = ()

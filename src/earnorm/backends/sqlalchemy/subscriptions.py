@@ -81,7 +81,7 @@ class SubscriptionVerbs(Verbs):
         start = self._start(given.since, horizon)
         apart = any(cursor.position > start for cursor in self._shared(given.group, start))
         now = self.now()
-        row = (name, given.group, start, apart, False, microseconds(now))
+        row = (name, given.group, start, apart, False, microseconds(now), 0)
         self._dialect.insert_missing(self._connection, tables.subscription, [row])
         if apart:
             self._put([Cursor(group=given.group, name=name, position=start)])
@@ -201,6 +201,7 @@ class SubscriptionVerbs(Verbs):
         self._statements.forget(self._connection, called=name)
         self._statements.forget_aliases(self._connection, called=name)
         self._statements.forget_interests(self._connection, name=name)
+        self._statements.drop_open_attempts(self._connection, called=name)
         dropped = self._statements.drop_open(self._connection, called=name).rowcount
         self._statements.change_group(self._connection, called=follower.group)
         return dropped

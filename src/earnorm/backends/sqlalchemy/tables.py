@@ -23,11 +23,14 @@ __all__ = [
     "ENTRY_COLUMNS",
     "SHARED_COLUMNS",
     "alias",
+    "attempt",
     "capture",
     "cursor",
     "delivery",
     "group",
+    "idempotency",
     "interest",
+    "is_dead",
     "is_open",
     "is_running",
     "is_waited_for",
@@ -74,6 +77,8 @@ log = Table(
     *_entry_columns(),
     # Which share of the log it belongs to (`earnorm.slots`), so that a reader of some slots is sent no others.
     Column("slot", SmallInteger, nullable=False),
+    # Last, since most rows leave it out: the earliest time of its deliveries. One set aside has a time of its own.
+    Column("due", _Time),
     Index("earnorm_log_id", "id", unique=True),
     # For `find`, and the history of one record. A position is part of every SQLite index; other databases need it told.
     Index("earnorm_log_key", "key", "position"),
@@ -101,6 +106,8 @@ subscription = Table(
     Column("apart", Boolean, nullable=False),
     Column("paused", Boolean, nullable=False),
     Column("seen", _Time, nullable=False),
+    # Entries that were pruned before it could be given them.
+    Column("missed", BigInteger, nullable=False),
 )
 
 # Other names of subscriptions, which old and new versions of a program call them by.
@@ -155,6 +162,7 @@ delivery = Table(
     Column("ordered", Boolean, nullable=False),
     Column("state", Text, nullable=False),
     Column("error", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
     # A copy of the entry, so that pruning the log cannot orphan a delivery.
     Column("position", BigInteger, nullable=False),
     Column("event", _Id, nullable=False),
@@ -171,6 +179,10 @@ delivery = Table(
 def is_open(row: FromClause) -> ColumnElement[bool]:
     # A literal, no parameter: a partial index serves only queries that spell its condition out.
     return row.c.state == literal_column("'open'")
+
+
+def is_dead(row: FromClause) -> ColumnElement[bool]:
+    return row.c.state == literal_column("'dead'")
 
 
 def is_waited_for(row: FromClause) -> ColumnElement[bool]:
@@ -190,6 +202,28 @@ _partial_index("earnorm_delivery_due", delivery.c.subscription, delivery.c.due, 
 _partial_index("earnorm_delivery_running", delivery.c.worker, where=is_running(delivery))
 _partial_index(
     "earnorm_delivery_lane", delivery.c.subscription, delivery.c.key, delivery.c.id, where=is_waited_for(delivery)
+)
+# For those who look at dead letters among many open ones, and the other way round.
+_partial_index("earnorm_delivery_dead", delivery.c.subscription, delivery.c.id, where=is_dead(delivery))
+
+# The attempts of deliveries that failed. By subscription and event, since a delivery's row has no id before its insert.
+attempt = Table(
+    "earnorm_attempt",
+    metadata,
+    Column("id", _Position, primary_key=True, autoincrement=True),
+    Column("subscription", Text, nullable=False),
+    Column("event", _Id, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("started", _Time, nullable=False),
+    # In microseconds, as times are.
+    Column("duration", BigInteger, nullable=False),
+    Column("traceback", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Index("earnorm_attempt_event", "event", "subscription"),
+    sqlite_autoincrement=True,
 )
 
 # What triggers on the models' tables saw, in the transaction that wrote it, until it is turned into entries of the log.
@@ -212,6 +246,19 @@ capture = Table(
     Index("earnorm_capture_key", "subject", "key"),
     Index("earnorm_capture_transaction", "transaction"),
     sqlite_autoincrement=True,
+)
+
+# The idempotency keys of events, with whatever tells whether a repeated emit says the same.
+idempotency = Table(
+    "earnorm_key",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("event", _Id, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("at", _Time, nullable=False),
+    Index("earnorm_key_at", "at"),
 )
 
 schema = Table(

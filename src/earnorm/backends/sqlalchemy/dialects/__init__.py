@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.upkeep import Stall
 from earnorm.wakeup import Wakeup
 
 __all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
@@ -38,7 +39,10 @@ class Dialect(Protocol):
     guards: Sequence[str]
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
-        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write."""
+        """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write.
+
+        They may all leave out the last columns, which are then NULL.
+        """
         ...
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
@@ -56,6 +60,10 @@ class Dialect(Protocol):
         """Add those of `rows` whose primary key is not there yet, whoever else is adding them now."""
         ...
 
+    def reserve(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> set[bytes]:
+        """`insert_missing` of idempotency keys; returns the events of those added."""
+        ...
+
     def blocked(self, connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those (subscription, key) that a delivery is to be waited for of: one look at the index of lanes a pair."""
         ...
@@ -70,6 +78,14 @@ class Dialect(Protocol):
 
     def lock_schema(self, connection: Connection) -> None:
         """Let one process alone change the schema until this transaction ends."""
+        ...
+
+    def lock_pruning(self, connection: Connection) -> bool:
+        """Let one transaction at a time prune the log; False, at once, while another one does."""
+        ...
+
+    def stall(self, connection: Connection) -> Stall | None:
+        """Who keeps the horizon back now (`Transaction.stall`)."""
         ...
 
     def require_sound(self, connection: Connection) -> None:

@@ -14,11 +14,12 @@ from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon
+from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
 from earnorm.backends.sqlalchemy.rows import shared_row, slots_of
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
+from earnorm.upkeep import Stall
 
 __all__ = ["CAPTURED", "PostgreSQL"]
 
@@ -45,6 +46,7 @@ _NOW = "SELECT clock_timestamp()"
 
 # The two words make a key of two halves, which no lock on one bigint, as the horizon's, ever meets.
 _LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtext('earnorm schema'), hashtext(current_schema()))"
+_LOCK_PRUNING = "SELECT pg_try_advisory_xact_lock(hashtext('earnorm pruning'), hashtext(current_schema()))"
 
 _CHECK = f"""\
 SELECT
@@ -102,17 +104,22 @@ class PostgreSQL:
         # Sorted, or two processes that add the same rows in opposite orders wait for each other.
         self._insert(connection, table, sorted(rows), " ON CONFLICT DO NOTHING")
 
+    def reserve(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> set[bytes]:
+        # Sorted, or two transactions that take the same keys in opposite orders deadlock.
+        found = self._insert(connection, tables.idempotency, sorted(rows), " ON CONFLICT DO NOTHING RETURNING event")
+        return {bytes(event) for (event,) in found}
+
     def _insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]], tail: str) -> Any:
         """One statement, and one of two texts, however many rows there are. Never executemany: a lock for each row."""
         if len(rows) == 1:
             # As most appends are, and half the time of a list of one.
-            return connection.exec_driver_sql(self._text(table, tail, alone=True), rows[0])
+            return connection.exec_driver_sql(self._text(table, len(rows[0]), tail, alone=True), rows[0])
         if rows:
-            return connection.exec_driver_sql(self._text(table, tail, alone=False), _columns(rows))
+            return connection.exec_driver_sql(self._text(table, len(rows[0]), tail, alone=False), _columns(rows))
         return None
 
-    def _compose(self, table: Table, tail: str, *, alone: bool) -> str:
-        given = [column for column in table.c if column is not table.autoincrement_column]
+    def _compose(self, table: Table, columns: int, tail: str, *, alone: bool) -> str:
+        given = [column for column in table.c if column is not table.autoincrement_column][:columns]
         names = ", ".join(self._dialect.identifier_preparer.quote(column.name) for column in given)
         values = ", ".join(
             f"{self._place(number)}::{column.type.compile(dialect=self._dialect)}{'' if alone else '[]'}"
@@ -175,6 +182,16 @@ class PostgreSQL:
 
     def lock_schema(self, connection: Connection) -> None:
         connection.exec_driver_sql(_LOCK_SCHEMA)
+
+    def lock_pruning(self, connection: Connection) -> bool:
+        return bool(connection.exec_driver_sql(_LOCK_PRUNING).scalar())
+
+    def stall(self, connection: Connection) -> Stall | None:
+        holder = holder_of(connection)
+        if holder is None:
+            return None
+        seconds = None if holder.age is None else holder.age.total_seconds()
+        return Stall(str(holder), seconds, holder.remedy)
 
     def require_sound(self, connection: Connection) -> None:
         standby, cache, guarded, last, highest = connection.exec_driver_sql(_CHECK).one()

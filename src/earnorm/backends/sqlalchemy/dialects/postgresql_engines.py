@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -18,11 +19,17 @@ _SSL = ("ssl", "sslmode")
 # What only SQLAlchemy's dialect for asyncpg knows.
 _ASYNCPG_ALONE = ("prepared_statement_cache_size", "prepared_statement_name_func")
 
+# psycopg's own: what a session has sent so often, the server keeps prepared.
+_OFTEN = 5
+
 
 def postgresql_engine(url: str | URL, **options: Any) -> Engine:
     """A sync engine by psycopg; `options` go to `create_engine`. Raises MissingExtra."""
     url, connect = _for_psycopg(make_url(url))
-    return create_engine(url, connect_args={**connect, **options.pop("connect_args", {})}, **options)
+    connect |= options.pop("connect_args", {})
+    engine = create_engine(url, connect_args=connect, **options)
+    _prepare_by(engine, connect)
+    return engine
 
 
 def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
@@ -32,7 +39,10 @@ def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         _require("asyncpg", "asyncpg")
         return create_async_engine(_renamed(url, *reversed(_SSL)), **options)
     url, connect = _for_psycopg(url)
-    return create_async_engine(url, connect_args={**connect, **options.pop("connect_args", {})}, **options)
+    connect |= options.pop("connect_args", {})
+    engine = create_async_engine(url, connect_args=connect, **options)
+    _prepare_by(engine.sync_engine, connect)
+    return engine
 
 
 def prepare(engine: Engine) -> None:
@@ -44,8 +54,7 @@ def prepare(engine: Engine) -> None:
 def _for_psycopg(url: URL) -> tuple[URL, dict[str, Any]]:
     """The URL as libpq reads it, and what is psycopg's own.
 
-    Prepared statements belong to a session, and behind a PgBouncer in transaction mode the next statement may be in
-    another one. So there are none unless the URL says `prepare_threshold=5`.
+    Nothing is prepared on the server unless the URL says `prepare_threshold=5`, or `_prepare_if_direct` does.
     """
     _require("psycopg", "postgres")
     threshold = url.query.get("prepare_threshold")
@@ -54,6 +63,29 @@ def _for_psycopg(url: URL) -> tuple[URL, dict[str, Any]]:
     url = _renamed(url.set(drivername="postgresql+psycopg"), *_SSL)
     url = url.difference_update_query(["prepare_threshold", *_ASYNCPG_ALONE])
     return url, {"prepare_threshold": None if threshold is None else int(threshold)}
+
+
+def _prepare_by(engine: Engine, connect: Mapping[str, Any]) -> None:
+    if connect["prepare_threshold"] is None:
+        event.listen(engine, "connect", _prepare_if_direct)
+
+
+def _prepare_if_direct(connection: Any, _record: object) -> None:
+    """Let the server keep what is sent often, if this connection is a session of its own there.
+
+    Prepared statements belong to a session, and behind a PgBouncer in transaction mode the next statement may be in
+    another one. A pooler cannot know which, so it gives its clients process numbers of its own making.
+    """
+    autocommit, connection.autocommit = connection.autocommit, True  # one round trip, not three
+    try:
+        cursor = connection.cursor()
+        cursor.execute("SELECT pg_backend_pid()")
+        (process,) = cursor.fetchone()
+        cursor.close()
+    finally:
+        connection.autocommit = autocommit
+    if process == connection.info.backend_pid:
+        getattr(connection, "driver_connection", connection).prepare_threshold = _OFTEN
 
 
 def _renamed(url: URL, name: str, to: str) -> URL:

@@ -199,11 +199,15 @@ class SQLite:
         for start in range(0, len(rows), _ROWS_A_STATEMENT):
             some = rows[start : start + _ROWS_A_STATEMENT]
             values = some[0] if len(some) == 1 else tuple(value for row in some for value in row)
-            yield connection.exec_driver_sql(self._insert_text(table, len(some)) + tail, values)
+            yield connection.exec_driver_sql(self._insert_text(table, len(some[0]), len(some)) + tail, values)
 
     def insert_missing(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-        statement = self._insert_text(table, 1) + " ON CONFLICT DO NOTHING"
+        statement = self._insert_text(table, len(rows[0]), 1) + " ON CONFLICT DO NOTHING"
         connection.exec_driver_sql(statement, list(rows))
+
+    def reserve(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> set[bytes]:
+        results = self._insert(connection, tables.idempotency, sorted(rows), " ON CONFLICT DO NOTHING RETURNING event")
+        return {event for found in results for (event,) in found}
 
     def blocked(self, connection: Connection, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         # Not "(subscription, key) IN (VALUES ...)", for which SQLite walks the whole index.
@@ -227,6 +231,13 @@ class SQLite:
         # `prepare`d, opens no transaction for it.
         if not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]  # both drivers have it
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def lock_pruning(self, connection: Connection) -> bool:  # noqa: ARG002  other databases have several writers
+        """Whoever writes is alone."""
+        return True
+
+    def stall(self, connection: Connection) -> None:
+        """What is committed is read."""
 
     def require_sound(self, connection: Connection) -> None:
         """One file and one writer leave nothing to check."""
@@ -264,8 +275,8 @@ def _many_text(rows: int) -> str:
     )
 
 
-def _insert_text(dialect: SQLAlchemyDialect, table: Table, rows: int) -> str:
-    given = [column.name for column in table.c if column is not table.autoincrement_column]
+def _insert_text(dialect: SQLAlchemyDialect, table: Table, columns: int, rows: int) -> str:
+    given = [column.name for column in table.c if column is not table.autoincrement_column][:columns]
     one = str(table.insert().compile(dialect=dialect, column_keys=given))
     head, values = one.split(" VALUES ")
     return f"{head} VALUES {', '.join([values] * rows)}"

@@ -1,0 +1,132 @@
+"""The SQL store's upkeep: statements of those who run a system, made as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Delete, Update, case, delete, func, or_, select, update
+
+from earnorm.backends.sqlalchemy.entries import LogVerbs
+from earnorm.backends.sqlalchemy.leases import LeaseVerbs
+from earnorm.backends.sqlalchemy.rows import microseconds, parse_id, to_delivery, to_time
+from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
+from earnorm.backends.sqlalchemy.tables import delivery, is_dead, log, subscription
+from earnorm.delivery import Delivery
+from earnorm.retention import reach_of
+from earnorm.upkeep import Behind, Pruned, Selection, Stall, Tally
+
+__all__ = ["UpkeepVerbs"]
+
+# Values in one IN list: below the parameters that any database takes (SQLite 32,766).
+_VALUES_A_LIST = 10_000
+
+
+class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
+    """What those who run a system ask."""
+
+    __slots__ = ()
+
+    # --- dead letters ---
+
+    def dead(self, selection: Selection, limit: int, after: int = 0) -> list[Delivery]:
+        found: list[Delivery] = []
+        for chosen in _conditions(selection):
+            rows = select(delivery).where(*chosen, delivery.c.id > after).order_by(delivery.c.id).limit(limit)
+            found += map(to_delivery, self._connection.execute(rows))
+        return sorted(found, key=lambda row: row.id)[:limit]
+
+    def count_dead(self, selection: Selection) -> int:
+        counts = (select(func.count()).select_from(delivery).where(*chosen) for chosen in _conditions(selection))
+        return sum(self._connection.execute(count).scalar_one() for count in counts)
+
+    def reopen(self, ids: Sequence[int]) -> list[int]:
+        now = microseconds(self.now())
+        return self._each_of(update(delivery).values(state="open", attempt=delivery.c.attempt + 1, due=now), ids)
+
+    def discard(self, ids: Sequence[int]) -> list[int]:
+        return self._each_of(delete(delivery), ids)
+
+    def _each_of(self, change: Update | Delete, ids: Sequence[int]) -> list[int]:
+        changed: list[int] = []
+        for chosen in _conditions(Selection(ids=tuple(ids))):
+            changed += self._connection.scalars(change.where(*chosen).returning(delivery.c.id))
+        return sorted(changed)
+
+    # --- pruning ---
+
+    def prune(
+        self, before: datetime, limit: int, after: int = 0, *, unseen: datetime, dry: bool = False
+    ) -> Pruned | None:
+        if not dry:
+            if not self._dialect.lock_pruning(self._connection):
+                return None
+            self._share_groups()
+        reach = reach_of(self.followers(), self.cursors(), self.workers(), unseen=unseen, now=self.now())
+        # A span of positions, not a search for old entries: what is looked at is `limit` rows, however long the log.
+        upto = self._upto(self.horizon() if reach.passed is None else reach.passed, limit, after)
+        if upto is None:
+            return Pruned(0, after)
+        old = (log.c.position > after, log.c.position <= upto, log.c.at < microseconds(before))
+        if dry:
+            return Pruned(self._count(*old), upto)
+        for name, stand in reach.orphans.items():
+            if stand < upto:
+                missed = subscription.c.missed + self._count(*old, log.c.position > stand)
+                self._connection.execute(update(subscription).where(subscription.c.name == name).values(missed=missed))
+        return Pruned(self._connection.execute(delete(log).where(*old)).rowcount, upto)
+
+    def _share_groups(self) -> None:
+        """Until this transaction ends nobody is recorded, moved or joined, who might be waiting for what goes."""
+        for name in sorted(self.groups()):
+            self._statements.share_group(self._connection, called=name)
+
+    def _upto(self, passed: int, limit: int, after: int) -> int | None:
+        span = select(log.c.position).where(log.c.position > after, log.c.position <= passed)
+        last = select(func.max(span.order_by(log.c.position).limit(limit).subquery().c.position))
+        return self._connection.execute(last).scalar()
+
+    def _count(self, *where: ColumnElement[bool]) -> int:
+        return self._connection.execute(select(func.count()).select_from(log).where(*where)).scalar_one()
+
+    # --- how it stands ---
+
+    def behind(self, after: int, upto: int, limit: int, slots: Sequence[tuple[int, int]] = ()) -> Behind:
+        where = [log.c.position > after, log.c.position <= upto]
+        if slots:
+            where.append(or_(*(log.c.slot.between(first, last) for first, last in slots)))
+        found = select(log.c.position, log.c.at).where(*where).order_by(log.c.position)
+        first = self._connection.execute(found.limit(1)).fetchone()
+        if first is None:
+            return Behind()
+        counted = select(func.count()).select_from(found.limit(limit).subquery())
+        return Behind(self._connection.execute(counted).scalar_one(), to_time(first.at))
+
+    def tally(self) -> dict[str, Tally]:
+        states = {state: func.count(case((delivery.c.state == state, 1))) for state in ("open", "dead")}
+        name = delivery.c.subscription
+        counts = select(name, *states.values()).group_by(name).order_by(name)
+        return {called: Tally(*found) for called, *found in self._connection.execute(counts)}
+
+    def stall(self) -> Stall | None:
+        return self._dialect.stall(self._connection)
+
+
+def _conditions(selection: Selection) -> Iterator[list[ColumnElement[bool]]]:
+    """The condition; several if there are more ids than one statement takes. No row fits two of them."""
+    fits: list[ColumnElement[bool]] = [is_dead(delivery)]
+    if selection.handler is not None:
+        fits.append(delivery.c.subscription == selection.handler)
+    if selection.event is not None:
+        fits.append(or_(delivery.c.name == selection.event, delivery.c.event == parse_id(selection.event)))
+    if selection.error:
+        # LIKE minds capitals in some databases and not in others; replacing minds them in all.
+        fits.append(func.replace(delivery.c.error, selection.error, "") != delivery.c.error)
+    if selection.since is not None:
+        fits.append(delivery.c.due >= microseconds(selection.since))
+    if selection.ids is None:
+        yield fits
+        return
+    ids = sorted(set(selection.ids))
+    for start in range(0, len(ids), _VALUES_A_LIST):
+        yield [*fits, delivery.c.id.in_(ids[start : start + _VALUES_A_LIST])]

@@ -1,0 +1,65 @@
+"""A batch: lanes that were begun together, and what each has come to so far."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from earnorm.delivery import Delivery, Outcome, Retry
+
+__all__ = ["Batch"]
+
+
+class Batch:
+    """`signal` is set when all lanes have ended, and when the batch is closed; `calm` while no task of it runs."""
+
+    def __init__(self, lanes: Sequence[tuple[Delivery, ...]]) -> None:
+        self.lanes = lanes
+        self.signal = threading.Event()
+        self.closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.calm = threading.Event()
+        self.calm.set()
+        # Tasks that follow its lanes, and those whose handler waits; the loop's own business.
+        self.driving = self.waiting = 0
+        self._outcomes: list[list[Outcome]] = [[] for _ in lanes]
+        self._lock = threading.Lock()
+        self._in_threads = 0
+        self._on_loop = 0
+
+    @property
+    def outcomes(self) -> list[list[Outcome]]:
+        """What each lane came to so far. A lane that stays short of its deliveries was stopped."""
+        return [list(outcomes) for outcomes in self._outcomes]
+
+    @property
+    def finished(self) -> bool:
+        # A loop that was closed under its tasks will never end them.
+        gone = self.loop is not None and self.loop.is_closed()
+        return self._in_threads <= 0 and (self._on_loop <= 0 or gone)
+
+    def close(self) -> None:
+        """Begin no further delivery."""
+        self.closed = True
+        self.signal.set()
+
+    def expect(self, *, in_threads: int, on_loop: int) -> None:
+        """So many lanes are to end."""
+        with self._lock:
+            self._in_threads, self._on_loop = in_threads, on_loop
+        self.left()
+
+    def left(self, *, in_threads: int = 0, on_loop: int = 0) -> None:
+        """So many lanes have ended, or will never begin."""
+        with self._lock:
+            self._in_threads -= in_threads
+            self._on_loop -= on_loop
+        if self._in_threads <= 0 and self._on_loop <= 0:
+            self.signal.set()
+
+    def note(self, lane: int, outcome: Outcome) -> bool:
+        """Write an outcome down; whether the lane may go on: behind a delivery that is to be retried, it waits."""
+        self._outcomes[lane].append(outcome)
+        return not isinstance(outcome, Retry)

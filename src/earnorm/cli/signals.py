@@ -1,0 +1,43 @@
+"""Signals that end a worker: the first one asks for it, a second one ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any
+
+__all__ = ["heard"]
+
+
+@contextmanager
+def heard(
+    numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+    *,
+    at_the_second: Callable[[], object] = lambda: None,
+) -> Iterator[Connection]:
+    """A pipe that has something to read after the first of these signals. The second ends the process: 128 + number."""
+    reader, writer = Pipe(duplex=False)
+    came = False
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            at_the_second()
+            # Nothing is waited for: no handler, no thread, no exit hook. The store sees a process that died.
+            os._exit(128 + number)
+        came = True
+        writer.send_bytes(b"asked")
+
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, hear) for number in numbers}
+    try:
+        yield reader
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        reader.close()
+        writer.close()

@@ -1,0 +1,72 @@
+"""Connecting: `connect()`, which lets models and handlers meet a database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from sqlalchemy import URL, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from earnorm.durations import Duration
+from earnorm.errors import AlreadyConnected, ConfigurationError
+from earnorm.orm.connected import BY_NAME
+from earnorm.orm.database import Database
+from earnorm.orm.engines import Schemas
+from earnorm.orm.log import Kept
+from earnorm.orm.tables import Tables
+
+__all__ = ["connect"]
+
+
+def connect(
+    target: str | URL | Engine | AsyncEngine | None = None,
+    *,
+    name: str = "default",
+    worker: bool | None = None,
+    tables: Tables = "create",
+    log: Kept = "all",
+    schemas: Schemas | None = None,
+    version: str | None = None,
+    retention: Duration | None = "30d",
+    groups: Collection[str] | None = None,
+) -> Database:
+    """Connect models and handlers to a database; events are durable from here on.
+
+    `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
+    private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
+    process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
+    refuses missing tables, "none" trusts that they are there.
+    `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
+    `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
+    schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
+    `version` is that of your code, kept with every attempt that fails (default: the environment's
+    EARNORM_CODE_VERSION).
+    `retention` is how long events stay in the log that every subscription has passed; None keeps them for ever.
+    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, InvalidDuration, HandlerNameNeeded; MissingTables and
+    UnsoundLog on first use.
+    """
+    if target is None:
+        target = os.environ.get("EARNORM_DATABASE_URL")
+        if not target:
+            raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
+    if tables not in ("create", "check", "none"):
+        raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
+    if log not in ("all", "subscribed"):
+        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
+    if name in BY_NAME:
+        raise AlreadyConnected(name)
+    database = Database(
+        target,
+        name=name,
+        worker=worker,
+        tables=tables,
+        log=log,
+        schemas=schemas,
+        version=version,
+        retention=retention,
+        groups=groups,
+    )
+    BY_NAME[name] = database
+    database.bus.forget_plans()
+    return database
