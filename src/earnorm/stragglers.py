@@ -6,13 +6,14 @@ record wait behind it, and its outcome is settled by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from earnorm.batch import Batch
 from earnorm.delivery import Delivery, Outcome
+from earnorm.store import Settlement, Store
 
-__all__ = ["Straggler", "Stragglers"]
+__all__ = ["Straggler", "Stragglers", "reopen_astray"]
 
 # Seconds that a delivery may keep its window waiting.
 _LONG = 5.0
@@ -85,3 +86,12 @@ class Stragglers:
         batch.on_note = self._wake
         # One that ended meanwhile told nobody.
         self._wake()
+
+
+def reopen_astray(store: Store, worker: str, known: Collection[int]) -> None:
+    """What a batch set aside to run on at this worker, which was written down though the worker was told it was not."""
+    with store.begin() as transaction:
+        astray = [row for row in transaction.running(worker) if row.id not in known]
+        if astray:
+            again = [replace(row, worker="") for row in astray]
+            transaction.settle(Settlement(worker=worker, rescheduled=again, running=[row.id for row in astray]))

@@ -22,7 +22,7 @@ from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.shares import View
 from earnorm.store import SHARED, Cursor, Follower, Group, Intake, Plan, Settlement, Store, Transaction, Waiting
-from earnorm.stragglers import Stragglers
+from earnorm.stragglers import Stragglers, reopen_astray
 from earnorm.subscription import Audience, Window, fold, passed, plan
 from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
@@ -136,10 +136,8 @@ class Turns:
         """Whether nothing is to be done for the handlers of this process now, as the store has it."""
         self.refresh()
         # First, since what is taken in between the two looks is then in the log.
-        if self._intake is not None and self._intake.pending():
-            return False
-        with self._store.begin(readonly=True) as transaction:
-            return not self._pending(transaction)
+        taken_in = self._intake is None or not self._intake.pending()
+        return taken_in and not self._contends()
 
     def _pending(self, transaction: Transaction) -> bool:
         horizon, groups = transaction.horizon(), transaction.groups()
@@ -170,7 +168,8 @@ class Turns:
         moved = self.settle()
         moved = self._settle_stragglers() or moved
         if self._astray:
-            self._reopen()
+            reopen_astray(self._store, self._tenure.worker, self.stragglers.rows())
+            self._astray = False
         if self._intake is not None and self._intake.take():
             self._outside.notify()
             moved = True
@@ -371,16 +370,6 @@ class Turns:
                     self._tell_emitted(settlement)
             self.stragglers.drop(straggler)
         return bool(ended)
-
-    def _reopen(self) -> None:
-        """What a batch set aside to run here, which was written down though this worker was told it was not."""
-        worker, known = self._tenure.worker, self.stragglers.rows()
-        with self._store.begin() as transaction:
-            astray = [row for row in transaction.running(worker) if row.id not in known]
-            if astray:
-                again = [replace(row, worker="") for row in astray]
-                transaction.settle(Settlement(worker=worker, rescheduled=again, running=[row.id for row in astray]))
-        self._astray = False
 
     def finish(self) -> None:
         """Wait for those that run on, as long as there is time, and leave the others to be run again."""
