@@ -836,6 +836,24 @@ class TestStopping:
 
         assert list(range(2, 1_002)) == sorted(position for _, _, position in live.ran)
 
+    def test_its_leases_are_given_back_though_what_ran_on_cannot_be_written_down(self, live, monkeypatch):
+        """The store fails as the worker ends. The exception ended its thread, and nobody was there to give back."""
+
+        def refuse():
+            raise OSError("the disk is full")
+
+        live.on()
+        worker = live.worker()
+        monkeypatch.setattr(worker._turns, "finish", refuse)
+        worker.start()
+        live.append("order:1")
+        worker.wake()
+        until(lambda: live.ran)
+        worker.stop()
+
+        with live.memory.begin() as transaction:
+            assert [""] == [cursor.worker for cursor in transaction.cursors()]
+
     def test_what_runs_is_finished_and_what_was_not_begun_is_no_attempt(self, live):
         begun, go_on = threading.Event(), threading.Event()
 

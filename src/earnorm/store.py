@@ -9,7 +9,7 @@ A store is plain sync code over a `Transaction`, which stands either in a transa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -81,6 +81,13 @@ class Plan:
 
     generation: int
     followers: frozenset[str]
+
+    def called_off(self, followers: Collection[Follower], set_aside: Iterable[Delivery]) -> str | None:
+        """Who was retired since, recorded anew or not: nothing of what it was given is to be written down."""
+        starts = {follower.name: follower.start for follower in followers}
+        gone = next(iter(sorted(self.followers - starts.keys())), None)
+        given = (row for row in set_aside if row.subscription in self.followers and row.subscription in starts)
+        return gone or next((row.subscription for row in given if row.entry.position <= starts[row.subscription]), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

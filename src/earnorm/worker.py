@@ -264,8 +264,14 @@ class Worker:
                 pause = self._rest(pause)
         if self._turns.has_unsettled:
             self._attempt(None)
-        self._turns.finish()
+        self._finish()
         self._give_back()
+
+    def _finish(self) -> None:
+        try:
+            self._turns.finish()
+        except Exception:  # noqa: BLE001  a store may raise anything, and the leases are still to be given back
+            _log.warning("what ran on could not be written down; it is run again", exc_info=True)
 
     def _rest(self, pause: float) -> float:
         """Wait for a wake, the next due delivery or the next look; returns how long to wait the next time."""

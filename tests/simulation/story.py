@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from random import Random
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.errors import RetryLater, StoreError
 from earnorm.event import Entry, Event, Origin
+from earnorm.operations import ALL, Operations
 from earnorm.runner import Hydrated, Runner
 from earnorm.settling import settling_here
 from earnorm.worker import Worker
@@ -63,6 +65,7 @@ class Story:
             self._start("producer", self._produce)
         for _ in range(workers):
             self._start("worker", self._work)
+        self._start("operator", self._operate)
         while self.kernel.deeds < steps:
             self._step()
         if not to_the_end:
@@ -119,7 +122,7 @@ class Story:
 
         def again() -> None:
             self._producing -= kind == "producer"
-            if not self.closing and not (kind == "producer" and self.faults.weather.fair):
+            if not self.closing and not (kind != "worker" and self.faults.weather.fair):
                 self._start(kind, part, self.chance.random() * 3.0)
 
         process.on_end = again
@@ -164,6 +167,26 @@ class Story:
             causation_id=cause,
             depth=0,
         )
+
+    # --- operating ---
+
+    def _operate(self, process: Process) -> None:
+        """Dead letters are tried again, what all have passed is pruned, a handler is retired while it is at work."""
+        line = Line(self, process, self.ground.store_for(process))
+        operations = Operations(line, clock=ProcessClock(self.kernel, process))
+        while not self.closing:
+            self.kernel.pause(60.0 * self.chance.random(), lambda: self.closing)
+            if self.faults.weather.fair:
+                continue
+            with suppress(StoreError, Trouble, *self.ground.refusals):
+                match self.chance.randrange(3):
+                    case 0:
+                        operations.retry(ALL)
+                    case 1:
+                        operations.prune(0.001, batch=3)
+                    case _:
+                        with line.begin() as transaction:
+                            transaction.retire("stock")
 
     # --- working ---
 

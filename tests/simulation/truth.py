@@ -11,10 +11,13 @@ from uuid import UUID
 from earnorm.event import Entry
 from earnorm.slots import SLOTS, slot_of
 from earnorm.store import Cursor, Follower
+from earnorm.tenure import _IDLE_LIFE
 from tests.simulation.faults import LEASE, Call, Record
 from tests.simulation.kernel import START
 
-LEASING = frozenset({"subscribe", "part", "rejoin", "leave", "bury", "take", "release", "split", "merge", "settle"})
+LEASING = frozenset(
+    {"subscribe", "part", "rejoin", "leave", "bury", "take", "release", "split", "merge", "settle", "retire"}
+)
 WRITING = LEASING | {"append", "enter", "beat", "pause", "pause_group"}
 
 
@@ -44,6 +47,7 @@ class Truth:
     effects    how often a handler did what it does, by handler and event
     order      by handler and record, the events that it did, in the order of the first time
     starts     by handler, where its subscription began
+    called_off by handler and event, what was to be done no more
     cursors    as of the last commit that changed leases
     lives      by worker, until when it said it lives
     """
@@ -59,6 +63,7 @@ class Truth:
     starts: dict[str, int] = field(default_factory=dict)
     cursors: dict = field(default_factory=dict)
     lives: dict[str, float] = field(default_factory=dict)
+    called_off: set = field(default_factory=set)
     broken: Violation | None = None
 
     def _broken(self, promise: str) -> None:
@@ -92,6 +97,8 @@ class Truth:
                     self._check_burial(call)
                 case "settle":
                     self._check_settle(*call.arguments)
+                case "retire" if call.result is not None:
+                    self._retired(*call.arguments)
         if verbs & WRITING:
             self.ground.remember()
         if verbs & LEASING:
@@ -100,10 +107,10 @@ class Truth:
             self.look()
 
     def _lives(self, worker: str, expires: datetime, record: Record) -> None:
-        """It lives for as long as a lease is (or three, of one that idles), by the store's clock as it was asked."""
+        """It lives for a lease (or many, of one that idles), by the store's clock as it was asked."""
         until = (expires - START).total_seconds()
         asked = record.of("now")[-1]
-        if not any(asked.began - 0.01 < until - lives < asked.ended + 0.01 for lives in (LEASE, 3 * LEASE)):
+        if not any(asked.began - 0.01 < until - lives < asked.ended + 0.01 for lives in (LEASE, _IDLE_LIFE * LEASE)):
             self._broken(f"{worker} lives until {until:.1f} s, and it was {asked.ended:.1f} s when it said so")
         self.lives[worker] = until
 
@@ -124,6 +131,11 @@ class Truth:
                 self._broken(f"{delivery.subscription} gave {delivery.entry.id} up: {delivery.error[:200]}")
         self._take(settlement.emitted)
 
+    def _retired(self, name: str) -> None:
+        """Whatever it had still to do is called off; recorded again, it begins anew."""
+        self.starts.pop(name, None)
+        self.called_off |= {(name, entry) for entry in self.events}
+
     def _take(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             if entry.id not in self.begun:
@@ -136,6 +148,7 @@ class Truth:
         self.forgotten |= gone
         for lost in gone:
             del self.events[lost]
+        self.called_off.clear()
         with self.ground.peek() as transaction:
             names = {follower.name for follower in transaction.followers()}
             self.cursors = {cursor.place: cursor for cursor in transaction.cursors()}
@@ -151,6 +164,9 @@ class Truth:
             cursors = transaction.cursors()
             self._take(transaction.read(0, 1 << 40, 1 << 20))
             rows = transaction.deliveries()
+        for row in rows:
+            if row.state == "open" and (row.subscription, row.entry.id) in self.called_off:
+                self._broken(f"{row.subscription} was retired, and is to do {row.entry.id} again")
         kept = {(row.subscription, row.entry.id) for row in rows}
         for handler in self.handlers:
             if follower := followers.get(handler.name):

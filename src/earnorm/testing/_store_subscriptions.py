@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from earnorm.clock import VirtualClock
-from earnorm.errors import NameTakenTwice
+from earnorm.errors import LeaseLost, NameTakenTwice
 from earnorm.slots import LAST_SLOT
-from earnorm.store import DEFAULT_GROUP, Cursor, Follower, Group, Registration, Since, Store, Transaction
+from earnorm.store import DEFAULT_GROUP, Cursor, Follower, Group, Plan, Registration, Since, Store, Transaction
 from earnorm.testing._store_verbs import (
     NOON,
     append,
@@ -277,6 +277,28 @@ class SubscriptionSuite:
         assert [("old", "dead"), ("audit", "open")] == [(d.subscription, d.state) for d in deliveries(store)]
         assert {("default", "", 0): 0} == positions(store)
         assert {"mail": "mail"} == subscribed(store, Registration(name="mail"))
+
+    @pytest.mark.parametrize("anew", [False, True])
+    def test_what_one_that_was_retired_had_been_given_is_not_set_aside(self, store: Store, anew: bool) -> None:  # noqa: FBT001  pytest gives it by name
+        """Its delivery would be nobody's; or, where it is recorded anew, one that it was told to begin after."""
+        subscribe(store, "mail", "audit")
+        append(store, "a")
+        event = read_all(store)[-1]
+        cursor, plan = take(store), Plan(groups(store)[DEFAULT_GROUP].generation, frozenset({"mail", "audit"}))
+        with store.begin() as t:
+            t.retire("mail")
+        if anew:
+            subscribe(store, "mail")
+        with pytest.raises(LeaseLost):
+            settle(
+                store,
+                cursor,
+                advances=move(cursor, event.position),
+                plans={DEFAULT_GROUP: plan},
+                set_aside=[set_aside("mail", entry=event)],
+            )
+
+        assert [] == deliveries(store)
 
 
 def groups(store: Store) -> dict[str, Group]:

@@ -109,9 +109,10 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
             return
         shared = [a for a in settlement.advances if (a.cursor.group, a.cursor.name) == (group, SHARED)]
         reached = max((advance.position for advance in shared), default=0)
-        for follower in self.state.followers.values():
-            if follower.group != group:
-                continue
+        of_group = [follower for follower in self.state.followers.values() if follower.group == group]
+        if name := plan.called_off(of_group, settlement.set_aside):
+            raise LeaseLost(settlement.worker, f"group {group}, which {name} left")
+        for follower in of_group:
             if follower.apart and follower.name in plan.followers:
                 self._move_along(follower.name, shared)
             elif not follower.apart and follower.name not in plan.followers and follower.start < reached:

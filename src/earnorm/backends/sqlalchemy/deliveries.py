@@ -119,6 +119,8 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
             return []
         reached = max((advance.position for advance in _shared(settlement, group)), default=0)
         now = [follower for follower in self.followers() if follower.group == group]
+        if name := plan.called_off(now, settlement.set_aside):
+            raise LeaseLost(settlement.worker, f"group {group}, which {name} left")
         for follower in now:
             if not follower.apart and follower.name not in plan.followers and follower.start < reached:
                 raise LeaseLost(settlement.worker, f"group {group}, which {follower.name} joined")
