@@ -136,8 +136,7 @@ class Turns:
         """Whether nothing is to be done for the handlers of this process now, as the store has it."""
         self.refresh()
         # First, since what is taken in between the two looks is then in the log.
-        taken_in = self._intake is None or not self._intake.pending()
-        return taken_in and not self._contends()
+        return (self._intake is None or not self._intake.pending()) and not self._contends()
 
     def _pending(self, transaction: Transaction) -> bool:
         horizon, groups = transaction.horizon(), transaction.groups()
@@ -147,7 +146,9 @@ class Turns:
             if any(c.position < horizon and (c.group, c.name) in followed for c in transaction.cursors()):
                 return True
             self._quiet = horizon, groups
-        return self._any_due(transaction, transaction.waiting(), groups)
+        due = self._any_due(transaction, transaction.waiting(), groups)
+        # Each look sees what was committed by then: a settle between them may have appended what was emitted.
+        return due or transaction.horizon() != horizon
 
     def _works(self, follower: Follower, groups: Mapping[str, Group]) -> bool:
         return follower.name in self._knows and not follower.paused and not groups[follower.group].paused
@@ -249,8 +250,7 @@ class Turns:
             # One of them and everything else in turns.
             if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
                 return alone(window, suspects[0])
-            fit = (delivery for delivery in due if not delivery.suspect)
-            window = window.redeliver(in_lanes(fit, self._runner.is_ordered))
+            window = window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
         return window
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
