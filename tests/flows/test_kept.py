@@ -85,7 +85,7 @@ class Elsewhere:
 
     def subscribe(self, name, *patterns):
         with self.store.begin() as transaction:
-            transaction.subscribe([name])
+            transaction.subscribe([Registration(name=name)])
             transaction.hear({name: patterns})
 
 
@@ -211,6 +211,7 @@ def test_a_look_costs_one_query_and_passing_over_none(url, Note):
 WORKER = """
 import sys
 from earnorm import connect, event_handler
+from earnorm.store import Registration
 
 @event_handler("note.created", name="theirs")
 def theirs(note, event):
