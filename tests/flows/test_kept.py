@@ -28,6 +28,7 @@ from earnorm.errors import ConfigurationError
 from earnorm.interest import Interests, interests_of
 from earnorm.orm import connected
 from earnorm.orm.database import Database
+from earnorm.store import Registration
 from tests.flows.stories import names
 
 ROOT = Path(__file__).parent.parent.parent
@@ -211,7 +212,6 @@ def test_a_look_costs_one_query_and_passing_over_none(url, Note):
 WORKER = """
 import sys
 from earnorm import connect, event_handler
-from earnorm.store import Registration
 
 @event_handler("note.created", name="theirs")
 def theirs(note, event):
