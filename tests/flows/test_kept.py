@@ -28,6 +28,7 @@ from earnorm.errors import ConfigurationError
 from earnorm.interest import Interests, interests_of
 from earnorm.orm import connected
 from earnorm.orm.database import Database
+from earnorm.store import Registration
 from tests.flows.stories import names
 
 ROOT = Path(__file__).parent.parent.parent
@@ -85,7 +86,7 @@ class Elsewhere:
 
     def subscribe(self, name, *patterns):
         with self.store.begin() as transaction:
-            transaction.subscribe([name])
+            transaction.subscribe([Registration(name=name)])
             transaction.hear({name: patterns})
 
 
