@@ -94,17 +94,18 @@ def test_while_handlers_run_it_says_that_it_is_alive(store, clock):
         ]
 
 
-def test_one_that_was_buried_knows_it_by_its_next_heartbeat(store, clock):
+def test_one_that_was_buried_comes_back_under_a_new_fence(store, clock):
     held_by(store, "ada", 0)
     tenure = Tenure(store, clock, 9)
     looked(tenure)
     clock.advance(9)
     with store.begin() as transaction:
         assert transaction.bury(tenure.worker)
+    (before,) = tenure.held
     tenure.keep()
+    (after,) = looked(tenure)
 
-    assert [] == tenure.held
-    assert 1 == len(looked(tenure))
+    assert before.fence < after.fence
 
 
 class Undertaker:

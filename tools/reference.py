@@ -102,7 +102,12 @@ def _meanings() -> Iterator[tuple[str, str]]:
 # What None stands for.
 DEFAULTS = {"name": "import path and qualified name", "delivery": "as the decorator says", "ordered": "`True`"}
 DEFAULTS |= {"retry": "16 attempts, 5 s doubling to 6 h", "timeout": "none", "delay": "none"}
-DEFAULTS |= {"concurrency": "as the worker's"}
+DEFAULTS |= {
+    "concurrency": "as the worker's",
+    "group": '`"default"`',
+    "since": "where the log ends",
+    "formerly": "none",
+}
 SAMPLES: dict[str, Any] = {
     "name": "a_name",
     "priority": 1,
@@ -114,6 +119,9 @@ SAMPLES: dict[str, Any] = {
     "timeout": 30.0,
     "delay": 3600.0,
     "concurrency": 1,
+    "group": "slow",
+    "since": "beginning",
+    "formerly": ("before",),
 }
 # A decorator of each phase.
 STANDS_FOR = {

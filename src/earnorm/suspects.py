@@ -43,10 +43,6 @@ def set_aside(window: Window, now: datetime, worker: str, plans: Mapping[str, Pl
     )
 
 
-def _position(delivery: Delivery) -> int:
-    return delivery.entry.position
-
-
 def alone(window: Window, suspect: Delivery) -> Window:
     """Nothing but this delivery, by the cursors of the window."""
     return Window(0, window.front, ((suspect,),))

@@ -194,7 +194,8 @@ class Tenure:
         beaten = self._clock.monotonic()
         try:
             with self._store.begin() as transaction:
-                alive = transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds))
+                # Where it was buried meanwhile, the settle will be refused.
+                transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds))
         except ConnectionLost:
             # Behind the next connection may stand a server that knows less: what runs is not to be settled there.
             self.forget()
@@ -204,8 +205,6 @@ class Tenure:
             _log.warning("the lease could not be renewed; trying again", exc_info=True)
         else:
             self._beaten = beaten
-            if not alive:
-                self.forget()
 
     def moved(self, cursors: Iterable[Cursor]) -> None:
         """They were settled, and stand there now."""

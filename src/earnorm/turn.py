@@ -1,7 +1,4 @@
-"""A turn: one read of the log for all who stand near each other, run and settled; and the deliveries that are due.
-
-What a worker knows is in the store: after a lost lease, a failed store or a kill it reads again from the last settle.
-"""
+"""A turn: one read of the log for all who stand near each other, run and settled; and the deliveries that are due."""
 
 from __future__ import annotations
 
@@ -146,7 +143,10 @@ class Turns:
         if (horizon, groups) != self._quiet:
             ours = [f for f in transaction.followers() if self._works(f, groups)]
             followed = {(follower.group, follower.cursor) for follower in ours}
-            if any(c.position < horizon and (c.group, c.name) in followed for c in transaction.cursors()):
+            cursors = transaction.cursors()
+            # After the cursors: a settle in between moves them and appends what its handlers emitted.
+            horizon = transaction.horizon()
+            if any(c.position < horizon and (c.group, c.name) in followed for c in cursors):
                 return True
             self._quiet = horizon, groups
         return self._any_due(transaction, transaction.waiting(), groups)

@@ -16,8 +16,7 @@ from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.clock import VirtualClock
 from earnorm.orm.absence import Absence
-from earnorm.store import Advance
-from earnorm.testing._store_verbs import NOON, append, claim, settle, subscribe
+from earnorm.testing._store_verbs import NOON, append, enter, move, positions, settle, subscribe, take
 from tests import postgresql as postgres
 from tests.flows.stories import names
 
@@ -260,7 +259,8 @@ def test_what_ran_while_the_connection_broke_is_handled_again_under_a_new_lease(
     assert 1 == counts["done"]
     assert "the log cannot be worked; trying again until it can" in caplog.messages
     with db.store.begin(readonly=True) as transaction:
-        assert {"mail": transaction.horizon()} == transaction.cursors()
+        horizon = transaction.horizon()
+    assert {("default", "", 0): horizon} == positions(db.store)
 
 
 # --- workers elsewhere ---
@@ -313,17 +313,17 @@ def test_events_that_wait_half_a_minute_without_a_worker_draw_one_hint(store, lo
 def test_events_that_somebody_handles_draw_none(store, looks):
     append(store, "order.created")
     looks.after(1)
-    lease = claim(store, "ada", 1)
-    settle(store, lease, advances={"mail": Advance(0, 1)})
+    lease = take(store, "ada")
+    settle(store, lease, advances=move(lease, 1))
     append(store, "order.created")
 
     assert [] == looks.after(30)
 
 
-def test_a_worker_that_has_the_lease_is_seen_though_its_handler_takes_long(store, looks):
+def test_a_worker_that_lives_and_knows_the_handler_is_seen_though_it_takes_long(store, looks):
     append(store, "order.created")
     looks.after(1)
-    claim(store, "ada", 60)
+    enter(store, "ada", 60, knows=frozenset({"mail"}))
 
     assert [] == looks.after(30)
 

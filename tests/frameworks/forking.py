@@ -51,7 +51,7 @@ def save_and_close(db, child):
 
 
 def tell_lease(db):
-    say("child", db.worker._tenure.lease, str(os.getpid()) in db.worker._tenure.worker)
+    say("child", db.worker._tenure.held, str(os.getpid()) in db.worker._tenure.worker)
 
 
 def preload(db):

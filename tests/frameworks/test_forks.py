@@ -90,7 +90,7 @@ def test_a_childs_commit_wakes_the_parents_worker(tell, file):
 def test_a_child_has_neither_the_parents_lease_nor_its_name(tell, file):
     told = tell("lease")
 
-    assert {"parent True", "child None True", "codes [0]"} == set(told)
+    assert {"parent True", "child [] True", "codes [0]"} == set(told)
     assert {0: 1, 1: 1} == dict(handled(file)[0])
 
 

@@ -55,11 +55,11 @@ def writer(engine):
         yield lambda: stack.enter_context(engine.connect())
 
 
-COLUMNS = "id, name, subject, key, data, at, correlation_id, depth, version"
+COLUMNS = "id, name, subject, key, data, at, correlation_id, depth, version, slot"
 
 
 def values(name):
-    return f"uuid_send(gen_random_uuid()), '{name}', '', '', ''::bytea, 0, ''::bytea, 0, 1"
+    return f"uuid_send(gen_random_uuid()), '{name}', '', '', ''::bytea, 0, ''::bytea, 0, 1, 0"
 
 
 def write(connection, name="raw"):
@@ -149,7 +149,7 @@ def test_a_copy_is_seen_coming(store, writer):
     late = writer()
     driver = late.connection.driver_connection
     with driver.cursor() as cursor, cursor.copy(f"COPY earnorm_log ({COLUMNS}) FROM STDIN") as copy:
-        copy.write_row((uuid4().bytes, "raw", "", "", b"", 0, uuid4().bytes, 0, 1))
+        copy.write_row((uuid4().bytes, "raw", "", "", b"", 0, uuid4().bytes, 0, 1, 0))
     append(store, "second")
 
     assert (0, []) == safe(store)

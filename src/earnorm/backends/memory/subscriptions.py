@@ -114,6 +114,7 @@ class SubscriptionVerbs(HasState):
         change_follower(self.state, name, apart=True)
 
     def rejoin(self, name: str) -> bool:
+        name = self.state.aliases.get(name, name)
         follower = self.state.followers.get(name)
         if follower is None or not follower.apart:
             return False
