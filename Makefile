@@ -53,8 +53,8 @@ services:  ## install and start the servers that tests speak to (SERVICES='postg
 bench: $(VENV)/.bench  ## measure, beside the peers (BENCH_ARGS=--short for a quick look)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-chaos: $(VENV)/.dev  ## kill workers and count what is left, for a long time (CHAOS=short for a quick look)
-	EARNORM_CHAOS=$(CHAOS) $(BIN)/python -m pytest tests/chaos -q $(PYTEST_ARGS)
+chaos: $(VENV)/.dev  ## kill workers and count what is left, simulate thousands of stories (CHAOS=short for a quick look)
+	EARNORM_CHAOS=$(CHAOS) $(BIN)/python -m pytest tests/chaos tests/simulation -q $(PYTEST_ARGS)
 
 compat: $(VENV)/.dev  ## run SQLAlchemy's own tests without our hooks and with them (COMPAT=short for a quick look)
 	COMPAT=$(COMPAT) JOBS=$(JOBS) $(BIN)/python -m tests.compat

@@ -111,16 +111,21 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_o
     """It stops in the middle of its first batch, and another one does everything. Then it ends that batch, and finds
     that the lease is lost: what it wanted to set aside is not, or it would be handled once more."""
     scene.prepare()
-    for number in range(scale.stops):
-        scene.play("produce", name=f"p{number}", transactions=6, seed=scene.seed)
+    overtaken = []
+    while len(overtaken) < scale.stops:
+        scene.play("produce", name=f"p{scene.kills}", transactions=6, seed=scene.seed)
         stopped = scene.start("deliver", batch=20, lease=SHORT, die="after the effect", of="SIGSTOP", retried=7)
         scene.nursery.watch_for(stopped, "reached")
-        scene.play("deliver", batch=20, lease=SHORT, retried=7)
+        other = scene.nursery.wait(scene.start("deliver", batch=20, lease=SHORT, retried=7))
         os.kill(stopped, signal.SIGCONT)
         assert 0 == scene.nursery.wait(stopped)
         scene.kills += 1
+        # Now and then another thread of it has SQLite's one lock at that moment, and nobody can overtake it.
+        if other == 0:
+            overtaken.append(str(stopped))
+    scene.play("finish", batch=BATCH, lease=LONG)
 
     verdict = scene.verify("worker stopped past its lease")
 
-    assert scale.stops == len(scene.ledger.read("refused"))
-    assert verdict.duplicates <= scale.stops * 20 * len(HANDLERS)
+    assert set(overtaken) <= {pid for (pid,) in scene.ledger.read("refused")}
+    assert verdict.duplicates <= scene.kills * 20 * len(HANDLERS)

@@ -16,7 +16,7 @@ from tests.chaos.conftest import FULL
 pytestmark = [pytest.mark.expect_failures, pytest.mark.filterwarnings("ignore")]
 
 TICK = 0.01
-# The part of its usual rate that a healthy stream keeps.
+# What of a healthy stream is handled as it comes, as a part of what usually is.
 KEPT = 0.8
 
 
@@ -36,31 +36,31 @@ def heard():
     return sent, healthy, odd
 
 
-def stream(db, seconds, heard, chance, rows):
-    """Emit for so long, writing malformed rows meanwhile; how many healthy events were handled by its end."""
+def stream(db, seconds, heard, rows):
+    """Emit for so long, writing these rows meanwhile; the part of what was sent that was handled by its end."""
     sent, healthy, _ = heard
-    until, before = time.monotonic() + seconds, len(healthy)
-    each = int(rows / (seconds / TICK)) + 1 if rows else 0
+    until, already, done = time.monotonic() + seconds, len(sent), len(healthy)
+    each = int(len(rows) / (seconds / TICK)) + 1
     while time.monotonic() < until:
         earnorm.emit("healthy.sent", number=len(sent))
         sent.append(len(sent))
-        some = [oddities.row(chance) for _ in range(min(each, rows))]
-        rows -= len(some)
+        some, rows = rows[:each], rows[each:]
         if some:
             with db.engine.begin() as connection:
                 connection.execute(insert(tables.log), some)
         time.sleep(TICK)
-    return len(healthy) - before
+    return (len(healthy) - done) / (len(sent) - already)
 
 
 def test_malformed_rows_are_parked_and_the_healthy_stream_keeps_its_rate(place, scale, heard):
     sent, healthy, _ = heard
     seconds = 10.0 if FULL else 0.5
     chance = Random(7)
+    rows = [oddities.row(chance) for _ in range(scale.malformed // 2)]
     with connect(place[1], worker=True) as db:
         db.drain()
-        usual = stream(db, seconds, heard, chance, 0)
-        beside = stream(db, seconds, heard, chance, scale.malformed // 2)
+        usual = stream(db, seconds, heard, [])
+        beside = stream(db, seconds, heard, rows)
         db.drain(timeout=60)
         with db.store.begin(readonly=True) as transaction:
             parked = transaction.deliveries()

@@ -1,6 +1,7 @@
 """Planted bugs: each breaks the shipped code as somebody once has, or might, and a story has to find it.
 
-A bug is a function that patches; `on` names the ground whose database lets it do harm.
+A bug is a function that patches; `on` names the ground whose database lets it do harm. `first` is a seed to begin with,
+where a rare one was found before: any other is as good, and takes longer.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from sqlalchemy import update
 
 from earnorm import tenure as tenures
 from earnorm import worker as workers
-from earnorm.backends.memory import MemoryTransaction
+from earnorm.backends.memory import MemoryTransaction, upkeep
 from earnorm.backends.memory.log import is_in
 from earnorm.backends.sqlalchemy import lease_statements, tables
+from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox
 from earnorm.backends.sqlalchemy.dialects import horizon as horizons
 from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
 from earnorm.backends.sqlalchemy.rows import to_cursor
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.delivery import Done
 from earnorm.errors import LeaseLost
+from earnorm.retention import Reach
+from earnorm.store import Plan
 from earnorm.subscription import fold
 from earnorm.turn import Turns
 
@@ -36,14 +40,15 @@ class Bug:
     name: str
     on: str
     plant: Callable[[pytest.MonkeyPatch], None]
+    first: int
 
 
 BUGS: list[Bug] = []
 
 
-def bug(name: str, *, on: str):
+def bug(name: str, *, on: str, first: int = 0):
     def add(plant):
-        BUGS.append(Bug(name, on, plant))
+        BUGS.append(Bug(name, on, plant, first))
         return plant
 
     return add
@@ -92,7 +97,7 @@ def horizon_under_repeatable_read(patch: pytest.MonkeyPatch) -> None:
 # --- the lease ---
 
 
-@bug("fence checked without its lock", on="postgresql")
+@bug("fence checked without its lock", on="postgresql", first=30)
 def fence_without_its_lock(patch: pytest.MonkeyPatch) -> None:
     """It is right when it is looked at, and not any more when the cursor is moved."""
 
@@ -154,3 +159,34 @@ def positions_trusted_after_a_failover(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryTransaction, "settle", lambda self, settlement: settle(self, replace(settlement, seen=None)))
     patch.setattr(workers, "ConnectionLost", Never)
     patch.setattr(tenures, "ConnectionLost", Never)
+
+
+@bug("lost cancel", on="memory")
+def lost_cancel(patch: pytest.MonkeyPatch) -> None:
+    """What was called off while it was at work is set aside again by whoever was at work."""
+    patch.setattr(Plan, "called_off", lambda self, followers, set_aside: None)
+
+
+# --- pruning ---
+
+
+@bug("prune before a reader", on="memory")
+def prune_before_a_reader(patch: pytest.MonkeyPatch) -> None:
+    """What is old enough goes, whoever has still to read it."""
+    patch.setattr(upkeep, "reach_of", lambda *_, **__: Reach(None, {}))
+
+
+# --- the boundary ---
+
+
+@bug("release on savepoint", on="savepoints")
+def release_on_savepoint(patch: pytest.MonkeyPatch) -> None:
+    """As if RELEASE SAVEPOINT were the commit: what is told then may be rolled back a line later."""
+    release_savepoint = ConnectionOutbox.release_savepoint
+
+    def released(self, name):
+        release_savepoint(self, name)
+        self.composed = list(self.happenings)
+        self.release()
+
+    patch.setattr(ConnectionOutbox, "release_savepoint", released)

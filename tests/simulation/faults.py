@@ -19,6 +19,7 @@ WORST = {
     "unknown": 0.030,
     "delay": 0.060,
     "freeze": 0.012,
+    "stall": 0.040,
     "jump": 0.010,
     "outage": 0.0005,
     "failover": 0.015,
@@ -154,7 +155,7 @@ class Faults:
         if self._chance.random() < 0.35:
             self._kernel.pause(self._chance.random() ** 4)
         process = self._kernel.process
-        if process is not None and self.weather.strikes("freeze"):
+        if process is not None and self.weather.strikes("stall"):
             self._freeze(process, "statement")
 
     def committed(self, line: Line) -> None:

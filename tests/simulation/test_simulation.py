@@ -18,17 +18,19 @@ from tests.simulation.truth import Violation
 pytestmark = [pytest.mark.expect_failures, pytest.mark.timeout(600)]
 
 
-def test_nothing_is_lost_doubled_or_out_of_order_whatever_goes_wrong(ground, some):
+def test_nothing_is_lost_doubled_or_out_of_order_whatever_goes_wrong(play, some):
     for seed in some:
-        tell(Story(seed, ground), STEPS)
+        play(seed)
 
 
 @pytest.mark.parametrize("kind, bug", [pytest.param(bug.on, bug, id=bug.name) for bug in BUGS])
-def test_a_planted_bug_is_found(ground, bug, monkeypatch):
+def test_a_planted_bug_is_found(play, bug, monkeypatch):
     bug.plant(monkeypatch)
+    # On servers the harm is seen amid the bad weather, and waiting for its end would take most of the time.
+    options = {"to_the_end": False} if bug.on == "postgresql" else {}
     with pytest.raises(Violation):
-        for seed in range(IN_CI[bug.on]):
-            tell(Story(seed, ground), STEPS)
+        for seed in (*range(bug.first, IN_CI[bug.on]), *range(bug.first)):
+            play(seed, **options)
 
 
 def test_a_seed_tells_the_same_story_in_every_process():
