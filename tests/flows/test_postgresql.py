@@ -306,7 +306,7 @@ def test_events_that_wait_half_a_minute_without_a_worker_draw_one_hint(store, lo
     assert [] == looks.after(29)
     [hint] = looks.after(1)
     assert hint.startswith("events of database 'shop' have waited for 30 s")
-    assert "connect(url, worker=True)" in hint
+    assert "earnorm worker MODULE:DB" in hint
     assert [hint] == looks.after(60)
 
 
