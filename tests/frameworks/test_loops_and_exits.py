@@ -104,8 +104,10 @@ CELLS = """
 
 
 @pytest.fixture
-def notebook():
+def notebook(monkeypatch):
     """A shell as a notebook's kernel has one: cells run on a loop that goes on running, and may await."""
+    # The shell puts its own module there.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     interactive = pytest.importorskip("IPython.core.interactiveshell", reason="pip install -e '.[dev]'")
     shell = interactive.InteractiveShell()
     shell.history_manager.enabled = False
