@@ -34,7 +34,7 @@ _log = logging.getLogger("earnorm.worker")
 # Seconds between two looks at a log that stands still, doubling: the first, and the last while others are at work.
 _SOON, _IDLE = 0.05, 1.0
 # Seconds between two tries of a store that fails.
-_AGAIN, _FAILING = 0.1, 10.0
+_AGAIN, _FAILING = 0.1, 4.0
 # Seconds that stopping may take beyond its grace, for a last settle.
 _MARGIN = 10.0
 _GRACE_AT_EXIT = 5.0
