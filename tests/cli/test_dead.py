@@ -22,13 +22,6 @@ SHOP = """
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/shop.db"
-    return request.getfixturevalue("postgresql")
-
-
 @pytest.fixture
 def shop(tmp_path, monkeypatch, url):
     """An application with three dead letters."""

@@ -22,13 +22,6 @@ from earnorm.testing._store_verbs import entry
 DAY = 86_400_000_000
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/shop.db"
-    return request.getfixturevalue("postgresql")
-
-
 @pytest.fixture
 def handled():
     """Two handlers in two groups; each says what it has handled."""
