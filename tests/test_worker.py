@@ -604,7 +604,7 @@ class TestStragglers:
         self.ended(rig, worker)
 
         # Who was thought dead comes too late.
-        assert 0 == worker._turns.totals.done
+        assert 0 == worker._settler.totals.done
 
     def test_a_drain_waits_for_it(self, rig, slow):
         worker = rig.worker()
