@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from msgspec import structs
+
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
 from earnorm.delivery import Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
@@ -371,7 +373,9 @@ def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime, worker: str) -
     """The deliveries that are not over, as they stand from now on."""
     kept = ((fate, _after(delivery, fate, now)) for delivery, fate in fates)
     return [
-        replace(after, worker=worker if isinstance(fate, _Apart) else "") for fate, after in kept if after is not None
+        structs.replace(after, worker=worker if isinstance(fate, _Apart) else "")
+        for fate, after in kept
+        if after is not None
     ]
 
 
@@ -379,13 +383,15 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
     match fate:
         case Retry(after, error, made):
             due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+            return structs.replace(
+                delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made)
+            )
         case Dead(error, made):
-            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
+            return structs.replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
         case _Waiting() | _Unbegun() | _Apart():
             # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
             chosen = delivery.entry.due is not None or delivery.due > delivery.entry.at
-            return replace(delivery, due=delivery.due if chosen else now)
+            return structs.replace(delivery, due=delivery.due if chosen else now)
         case _:
             return None
 

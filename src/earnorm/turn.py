@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from earnorm.agenda import Agenda
 from earnorm.batch import Batch
@@ -121,7 +122,7 @@ class Turns:
         fate = verdict or self._runner.died(suspect)
         # Also of one that may not run: it is then settled as one that this worker has in hand.
         self._settler.write(lambda now: risk_of(window, fate, now, self._tenure.worker))
-        mine = replace(suspect, worker=self._tenure.worker)
+        mine = structs.replace(suspect, worker=self._tenure.worker)
         return (alone(window, mine), None) if verdict is None else (alone(window, before_its_last(mine)), verdict)
 
     def _perform(self, window: Window, plans: Mapping[str, Plan], until: float | None) -> Result:
