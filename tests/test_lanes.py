@@ -108,7 +108,7 @@ class Rig:
     def run(self, *lanes) -> list[list]:
         batch = self.begin(*lanes)
         until(lambda: batch.finished)
-        return batch.outcomes
+        return list(map(list, batch.outcomes))
 
     def close(self) -> None:
         self.lanes.close()
@@ -295,7 +295,7 @@ class TestConcurrency:
         go_on.set()
         until(lambda: batch.finished)
 
-        assert [[Done()]] * 10 == batch.outcomes
+        assert [(Done(),)] * 10 == batch.outcomes
 
     @COLOURS
     def test_it_holds_over_batches(self, rig, colour):
@@ -319,7 +319,7 @@ class TestConcurrency:
         go_on.set()
         until(lambda: first.finished and second.finished and third.finished)
 
-        assert [[[Done()]], [[Done()]], [[]]] == [first.outcomes, second.outcomes, third.outcomes]
+        assert [[(Done(),)], [(Done(),)], [()]] == [first.outcomes, second.outcomes, third.outcomes]
 
 
 class TestStuck:

@@ -6,9 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
-from earnorm.delivery import Delivery, Outcome, Retry
+from earnorm.delivery import DONE, Delivery, Outcome, Retry
 
 __all__ = ["Batch"]
+
+_DONE = (DONE,)
 
 
 class Batch:
@@ -26,16 +28,17 @@ class Batch:
         self.driving = self.waiting = 0
         # Told, once the batch was settled without them, when those that run on have ended.
         self.on_note: Callable[[], object] | None = None
-        self._outcomes: list[list[Outcome]] = [[] for _ in lanes]
+        # Most lanes have one delivery and come to DONE: those share one tuple, and nothing is made for them.
+        self._outcomes: list[tuple[Outcome, ...]] = [()] * len(lanes)
         self._running: dict[int, int] = {}
         self._lock = threading.Lock()
         self._in_threads = 0
         self._on_loop = 0
 
     @property
-    def outcomes(self) -> list[list[Outcome]]:
+    def outcomes(self) -> list[tuple[Outcome, ...]]:
         """What each lane came to so far. A lane that stays short of its deliveries was stopped."""
-        return [list(outcomes) for outcomes in self._outcomes]
+        return self._outcomes.copy()
 
     @property
     def running(self) -> dict[int, int]:
@@ -79,7 +82,8 @@ class Batch:
     def note(self, lane: int, outcome: Outcome) -> bool:
         """Write an outcome down; whether the lane may go on: behind a delivery that is to be retried, it waits."""
         self._running.pop(lane, None)
-        self._outcomes[lane].append(outcome)
+        before = self._outcomes[lane]
+        self._outcomes[lane] = _DONE if outcome is DONE and not before else (*before, outcome)
         if self.on_note is not None:
             self.on_note()
         return not isinstance(outcome, Retry)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from earnorm.delivery import Outcome
+from earnorm.delivery import Dead, Done, Outcome, Retry, Skipped
 
 __all__ = ["Counts"]
 
@@ -21,8 +22,8 @@ class Counts:
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Counts:
-        names = [type(outcome).__name__ for outcome in outcomes]
-        return cls(*(names.count(name) for name in ("Done", "Retry", "Dead", "Skipped")))
+        kinds = Counter(map(type, outcomes))
+        return cls(kinds[Done], kinds[Retry], kinds[Dead], kinds[Skipped])
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(mine + theirs for mine, theirs in zip(self._tuple(), other._tuple(), strict=True)))

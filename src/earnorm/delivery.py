@@ -13,7 +13,7 @@ from earnorm.durations import Duration, seconds_of
 from earnorm.emission import IdempotencyKey
 from earnorm.event import Entry
 
-__all__ = ["Attempt", "Dead", "Delivery", "Done", "Outcome", "Retry", "Skipped"]
+__all__ = ["DONE", "Attempt", "Dead", "Delivery", "Done", "Outcome", "Retry", "Skipped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,10 @@ class Done:
 
     emitted: tuple[Entry, ...] = ()
     keys: tuple[IdempotencyKey, ...] = ()
+
+
+DONE = Done()
+"""That of a handler that emitted nothing, as most do."""
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -70,7 +70,8 @@ class Places:
         self.batch = batch
         # How often somebody was sent for who has not come yet.
         self.sent = 0
-        self._queue = deque(map(Place, lanes))
+        # Of lanes not begun the number alone: there are thousands.
+        self._queue: deque[int | Place] = deque(lanes)
         self._loading: set[int] = set()
         self._entrance = entrance
         self._resume = resume
@@ -87,6 +88,8 @@ class Places:
                 place = queue.popleft()
             except IndexError:
                 return None
+            if isinstance(place, int):
+                place = Place(place)
             if entrance is None:
                 return place
             if place.gate is None and (gate := entrance.gate(self.delivery(place).subscription)) is not None:
@@ -130,7 +133,7 @@ class Places:
         """Nobody is left to go on with these."""
         count = len(self._queue)
         while self._queue:
-            gate = self._queue.popleft().gate
-            if gate is not None:
-                gate.leave()
+            place = self._queue.popleft()
+            if isinstance(place, Place) and place.gate is not None:
+                place.gate.leave()
         self._left(count)

@@ -17,7 +17,7 @@ from earnorm import telemetry
 from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
-from earnorm.delivery import Dead, Delivery, Done, Outcome, Retry, Skipped
+from earnorm.delivery import DONE, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.envelope import origin_of
 from earnorm.errors import (
     ConnectionLost,
@@ -45,7 +45,6 @@ _log = logging.getLogger("earnorm.worker")
 # What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
 _FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
-_DONE = Done()
 # Seconds that a coroutine may take to end once it was cancelled for its timeout.
 _GRACE = 1.0
 
@@ -145,8 +144,7 @@ class Runner:
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
         handler = self._known(delivery.subscription)
-        run = Run(handler, delivery, self._told)
-        run.loaded = loaded
+        run = Run.of(handler, delivery, self._told, loaded)
         if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
             _tell(telemetry.HandlerStarted(run.event, handler.name))
         return run
@@ -214,7 +212,7 @@ class Runner:
 
     def died(self, delivery: Delivery) -> Outcome:
         """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
-        run = Run(self._known(delivery.subscription), delivery, self._told)
+        run = Run.of(self._known(delivery.subscription), delivery, self._told)
         return self._judge(run, ProcessDied(delivery.subscription, delivery.attempt))
 
     def give_up(self, run: Run) -> Outcome | None:
@@ -306,6 +304,8 @@ class Runner:
         emitted = run.settling.close()
         if run.has_stopped:
             raise StopPropagation(STOPPED)
+        if value is None and not emitted:
+            return DONE
         match value:
             case Retry(after, error):
                 raise RetryLater(after, error) if error else RetryLater(after)
@@ -315,7 +315,7 @@ class Runner:
             case Skipped(reason):
                 return Skipped(escaped(reason))
             case _:
-                return Done(emitted, run.settling.keys) if emitted else _DONE
+                return Done(emitted, run.settling.keys) if emitted else DONE
 
     def _failed(self, run: Run, error: BaseException) -> Outcome | None:
         if not run.end():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain
 
 from earnorm.batch import Batch
 from earnorm.counts import Counts
@@ -29,7 +30,7 @@ class Result:
     """A window that was run, on its way into the store. `apart` says which deliveries, by lane, run on."""
 
     window: Window
-    outcomes: list[list[Outcome]]
+    outcomes: Sequence[Sequence[Outcome]]
     plans: Mapping[str, Plan]
     batch: Batch | None = None
     apart: Mapping[int, int] = field(default_factory=dict[int, int])
@@ -81,7 +82,7 @@ class Settler:
             self.unsettled = None
             if result.batch is not None and running:
                 self.stragglers.add(result.batch, result.apart, running)
-            self.totals += Counts.of(outcome for lane in outcomes for outcome in lane)
+            self.totals += Counts.of(chain.from_iterable(outcomes))
         self._note(settlement)
         self._tell_emitted(settlement)
         return moves

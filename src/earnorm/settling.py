@@ -58,8 +58,8 @@ class Settling:
     def close(self) -> tuple[Entry, ...]:
         """What was emitted, in order; nothing comes in from now on."""
         with self._lock:
-            entries, self._entries = self._entries or (), None
-        return tuple(entries)
+            entries, self._entries = self._entries, None
+        return tuple(entries) if entries else ()
 
     def revoke(self, handler: str, timeout: float) -> None:
         """The attempt is given up while it still runs: what it emits from now on is refused."""

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
-from earnorm.delivery import Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
+from earnorm.delivery import DONE, Attempt, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import NOBODY, Front
@@ -214,7 +214,7 @@ def plan(
 
     A subscription that follows none of its cursors gets nothing, and one that stands past an entry not that one again.
     """
-    lanes: list[list[Delivery]] = []
+    lanes: list[Sequence[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
     later: list[Delivery] = []
     floors = front.floors
@@ -237,7 +237,7 @@ def plan(
                 continue
             delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
             if not ordered:
-                lanes.append([delivery])
+                lanes.append((delivery,))
             elif (lane := by_record.get((name, key))) is not None:
                 lane.append(delivery)
             else:
@@ -285,7 +285,7 @@ def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> b
         if len(ended) != len(lane) or lane[0].id:
             return False
         for outcome in ended:
-            if type(outcome) is not Done or outcome.emitted:
+            if outcome is not DONE and (type(outcome) is not Done or outcome.emitted):
                 return False
     return True
 
@@ -339,8 +339,10 @@ def _fates(
                 yield delivery, ended[index] if index < len(ended) else rest
 
 
-def _ends(front: Front, fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
-    """Where the cursors stop that do not reach the window's end."""
+def _ends(front: Front, fresh: Sequence[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
+    """Where the cursors stop that do not reach the window's end: mostly none do."""
+    if not any(isinstance(fate, _Unbegun) for _, fate in fresh):
+        return {}
     unbegun: dict[Cursor, int] = {}
     ended: dict[Cursor, int] = {}
     for delivery, fate in fresh:

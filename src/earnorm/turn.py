@@ -146,7 +146,9 @@ class Turns:
             if not batch.finished and not apart:
                 self._lanes.abandon(batch)
         # In a lane that went on meanwhile, the one that took long has ended.
-        outcomes = [ended[: apart.get(lane)] for lane, ended in enumerate(batch.outcomes)]
+        outcomes = batch.outcomes
+        for lane, index in apart.items():
+            outcomes[lane] = outcomes[lane][:index]
         return Result(window, outcomes, plans, batch, apart)
 
     def _wait_for(self, batch: Batch, until: float | None, *, may_part: bool) -> dict[int, int]:

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from types import CoroutineType, FrameType
 from typing import Any
 
+import msgspec
+
 from earnorm.delivery import Attempt, Delivery, Outcome
 from earnorm.event import Event, Running, _running
 from earnorm.handler import Handler
@@ -25,54 +27,41 @@ __all__ = ["Run"]
 _FRAMES = 8
 
 
-class Run:
+def _nothing(*_: Any) -> None:
+    """What an attempt calls that has not come so far."""
+
+
+class Run(msgspec.Struct, eq=False):
     """One attempt. With a timeout two may want to say how it ended, its handler's thread and the clock: one does.
 
     Of an attempt that timed out while its handler goes on and cannot be stopped, `on_given_up` is told the outcome.
     """
 
-    __slots__ = (
-        "_event",
-        "_right",
-        "arguments",
-        "awaits",
-        "context",
-        "coroutine",
-        "decode",
-        "delivery",
-        "handler",
-        "is_given_up",
-        "loaded",
-        "on_given_up",
-        "settling",
-        "started",
-        "target",
-        "thread",
-        "timed_out",
-        "timeout",
-    )
+    handler: Handler
+    delivery: Delivery
+    decode: Callable[[Delivery], Event]
+    timeout: float | None = None
+    _right: Any = None
+    # The record, where the runner has loaded it ahead.
+    loaded: Any = None
+    started: float = msgspec.field(default_factory=time.perf_counter)
+    settling: Settling | None = None
+    on_given_up: Callable[[Outcome], None] | None = None
+    is_given_up: bool = False
+    timed_out: bool = False
+    thread: int = 0
+    target: Callable[..., Any] = _nothing
+    arguments: tuple[Any, ...] = (None, None, None, None)
+    # Of an async handler that waits: itself, what it waits for, and the context of its steps.
+    coroutine: CoroutineType[Any, Any, Any] | None = None
+    awaits: Any = None
+    context: Context | None = None
+    _event: Event | None = None
 
-    def __init__(self, handler: Handler, delivery: Delivery, decode: Callable[[Delivery], Event]) -> None:
-        self.handler = handler
-        self.delivery = delivery
-        self.decode = decode
-        self.timeout = handler.options.timeout
-        self.started = time.perf_counter()
-        self.settling: Settling | None = None
-        self.on_given_up: Callable[[Outcome], None] | None = None
-        self.is_given_up = False
-        self.timed_out = False
-        self.thread = 0
-        self.target: Callable[..., Any] = _nothing
-        self.arguments: tuple[Any, ...] = (None, None, None, None)
-        # Of an async handler that waits: itself, what it waits for, and the context of its steps.
-        self.coroutine: CoroutineType[Any, Any, Any] | None = None
-        self.awaits: Any = None
-        self.context: Context | None = None
-        # The record, where the runner has loaded it ahead.
-        self.loaded: Any = None
-        self._event: Event | None = None
-        self._right = threading.Lock() if self.timeout is not None else None
+    @classmethod
+    def of(cls, handler: Handler, delivery: Delivery, decode: Callable[[Delivery], Event], loaded: Any = None) -> Run:
+        timeout = handler.options.timeout
+        return cls(handler, delivery, decode, timeout, None if timeout is None else threading.Lock(), loaded)
 
     @property
     def event(self) -> Event:
@@ -137,10 +126,6 @@ class Run:
         else:
             lines = traceback.format_stack(sys._current_frames().get(self.thread))
         return "\n".join(escaped(line) for part in lines[-_FRAMES:] for line in part.splitlines())
-
-
-def _nothing(*_: Any) -> None:
-    """What an attempt calls that has not come so far."""
 
 
 def _awaited(coroutine: Any) -> list[FrameType]:

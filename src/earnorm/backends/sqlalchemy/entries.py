@@ -56,10 +56,10 @@ class LogVerbs(Verbs):
     def read(self, after: int, upto: int, limit: int, slots: Sequence[Range] = ()) -> list[Entry]:
         words = {"after": after, "upto": upto, "limit": limit}
         if not slots or (0, LAST_SLOT) in slots:
-            rows = self._statements.read(self._connection, **words)
+            rows = self._statements.read.rows(self._connection, **words)
         else:
-            rows = self._statements.read_slots(len(slots))(self._connection, **words, **parameters_of(slots))
-        return [to_entry(row) for row in rows.fetchall()]
+            rows = self._statements.read_slots(len(slots)).rows(self._connection, **words, **parameters_of(slots))
+        return list(map(to_entry, rows))
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()

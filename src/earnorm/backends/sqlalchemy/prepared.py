@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -25,6 +25,14 @@ class Prepared:
 
     def __call__(self, connection: Connection, **values: Any) -> CursorResult[*tuple[Any, ...]]:
         return connection.exec_driver_sql(self.text, self._ordered(values))
+
+    def rows(self, connection: Connection, **values: Any) -> Iterator[Any]:
+        """As the driver has them, one at a time: SQLAlchemy's own rows cost as much as what is made of them."""
+        result = self(connection, **values)
+        try:
+            yield from result.cursor
+        finally:
+            result.close()
 
     def many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
         connection.exec_driver_sql(self.text, [self._ordered(values) for values in rows])
