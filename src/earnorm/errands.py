@@ -156,7 +156,8 @@ class Errands:
         if not isinstance(error, Exception) or errand.closed:
             # Stopped, with its loop or its worker.
             return False
-        if isinstance(error, (LeaseLost, ConnectionLost)) or not errand.begun:
+        assert self._stages is not None
+        if isinstance(error, (LeaseLost, ConnectionLost)) or not errand.begun or not self._stages.blames(error):
             raise error
         if errand.begun == 1:
             assert errand.run is not None

@@ -18,6 +18,7 @@ from earnorm.durations import seconds_of
 from earnorm.errors import (
     HandlerNameNeeded,
     InvalidOption,
+    NotConnected,
     OptionWithoutMeaning,
     PreHookAfterCommit,
     UnknownOption,
@@ -302,6 +303,12 @@ def is_importable(function: Any) -> bool:
     if not isinstance(function, FunctionType):
         return False
     return "<lambda>" not in function.__qualname__ and function.__closure__ is None
+
+
+def require_log(handler: Handler) -> None:
+    """Raises NotConnected for one whose effects would commit with its mark, where there is no log to mark it in."""
+    if handler.transactional:
+        raise NotConnected(f"{handler.name} is transactional")
 
 
 def require_durable_name(handler: Handler) -> None:

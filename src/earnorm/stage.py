@@ -47,6 +47,10 @@ class Stage(Protocol):
         """It failed: undo what it wrote, and let what was kept before stand. Raises ConnectionLost."""
         ...
 
+    def hint(self, error: BaseException) -> str | None:
+        """What to do about an error of the attempt, where it has to do with running on a stage."""
+        ...
+
     def sever(self) -> None:
         """Break the connection under an attempt that cannot be stopped, from another thread: nothing of it commits."""
         ...
@@ -57,6 +61,10 @@ class Stages(Protocol):
 
     def perform(self, work: Callable[[Stage], T]) -> T:
         """Do `work` on a new stage and commit; if it raises, all of it is rolled back. Raises ConnectionLost."""
+        ...
+
+    def blames(self, error: Exception) -> bool:
+        """Whether what refused a commit is to blame on what was written in it, and would refuse it again."""
         ...
 
     async def aperform(self, work: Callable[[Stage], T]) -> T:

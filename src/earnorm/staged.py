@@ -43,7 +43,7 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
         if _process_ends(error):
             raise
         if run.end():
-            return _dropped(stage, runner._came_to(run, error))
+            return _failed(runner, run, stage, error)
     else:
         if run.end():
             return _over(runner, run, stage, outcome, context)
@@ -75,8 +75,14 @@ def _over(runner: Runner, run: Run, stage: Stage, outcome: Outcome, context: Con
     except _FAILURES as error:
         if _process_ends(error):
             raise
-        return _dropped(stage, runner._came_to(run, error))
+        return _failed(runner, run, stage, error)
     return runner._tell_of(run, outcome)
+
+
+def _failed(runner: Runner, run: Run, stage: Stage, error: BaseException) -> Outcome:
+    if (hint := stage.hint(error)) is not None:
+        error.add_note(hint)
+    return _dropped(stage, runner._came_to(run, error))
 
 
 def _dropped(stage: Stage, outcome: Outcome) -> Outcome:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -124,6 +125,14 @@ class DatabaseStage:
             self._connection.execution_options(schema_translate_map=None)
         self._scope = self._savepoint = self._async_session = None
 
+    def hint(self, error: BaseException) -> str | None:
+        if not isinstance(error, OperationalError) or "database is locked" not in str(error.orig):
+            return None
+        return (
+            "a transactional handler has SQLite's one write lock until its transaction ends; to write in that, use its "
+            "session, or save(), emit() and db.transaction(), which find it"
+        )
+
     def sever(self) -> None:
         self.severed = True
         sever(self._connection.connection.dbapi_connection)
@@ -139,6 +148,9 @@ class DatabaseStages:
         store = self._database.store
         with store.noticing_loss(), store.own_engine.connect() as connection:
             return self._perform(connection, work)
+
+    def blames(self, error: Exception) -> bool:
+        return not isinstance(error, DBAPIError) or isinstance(error, (IntegrityError, DataError, ProgrammingError))
 
     async def aperform(self, work: Callable[[Stage], T]) -> T:
         store = self._database.store

@@ -1,4 +1,4 @@
-"""Severing: a connection ended under whoever uses it in another thread or task, so that its transaction is rolled back."""
+"""Severing: a connection ended under whoever uses it in another thread or task, and its transaction rolled back."""
 
 from __future__ import annotations
 
