@@ -1,4 +1,4 @@
-"""Stages on the grounds: a transactional handler's effect is an entry that it appends in the transaction of its mark."""
+"""Stages on the grounds: the effect of a transactional handler is an entry appended in the transaction of its mark."""
 
 from __future__ import annotations
 
