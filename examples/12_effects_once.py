@@ -55,7 +55,7 @@ def start_again(url: str) -> None:
         found = sorted((entry.account, entry.amount) for entry in Entry.find())
         print(f"    done: {counts['done'] > 0}, the books:", flush=True)
         for account, amount in found:
-            print(f"      {account}: {amount}", flush=True)
+            print(f"      {account} has {amount}", flush=True)
 
 
 async def astart_again(url: str) -> None:
@@ -97,11 +97,11 @@ if __name__ == "__main__":
 #   it ended with 9
 # second start
 #     done: True, the books:
-#       Ada: -30
-#       Grace: -50
-#       points of Ada: 3
-#       points of Grace: 5
-#       till: 30
-#       till: 50
+#       Ada has -30
+#       Grace has -50
+#       points of Ada has 3
+#       points of Grace has 5
+#       till has 30
+#       till has 50
 # third start, async
 #     done: 0, entries: 6
