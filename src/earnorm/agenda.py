@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from earnorm.delivery import Delivery
 from earnorm.front import Front, fronts_of
@@ -108,7 +108,7 @@ class Agenda:
         """What is to be run next; the leases are looked after before, if it is time. Takes none unless `active`."""
         for _ in range(_TRIES):
             if not self._tenure.is_fresh:
-                self._tenure.look(self._knows, active=active)
+                self._tenure.look(self._knows, active=active, solitary=self._solitary())
             view = self._tenure.view
             assert view is not None
             with self._store.begin(readonly=True) as transaction:
@@ -122,7 +122,9 @@ class Agenda:
     def _read(self, transaction: Transaction, view: View, horizon: int) -> Window:
         """What there is to do by the cursors held here: from the log, and set aside and due."""
         limit = self._pace.size
-        front = self._front(view, horizon, limit)
+        return self._planned(transaction, self._front(view, horizon, limit), horizon, limit)
+
+    def _planned(self, transaction: Transaction, front: Front, horizon: int, limit: int) -> Window:
         start, slots = front.start, front.slots
         entries = transaction.read(start, horizon, limit, slots) if front.cursors and start < horizon else []
         end = entries[-1].position if len(entries) == limit else horizon
@@ -145,13 +147,49 @@ class Agenda:
         level = [c for c in cursors if c.position >= horizon]
         self._number += 1
         chosen = fronts[self._number % len(fronts)] if fronts else []
-        followers = [f for f in view.followers if self._works(f, view.groups)]
+        followers = [f for f in view.followers if self._works(f, view.groups) and not self._is_solitary(f)]
         return Front([*chosen, *level], followers)
 
+    def _is_solitary(self, follower: Follower) -> bool:
+        """Whether it never follows a shared cursor: its handler's effects commit with a mark of their own."""
+        return self._runner.is_transactional(follower.name)
+
+    def _solitary(self) -> frozenset[str]:
+        return frozenset(filter(self._runner.is_transactional, self._knows))
+
     def _workable(self, view: View) -> list[Cursor]:
-        """The cursors held here, but those that would pass somebody by whom nobody here can run."""
-        passing = {(f.group, f.cursor) for f in view.followers if not self._works(f, view.groups)}
+        """The cursors held here, but those that would pass somebody by whom nobody here can run, or only by itself."""
+        passing = {
+            (f.group, f.cursor) for f in view.followers if not self._works(f, view.groups) or self._is_solitary(f)
+        }
         return [c for c in self._tenure.held if (c.group, c.name) not in passing]
+
+    def own_windows(self, busy: Collection[str], size: Callable[[str], int]) -> list[tuple[str, Window]]:
+        """What is to be run by itself, by subscription, but of the `busy` ones; `size` is how many entries to read."""
+        view = self._tenure.view
+        fronts = [] if view is None else [(f, self._own_cursors(f)) for f in self._free(view, busy)]
+        if not any(cursors for _, cursors in fronts):
+            return []
+        assert view is not None
+        with self._store.begin(readonly=True) as transaction:
+            horizon = transaction.horizon()
+            if transaction.groups() != view.groups:
+                self._tenure.stale()
+                return []
+            windows = [
+                (follower.name, self._planned(transaction, Front(cursors, [follower]), horizon, size(follower.name)))
+                for follower, cursors in fronts
+                if cursors
+            ]
+        first = self._number % len(windows)
+        return [(name, window) for name, window in (*windows[first:], *windows[:first]) if not window.is_empty]
+
+    def _free(self, view: View, busy: Collection[str]) -> list[Follower]:
+        every = (f for f in view.followers if self._is_solitary(f) and f.apart and f.name not in busy)
+        return [follower for follower in every if self._works(follower, view.groups)]
+
+    def _own_cursors(self, follower: Follower) -> list[Cursor]:
+        return [c for c in self._tenure.held if (c.group, c.name) == (follower.group, follower.name)]
 
     def _due(
         self, transaction: Transaction, waiting: Mapping[str, Waiting], front: Front, limit: int

@@ -81,6 +81,12 @@ class Lanes:
         """Run async handlers on `loop` for as long as it runs; otherwise they run on the loop thread."""
         self._loop = loop
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where async handlers run now."""
+        given = self._loop
+        return given if given is not None and given.is_running() else self._own_loop.loop
+
     def begin(self, batch: Batch) -> None:
         """Start every lane, the first ones first."""
         plain, awaited = _Places(), _Places()

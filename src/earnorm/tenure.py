@@ -58,6 +58,8 @@ class Tenure:
         self.worker = f"{_here()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.third = seconds / 3
         self.view: View | None = None
+        # Subscriptions of which something is under way between two looks.
+        self.busy: frozenset[str] = frozenset()
         self._store = store
         self._clock = clock
         self._seconds = seconds
@@ -79,7 +81,7 @@ class Tenure:
 
     # --- looking -----------------------------------------------------------------------------
 
-    def look(self, knows: frozenset[str], *, active: bool = True) -> None:
+    def look(self, knows: frozenset[str], *, active: bool = True, solitary: frozenset[str] = frozenset()) -> None:
         """See who works what, and take and give back what is this worker's to take and to give back."""
         for _ in range(_ROUNDS):
             self._looked = self._clock.monotonic()
@@ -90,7 +92,9 @@ class Tenure:
             if self._bury(view):
                 continue
             assert self._said is not None
-            moves = moves_of(view, self._said, divides=self._store.divides, patient=self._is_patient())
+            patient = self._is_patient()
+            moves = moves_of(view, self._said, divides=self._store.divides, patient=patient, solitary=solitary)
+            moves.spare(self.busy)
             self._notice_others(view, moves)
             if not active:
                 moves.take.clear()
@@ -228,7 +232,7 @@ class Tenure:
     def rest(self) -> None:
         """Hold nothing while there is nothing to do, but stay in sight."""
         said = self._said
-        if said is not None and not said.idle:
+        if said is not None and not said.idle and not self.busy:
             held, self.view = self.held, None
             with self._store.begin() as transaction:
                 transaction.release(held)

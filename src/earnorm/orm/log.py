@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
+from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
@@ -30,6 +31,7 @@ from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
 from earnorm.orm.outcomes import Outcomes
+from earnorm.orm.stage import StageScope
 from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
@@ -315,6 +317,10 @@ class DatabaseLog:
         return commits()
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
+        scope = current_scope()
+        if isinstance(scope, StageScope):
+            # In the handler's own session, and so attached to it.
+            return scope.session.get(found.cls, identity)
         with self.store.noticing_loss():
             return self._read(lambda session: load(session, found, identity))
 

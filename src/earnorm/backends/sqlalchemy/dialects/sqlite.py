@@ -167,6 +167,7 @@ class SQLite:
     own_transactions: Mapping[str, Any] = {}
     own_reads: Mapping[str, Any] = {}
     locks_rows = False
+    most_savepoints: int | None = None
     guards: Sequence[str] = ()
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
