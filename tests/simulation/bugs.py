@@ -137,11 +137,10 @@ def settle_before_effect(patch: pytest.MonkeyPatch) -> None:
     """What is marked as done first is lost by a crash between the two."""
     perform = Turns._perform
 
-    def settled_first(self, window, until):
-        with self._store.begin() as transaction:
-            done = [[Done() for _ in lane] for lane in window.lanes]
-            transaction.settle(fold(window, done, transaction.now(), self._tenure.worker, self._plans()))
-        return perform(self, window, until)
+    def settled_first(self, window, plans, until):
+        done = [[Done() for _ in lane] for lane in window.lanes]
+        self._settler.write(lambda now: fold(window, done, now, self._tenure.worker, plans))
+        return perform(self, window, plans, until)
 
     patch.setattr(Turns, "_perform", settled_first)
 

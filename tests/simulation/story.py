@@ -217,7 +217,7 @@ class Story:
         worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=self.chance.choice((2, 5, 50)))
         worker._tenure.worker = process.name
         worker._passing = Lock(self.kernel)
-        worker._lanes._threads = Greenlets(self.kernel, process)
+        worker._lanes._serving.threads = Greenlets(self.kernel, process)
         return worker
 
     def _handler(self, process: Process, name: str):
