@@ -179,6 +179,9 @@ class SQLite:
         self.insert(connection, tables.log, rows)
         return _is_any_captured(connection)
 
+    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """A file knows no round trips."""
+
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         shared, slots = shared_row(entries), slots_of(entries)
         for start in range(0, len(entries), _ROWS_A_STATEMENT):
