@@ -23,7 +23,7 @@ from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.envelope import encode_all_changes, encode_change, entry_of, event_of, identity_of
+from earnorm.envelope import encode_change, entry_of, event_of, identity_of
 from earnorm.event import Entries, Entry, Event
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
@@ -146,7 +146,7 @@ class DatabaseLog:
         return self._interests.hears(happening.name, subject, happening.changes)
 
     def _chosen(self, many: Multitude) -> list[bool]:
-        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.each_changes]
+        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.records.changes]
 
     def _kept_of(self, happening: Happening) -> Happening | None:
         """What of it is kept."""
@@ -241,9 +241,7 @@ class DatabaseLog:
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:
-        hidden = many.info.sensitive
-        changes = list(many.each_changes)
-        return many.entries(encode_all_changes(many.identities, many.payloads, changes, mappings.refer, hidden))
+        return many.entries(many.records.written(mappings.refer, many.info.sensitive))
 
     def appended(self, happenings: Sequence[Happening]) -> None:
         """They are committed: the worker need not wait for its next look."""
