@@ -61,8 +61,7 @@ class Lanes:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """Where async handlers run now."""
-        given = self._loop
-        return given if given is not None and given.is_running() else self._own_loop.loop
+        return self._driving.loop
 
     def begin(self, batch: Batch) -> None:
         """Start every lane, the first ones first."""
