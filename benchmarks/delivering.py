@@ -100,11 +100,12 @@ class Failing(Ours):
     def listen(self) -> None:
         import logging
 
-        from earnorm import event_handler_async
+        from earnorm import Backoff, event_handler_async
 
         logging.getLogger("earnorm").setLevel(logging.CRITICAL)
 
-        @event_handler_async("tick.told", name="hear")
+        # None comes due in a later round, where it would be delivered beside that round's own.
+        @event_handler_async("tick.told", name="hear", retry=Backoff(first="1h"))
         async def hear(*, number: int) -> None:
             if number % 100 == 0:
                 raise RuntimeError("one in a hundred")
