@@ -13,9 +13,9 @@ from typing import Any
 
 from earnorm.clock import Clock
 from earnorm.delivery import Delivery, Outcome, Retry
-from earnorm.lanes import _Watch
 from earnorm.portal import LoopThread
 from earnorm.runner import Runner
+from earnorm.serving import _Watch
 from earnorm.stage import Stage, Stages
 from earnorm.staged import StageLost, perform_staged
 from earnorm.store import Settlement

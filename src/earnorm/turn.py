@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec import structs
 
 from earnorm.agenda import Agenda
 from earnorm.batch import Batch
@@ -65,6 +66,11 @@ class Turns:
         self._outside = outside
         self._errands = errands
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is work here that others are about to leave to this worker."""
+        return self.contending and self._tenure.is_short
+
     def forget(self) -> None:
         """What was seen and what was run is worth nothing any more: it is read again, from the last settle."""
         self._settler.forget()
@@ -103,6 +109,8 @@ class Turns:
         moved = self._begin_errands() or moved
         if window.is_empty or self.stopping.is_set():
             self.contending = self._agenda.contends()
+            if self.is_waiting:
+                self._tenure.stale()
             return moved
         return self._run(window, self._agenda.plans(), until) or moved
 
@@ -137,7 +145,7 @@ class Turns:
         fate = verdict or self._runner.died(suspect)
         # Also of one that may not run: it is then settled as one that this worker has in hand.
         self._settler.write(lambda now: risk_of(window, fate, now, self._tenure.worker))
-        mine = replace(suspect, worker=self._tenure.worker)
+        mine = structs.replace(suspect, worker=self._tenure.worker)
         return (alone(window, mine), None) if verdict is None else (alone(window, before_its_last(mine)), verdict)
 
     def _perform(self, window: Window, plans: Mapping[str, Plan], until: float | None) -> Result:
