@@ -51,7 +51,7 @@ class Driving:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Where they run now."""
+        """Where handlers run now."""
         given = self._loop
         return given if given is not None and given.is_running() else self._own_loop.loop
 

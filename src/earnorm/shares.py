@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from typing import TypeVar
 
 from earnorm.slots import SLOTS
 from earnorm.store import SHARED, Cursor, Follower, Group, Presence
 
 __all__ = ["Moves", "View", "moves_of", "outranks", "share_of"]
 
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class View:
     """What one look showed. The groups were read before the followers, so that those are never older."""
 
@@ -26,11 +31,26 @@ class View:
     def living(self) -> list[Presence]:
         return [worker for worker in self.workers if worker.expires > self.now]
 
-    def of_group(self, group: str) -> list[Follower]:
-        return [follower for follower in self.followers if follower.group == group]
+    def of_group(self, group: str) -> Sequence[Follower]:
+        return self._by_group.get(group, ())
 
-    def rows(self, group: str, name: str) -> list[Cursor]:
-        return [cursor for cursor in self.cursors if (cursor.group, cursor.name) == (group, name)]
+    def rows(self, group: str, name: str) -> Sequence[Cursor]:
+        return self._by_place.get((group, name), ())
+
+    @cached_property
+    def _by_group(self) -> Mapping[str, Sequence[Follower]]:
+        return _sorted_by(self.followers, lambda follower: follower.group)
+
+    @cached_property
+    def _by_place(self) -> Mapping[tuple[str, str], Sequence[Cursor]]:
+        return _sorted_by(self.cursors, lambda cursor: (cursor.group, cursor.name))
+
+
+def _sorted_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from earnorm.clock import Clock
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.shares import Moves, View, moves_of
-from earnorm.store import Cursor, Presence, Store, Transaction
+from earnorm.store import Cursor, Follower, Group, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
 
@@ -67,6 +67,7 @@ class Tenure:
         self._clock = clock
         self._seconds = seconds
         self._dedicated = dedicated
+        self._followers: tuple[Mapping[str, Group], Sequence[Follower]] | None = None
         self._said: Presence | None = None
         self._beaten = 0.0
         self._looked = 0.0
@@ -90,7 +91,7 @@ class Tenure:
             self._looked = self._clock.monotonic()
             self._say(knows, idle=not active)
             with self._store.begin(readonly=True) as transaction:
-                view = _view(transaction)
+                view = self._view(transaction)
             self.view = view
             if self._bury(view):
                 continue
@@ -104,6 +105,25 @@ class Tenure:
                 moves.take.clear()
             if not self._carry_out(moves):
                 return
+
+    def _view(self, transaction: Transaction) -> View:
+        groups = transaction.groups()
+        return View(
+            groups=groups,
+            followers=self.followers(transaction, groups),
+            cursors=transaction.cursors(),
+            workers=transaction.workers(),
+            now=transaction.now(),
+        )
+
+    def followers(self, transaction: Transaction, groups: Mapping[str, Group]) -> Sequence[Follower]:
+        """Who follows, as of these groups, which the transaction has just read: read again only if they have changed.
+
+        When each was last seen is not kept up with.
+        """
+        if self._followers is None or self._followers[0] != groups:
+            self._followers = groups, transaction.followers()
+        return self._followers[1]
 
     def _say(self, knows: frozenset[str], *, idle: bool) -> None:
         """Be there, and say so again when a third of the lease has passed."""
@@ -225,7 +245,7 @@ class Tenure:
     def forget(self) -> None:
         """Nothing that was seen is to be relied on: not who holds what, and not where it stands."""
         self.view = None
-        self._said = None
+        self._said = self._followers = None
 
     def lose(self) -> None:
         """Something is not as it was seen to be; this worker is still there."""
@@ -250,13 +270,3 @@ class Tenure:
                 transaction.leave(self.worker)
         except Exception:  # noqa: BLE001  a store may raise anything, and nothing depends on it
             _log.warning("the leases could not be given back; they run out by themselves", exc_info=True)
-
-
-def _view(transaction: Transaction) -> View:
-    return View(
-        groups=transaction.groups(),
-        followers=transaction.followers(),
-        cursors=transaction.cursors(),
-        workers=transaction.workers(),
-        now=transaction.now(),
-    )
