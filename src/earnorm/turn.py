@@ -88,16 +88,21 @@ class Turns:
         moved = self._settler.settle()
         moved = self._settler.settle_stragglers() or moved
         self._settler.reopen_astray()
+        moved = self._work(until) or moved
+        # Last: what is in the log already need not wait for it.
         if self._intake is not None and self._intake.take():
             self._outside.notify()
             moved = True
+        return moved
+
+    def _work(self, until: float | None) -> bool:
         if self._tenure.view is None and not self._agenda.contends():
-            return moved
+            return False
         window = self._agenda.window(active=not self.stopping.is_set())
         if window.is_empty or self.stopping.is_set():
             self.contending = self._agenda.contends()
-            return moved
-        return self._run(window, self._agenda.plans(), until) or moved
+            return False
+        return self._run(window, self._agenda.plans(), until)
 
     def _run(self, window: Window, plans: Mapping[str, Plan], until: float | None) -> bool:
         """Run it and settle it. What was run and could not be settled is left to the next turn."""
