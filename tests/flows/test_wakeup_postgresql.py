@@ -76,7 +76,6 @@ def test_the_first_commit_of_a_moment_tells_the_workers_right_behind_itself(rest
     ring(another)
     assert another.wakeup._notifier._thread is not None
     assert rang.wait(EVENTUALLY)
-    another.wakeup._notifier._ending.set()
 
 
 def test_a_notifier_gives_its_connection_back_after_a_silence(another, monkeypatch):
