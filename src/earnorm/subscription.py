@@ -222,7 +222,7 @@ def plan(
         key, position = entry.key, entry.position
         for subscription in hearing(entry):
             name = subscription.name
-            floor = floors.get(name)
+            floor = floors[name]
             if floor is None:
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:

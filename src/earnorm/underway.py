@@ -16,6 +16,7 @@ from earnorm.delivery import Attempt, Delivery, Outcome
 from earnorm.event import Event, Running, _running
 from earnorm.handler import Handler
 from earnorm.settling import Settling, _settling
+from earnorm.stage import Stage
 from earnorm.telemetry import escaped
 from earnorm.tenant import _tenant
 from earnorm.verdict import Verdict
@@ -45,6 +46,7 @@ class Run:
         "loaded",
         "on_given_up",
         "settling",
+        "stage",
         "started",
         "target",
         "thread",
@@ -71,6 +73,8 @@ class Run:
         self.context: Context | None = None
         # The record, where the runner has loaded it ahead.
         self.loaded: Any = None
+        # Of a transactional handler: the transaction that it runs in.
+        self.stage: Stage | None = None
         self._event: Event | None = None
         self._right = threading.Lock() if self.timeout is not None else None
 

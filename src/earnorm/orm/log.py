@@ -17,12 +17,13 @@ from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.appending import Appending, HeldBack
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
+from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.envelope import encode_all_changes, encode_change, entry_of, event_of, identity_of
+from earnorm.envelope import encode_change, entry_of, event_of, identity_of
 from earnorm.event import Entries, Entry, Event
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
@@ -31,6 +32,7 @@ from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
 from earnorm.orm.outcomes import Outcomes
+from earnorm.orm.stage import StageScope
 from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
@@ -147,7 +149,7 @@ class DatabaseLog:
         return self._interests.hears(happening.name, subject, happening.changes)
 
     def _chosen(self, many: Multitude) -> list[bool]:
-        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.each_changes]
+        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.records.changes]
 
     def _kept_of(self, happening: Happening) -> Happening | None:
         """What of it is kept."""
@@ -254,9 +256,7 @@ class DatabaseLog:
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:
-        hidden = many.info.sensitive
-        changes = list(many.each_changes)
-        return many.entries(encode_all_changes(many.identities, many.payloads, changes, mappings.refer, hidden))
+        return many.entries(many.records.written(mappings.refer, many.info.sensitive))
 
     def appended(self, appending: Appending) -> None:
         """They are committed: the worker need not wait for its next look."""
@@ -341,6 +341,10 @@ class DatabaseLog:
         return commits()
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
+        scope = current_scope()
+        if isinstance(scope, StageScope):
+            # In the handler's own session, and so attached to it.
+            return scope.session.get(found.cls, identity)
         with self.store.noticing_loss():
             return self._read(lambda session: load(session, found, identity))
 

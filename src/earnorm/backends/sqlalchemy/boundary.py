@@ -25,7 +25,7 @@ from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
-from earnorm.composition import compose
+from earnorm.composition import compose_parts
 from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, BindNotConnected
 from earnorm.handler import Handler, Phase
@@ -50,6 +50,7 @@ class ConnectionOutbox(Outbox):
         self.database = "" if log is None else log.name
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
         self._sessions: list[weakref.ref[Session]] = []
+        self.sealed: list[int] = []  # up to where what happened is composed apart from what comes after
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
         self.appending = Appending()
@@ -73,7 +74,7 @@ class ConnectionOutbox(Outbox):
         super().record_many(multitude)
 
     def append(self, connection: Connection, *, with_commit: bool = False) -> None:
-        self.composed = compose(self.happenings)
+        self.composed = compose_parts(self.happenings, self.sealed)
         if self.log is not None and (self.composed or self.muted):
             self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
             self.appending = self.log.append(connection, self.composed, self.muted, with_commit=with_commit)

@@ -30,12 +30,14 @@ class Dialect(Protocol):
     own_transactions  execution options of the transactions that the store begins itself
     own_reads         those of the ones that only read, beside READONLY
     locks_rows        whether a row can be locked alone; else whoever writes has the whole database
+    most_savepoints   how many a transaction should have at most, if there is a price on more
     guards            DDL that stands beside the table of the log; each does nothing that is done already
     """
 
     own_transactions: Mapping[str, Any]
     own_reads: Mapping[str, Any]
     locks_rows: bool
+    most_savepoints: int | None
     guards: Sequence[str]
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:

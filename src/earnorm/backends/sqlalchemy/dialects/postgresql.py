@@ -15,10 +15,11 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
-from earnorm.backends.sqlalchemy.rows import shared_row, slots_of
+from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
+from earnorm.slots import slots_of
 from earnorm.upkeep import Stall
 
 __all__ = ["CAPTURED", "PostgreSQL"]
@@ -70,6 +71,9 @@ class PostgreSQL:
     # Each statement then has a snapshot of its own, as under READ COMMITTED, and two round trips fewer.
     own_reads: Mapping[str, Any] = {"isolation_level": "AUTOCOMMIT"}
     locks_rows = True
+    # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer. A
+    # handler that writes has two.
+    most_savepoints: int | None = 32
     guards: Sequence[str] = GUARDS
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
@@ -104,7 +108,7 @@ class PostgreSQL:
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.
-        shared, slots, met = shared_row(entries), slots_of(entries), False
+        shared, slots, met = shared_row(entries), slots_of(entries.keys, entries.ids), False
         for start in range(0, len(entries), _ROWS_A_STATEMENT):
             some = slice(start, start + _ROWS_A_STATEMENT)
             sizes = [len(data) for data in entries.data[some]]
