@@ -2,11 +2,11 @@
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from benchmarks.report import Row
 from benchmarks.saving import running
-from benchmarks.timing import Pace, Sample, differences, measure, typical
+from benchmarks.timing import Cast, Pace, measure
 
 __all__ = ["models", "saves"]
 
@@ -34,38 +34,33 @@ PEERS = {
 }
 
 
-# How often all start anew, and share the rounds.
-CASTS = 8
-FEW_CASTS = 3
-_Found = Mapping[str, list[Sample]]
-
-
 def saves(pace: Pace) -> Iterator[Row]:
     names = ["plain", *ADDED, *dict.fromkeys(name for pair in PEERS.values() for name in pair if name != "plain")]
-    found, missing = _casts(names, pace)
+    found, missing = _cast(names, pace)
     for name, (what, microseconds, per_cent) in ADDED.items():
         yield from _added(name, what, microseconds, per_cent, found, missing)
     yield _attaching(found["attached"], found["connected"])
 
 
-def _casts(names: list[str], pace: Pace) -> tuple[_Found, Mapping[str, str]]:
-    """A sample of each contestant a cast, and why others do not run here."""
-    found: dict[str, list[Sample]] = defaultdict(list)
-    casts = CASTS if pace.rounds >= 100 else FEW_CASTS
-    for cast in range(casts):
+def _cast(names: Iterable[str], pace: Pace) -> tuple[dict[str, Cast], dict[str, str]]:
+    """Each contestant in one process after the other, beside the others; and why some do not run here."""
+    typical: dict[str, list[float]] = defaultdict(list)
+    missing: dict[str, str] = {}
+    for cast in range(pace.processes):
         with (
             tempfile.TemporaryDirectory() as folder,
-            running(dict.fromkeys(names, folder), seed=cast) as (ready, missing),
+            running(dict.fromkeys(names, folder), seed=cast) as (ready, absent),
         ):
-            for name, sample in measure(ready, Pace(pace.rounds // casts, pace.seconds)).items():
-                found[name].append(sample)
-    return found, missing
+            missing = absent
+            for name, sample in measure(ready, pace).items():
+                typical[name].append(sample.typical)
+    return {name: Cast(tuple(values)) for name, values in typical.items()}, missing
 
 
-def _attaching(attached: list[Sample], connected: list[Sample]) -> Row:
+def _attaching(attached: Cast, connected: Cast) -> Row:
     """What `attach` alone adds to saving a record that nobody hears of."""
-    added, noise = differences(attached, connected)
-    raw = {"not attached": typical(connected), "attached": typical(attached)}
+    added, noise = attached.beside(connected)
+    raw = {"not attached": connected.typical, "attached": attached.typical}
     return Row(SAVING, "attach() of a model nobody hears of", added / 1000, "µs", 0, noise / 1000, raw, gross_at=25.0)
 
 
@@ -74,12 +69,12 @@ def _added(
     what: str,
     microseconds: float | None,
     per_cent: float | None,
-    found: _Found,
+    found: Mapping[str, Cast],
     missing: Mapping[str, str],
 ) -> Iterator[Row]:
     plain, ours = found["plain"], found[name]
-    added, noise = differences(ours, plain)
-    raw = {"plain SQLAlchemy": typical(plain), "earnorm": typical(ours)}
+    added, noise = ours.beside(plain)
+    raw = {"plain SQLAlchemy": plain.typical, "earnorm": ours.typical}
     with_peers = name == "hooks"
     peers = {peer: _peer(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
     # The targets are missed today, as the page says; what fails a run is a step back from where they stand.
@@ -87,22 +82,22 @@ def _added(
     yield Row(SAVING, what, added / 1000, "µs", microseconds, noise / 1000, raw, peers, gross_at=gross)
     if per_cent is not None or name == "log":
         peers = {peer: _share(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
-        scale = 100 / typical(plain)
+        scale = 100 / plain.typical
         gross = None if per_cent is None else 25.0
         yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=peers, gross_at=gross)
 
 
-def _peer(one: str, other: str, found: _Found, missing: Mapping[str, str]) -> float | str:
+def _peer(one: str, other: str, found: Mapping[str, Cast], missing: Mapping[str, str]) -> float | str:
     """What a peer's own hooks add to its own save."""
     if why := missing.get(one) or missing.get(other):
         return why
-    return differences(found[one], found[other])[0] / 1000
+    return found[one].beside(found[other])[0] / 1000
 
 
-def _share(one: str, other: str, found: _Found, missing: Mapping[str, str]) -> float | str:
+def _share(one: str, other: str, found: Mapping[str, Cast], missing: Mapping[str, str]) -> float | str:
     if why := missing.get(one) or missing.get(other):
         return why
-    return differences(found[one], found[other])[0] / typical(found[other]) * 100
+    return found[one].beside(found[other])[0] / found[other].typical * 100
 
 
 def models(pace: Pace) -> Iterator[Row]:
@@ -112,7 +107,6 @@ def models(pace: Pace) -> Iterator[Row]:
         "emit_connected": ("record.emit(name), connected, a transaction each", 1),
         "emit_in_transaction": ("record.emit(name), connected, each of 100 in a transaction", 100),
     }
-    with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(rows, folder)) as (ready, _missing):
-        found = measure(ready, pace)
+    found, _missing = _cast(rows, pace)
     for name, (what, turns) in rows.items():
         yield Row(EMITTING, what, found[name].typical / turns / 1000, "µs")
