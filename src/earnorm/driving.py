@@ -49,6 +49,12 @@ class Driving:
         """Run handlers on `loop` for as long as it runs; otherwise they run on the loop thread."""
         self._loop = loop
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where handlers run now."""
+        given = self._loop
+        return given if given is not None and given.is_running() else self._own_loop.loop
+
     def begin(self, batch: Batch, lanes: Iterable[int], entrance: Entrance | None) -> None:
         places = Places(batch, lanes, entrance, resume=self._drive_later, left=partial(_left, batch))
         if len(places):

@@ -58,6 +58,11 @@ class Lanes:
         """Run async handlers on `loop` for as long as it runs; otherwise they run on the loop thread."""
         self._driving.use_loop(loop)
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where async handlers run now."""
+        return self._driving.loop
+
     def begin(self, batch: Batch) -> None:
         """Start every lane, the first ones first."""
         plain: list[int] = []

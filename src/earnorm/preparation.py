@@ -126,16 +126,24 @@ class Preparation:
     def _compose(
         self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None, needs: _Needs
     ) -> Skipped | None:
-        handler, entry = run.handler, run.delivery.entry
+        handler = run.handler
         if not needs.keys <= event.payload.keys():
             self._bus.caller.require_payload((handler,), event.name, event.payload, info)
         compiled = self._bus.caller.compiled(handler, info)
         run.target = compiled.call
-        moment = Moment(None, entry.name == f"{entry.subject}.created", found.declared) if needs.moment else None
+        moment = self._moment(run, found) if needs.moment else None
         run.arguments = (event.subject, event.payload, event, moment)
         if compiled.when is not None and not compiled.when(*run.arguments):
             return Skipped("when")
         return None
+
+    @staticmethod
+    def _moment(run: Run, found: Hydrated) -> Moment:
+        entry, stage = run.delivery.entry, run.stage
+        moment = Moment(None, entry.name == f"{entry.subject}.created", found.declared)
+        if stage is not None:
+            moment.session, moment.async_session = stage.session, stage.async_session
+        return moment
 
     def may_block(self, run: Run) -> bool:
         """Whether it belongs in a thread: a record to load, a condition to ask."""

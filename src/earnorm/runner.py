@@ -114,6 +114,11 @@ class Runner:
         handler = self.handler(name)
         return handler is not None and handler.is_async
 
+    def is_transactional(self, name: str) -> bool:
+        """Whether deliveries of this subscription run on a stage."""
+        handler = self.handler(name)
+        return handler is not None and handler.transactional
+
     def concurrency(self, name: str) -> int | None:
         """How many deliveries of this subscription may run side by side, if it says."""
         handler = self.handler(name)
@@ -321,6 +326,10 @@ class Runner:
         if not run.end():
             _tell_refused(run)
             return None
+        return self._came_to(run, error)
+
+    def _came_to(self, run: Run, error: BaseException) -> Outcome:
+        """What comes of an attempt that ended so, from whoever has the right to say it."""
         if run.settling is not None:
             run.settling.close()
         if run.is_late:

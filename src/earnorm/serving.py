@@ -18,7 +18,7 @@ from earnorm.portal import LoopThread
 from earnorm.threads import Threads
 from earnorm.underway import Run
 
-__all__ = ["Serving"]
+__all__ = ["Serving", "Watch"]
 
 _log = logging.getLogger("earnorm.worker")
 
@@ -95,7 +95,7 @@ class Serving:
         """Perform it; nobody can stop a thread, but once its time is over another one goes on with what follows."""
         if run.timeout is None:
             return self._performer.perform(run)
-        watch = _Watch(self._own_loop.loop, run.timeout, lambda: self._give_up(places, place, run))
+        watch = Watch(self._own_loop.loop, run.timeout, lambda: self._give_up(places, place, run))
         try:
             return self._performer.perform(run)
         finally:
@@ -115,7 +115,7 @@ def _left(batch: Batch, count: int) -> None:
     batch.left(in_threads=count)
 
 
-class _Watch:
+class Watch:
     """A call from the loop's thread after some seconds, unless it ends before."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], None]) -> None:

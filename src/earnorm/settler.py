@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import chain
@@ -39,6 +39,8 @@ class Result:
 class Settler:
     """`unsettled` is what could not be written down yet: it stays until it is, or until it is worth nothing.
 
+    `astray` is set when something was refused, and rows may say that they run here though they do not.
+
     Whoever reads `totals` holds `counting`: who sees in the store that all is done finds it counted.
     """
 
@@ -51,7 +53,7 @@ class Settler:
         self._runner = runner
         self._tenure = tenure
         self._outside = outside
-        self._astray = False
+        self.astray = False
 
     def forget(self) -> None:
         """What was run is worth nothing any more: it is read again, from the last settle."""
@@ -60,7 +62,7 @@ class Settler:
     def lose(self) -> None:
         """A batch was refused: it is read again, as the store has it."""
         self.unsettled = None
-        self._astray = True
+        self.astray = True
 
     # --- a window ----------------------------------------------------------------------------
 
@@ -131,8 +133,8 @@ class Settler:
                 self.totals += Counts.of(outcomes)
                 self._tell_emitted(settlement)
 
-    def reopen_astray(self) -> None:
-        """After a batch was refused: let others run what was set aside to run on here all the same."""
-        if self._astray:
-            reopen_astray(self._store, self._tenure.worker, self.stragglers.rows())
-            self._astray = False
+    def reopen_astray(self, beside: Collection[int] = ()) -> None:
+        """After a batch was refused: let others run what was set aside to run here, but what does, or `beside` it."""
+        if self.astray:
+            reopen_astray(self._store, self._tenure.worker, {*self.stragglers.rows(), *beside})
+            self.astray = False

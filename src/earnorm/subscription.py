@@ -222,7 +222,7 @@ def plan(
         key, position = entry.key, entry.position
         for subscription in hearing(entry):
             name = subscription.name
-            floor = floors.get(name)
+            floor = floors[name]
             if floor is None:
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
@@ -308,7 +308,7 @@ def fold(
     """
     fates = list(_fates(window.lanes, outcomes, apart))
     fresh = [(delivery, fate) for delivery, fate in fates if not delivery.id]
-    ends = _ends(window.front, fresh, window.end)
+    ends = _ends(window.front, fresh, window.end) if any(isinstance(f, _Unbegun) for _, f in fresh) else {}
     fresh += [(delivery, _Waiting()) for delivery in window.behind]
     reached = [(d, f) for d, f in fresh if d.entry.position <= _end_of(window, ends, d)]
     again = [(delivery, fate) for delivery, fate in fates if delivery.id]
@@ -339,10 +339,8 @@ def _fates(
                 yield delivery, ended[index] if index < len(ended) else rest
 
 
-def _ends(front: Front, fresh: Sequence[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
-    """Where the cursors stop that do not reach the window's end: mostly none do."""
-    if not any(isinstance(fate, _Unbegun) for _, fate in fresh):
-        return {}
+def _ends(front: Front, fresh: Iterable[tuple[Delivery, _Fate]], end: int) -> dict[Cursor, int]:
+    """Where the cursors stop that do not reach the window's end."""
     unbegun: dict[Cursor, int] = {}
     ended: dict[Cursor, int] = {}
     for delivery, fate in fresh:

@@ -11,6 +11,7 @@ from earnorm.agenda import Agenda
 from earnorm.batch import Batch
 from earnorm.clock import Clock
 from earnorm.delivery import Dead
+from earnorm.errands import Errands
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.runner import Runner
@@ -46,6 +47,7 @@ class Turns:
         wakeup: threading.Event,
         intake: Intake | None = None,
         outside: Wakeup,
+        errands: Errands,
     ) -> None:
         self.stopping = threading.Event()
         self.deadline: float | None = None
@@ -62,6 +64,7 @@ class Turns:
         self._intake = intake
         self._wakeup = wakeup
         self._outside = outside
+        self._errands = errands
 
     @property
     def is_waiting(self) -> bool:
@@ -83,7 +86,10 @@ class Turns:
         """Whether nothing is to be done for the handlers of this process now, as the store has it."""
         self._agenda.refresh()
         # First, since what is taken in between the two looks is then in the log.
-        return (self._intake is None or not self._intake.pending()) and not self._agenda.contends()
+        if (self._intake is not None and self._intake.pending()) or self._agenda.contends():
+            return False
+        # Last, since what is done and not counted yet is one of them.
+        return not self._errands
 
     # --- a turn ------------------------------------------------------------------------------
 
@@ -92,19 +98,34 @@ class Turns:
         self._agenda.refresh()
         moved = self._settler.settle()
         moved = self._settler.settle_stragglers() or moved
-        self._settler.reopen_astray()
+        moved = self._errands.conclude() or moved
+        self._settler.reopen_astray(self._errands.rows)
+        moved = self._work(until) or moved
+        # Last: what is in the log already need not wait for it.
         if self._intake is not None and self._intake.take():
             self._outside.notify()
             moved = True
+        return moved
+
+    def _work(self, until: float | None) -> bool:
         if self._tenure.view is None and not self._agenda.contends():
-            return moved
+            return False
         window = self._agenda.window(active=not self.stopping.is_set())
+        moved = self._begin_errands()
         if window.is_empty or self.stopping.is_set():
             self.contending = self._agenda.contends()
             if self.is_waiting:
                 self._tenure.stale()
             return moved
         return self._run(window, self._agenda.plans(), until) or moved
+
+    def _begin_errands(self) -> bool:
+        """What runs beside the turns; whether anything of it was settled already."""
+        if self.stopping.is_set():
+            self._errands.close()
+            return False
+        windows = self._agenda.own_windows(self._errands.busy, self._errands.size)
+        return self._errands.begin(windows, self._risk) if windows else False
 
     def _run(self, window: Window, plans: Mapping[str, Plan], until: float | None) -> bool:
         """Run it and settle it. What was run and could not be settled is left to the next turn."""
@@ -171,16 +192,22 @@ class Turns:
 
     def finish(self) -> None:
         """Wait for those that run on, as long as there is time, and leave the others to be run again."""
-        self._settler.settle_stragglers()
-        while len(self.stragglers) and (remaining := self._remaining(None)) > 0:
+        self._errands.close()
+        self._settle_those_that_ended()
+        while (self.stragglers or self._errands) and (remaining := self._remaining(None)) > 0:
             self._clock.wait(self._wakeup, min(remaining, _LOOK))
             self._wakeup.clear()
             self._tenure.keep()
-            self._settler.settle_stragglers()
+            self._settle_those_that_ended()
         self.abandon()
+
+    def _settle_those_that_ended(self) -> None:
+        self._settler.settle_stragglers()
+        self._errands.conclude()
 
     def abandon(self) -> None:
         """Those that run on are no attempt, and no longer this worker's."""
         for batch in self.stragglers.batches():
             self._lanes.abandon(batch)
         self.stragglers.clear()
+        self._errands.abandon()

@@ -18,6 +18,7 @@ from earnorm.delivery import Attempt, Delivery, Outcome
 from earnorm.event import Event, Running, _running
 from earnorm.handler import Handler
 from earnorm.settling import Settling, _settling
+from earnorm.stage import Stage
 from earnorm.telemetry import escaped
 from earnorm.tenant import _tenant
 from earnorm.verdict import Verdict
@@ -56,6 +57,8 @@ class Run(msgspec.Struct, eq=False):
     coroutine: CoroutineType[Any, Any, Any] | None = None
     awaits: Any = None
     context: Context | None = None
+    # Of a transactional handler: the transaction that it runs in.
+    stage: Stage | None = None
     _event: Event | None = None
 
     @classmethod

@@ -16,12 +16,14 @@ from earnorm.agenda import Agenda
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, Signal, SystemClock
 from earnorm.counts import Counts
+from earnorm.errands import Errands
 from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
 from earnorm.settler import Settler
+from earnorm.stage import Stages
 from earnorm.store import Intake, Store
 from earnorm.stragglers import Stragglers
 from earnorm.subscription import Audience
@@ -51,6 +53,7 @@ class Worker:
     batch        how many entries are read, and deliveries set aside taken up, at once (default: by how quick they are)
     concurrency  how many async handlers run side by side; `threads` how many plain ones
     groups       those whose handlers it runs (default: all)
+    stages       where transactional handlers run
     dedicated    whether the process is there for this alone; others then leave the work to it
     """
 
@@ -71,12 +74,14 @@ class Worker:
         intake: Intake | None = None,
         trimming: Trimming | None = None,
         wakeup: Wakeup | None = None,
+        stages: Stages | None = None,
     ) -> None:
         if isinstance(groups, str):
             raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
         self._trimming = trimming
+        self._stages = stages
         self._outside = wakeup or Polling(_IDLE)
         self._runner = runner
         self._clock = clock or SystemClock()
@@ -101,6 +106,18 @@ class Worker:
         stragglers = Stragglers(concurrency + threads, self._wakeup.set)
         self._agenda = Agenda(self._store, self._audience, self._runner, self._tenure, pace, groups=self._groups)
         self._settler = Settler(self._store, self._runner, self._tenure, stragglers, self._outside)
+        self._errands = Errands(
+            self._stages,
+            self._runner,
+            self._settler,
+            self._tenure,
+            self._lanes,
+            clock=self._clock,
+            threads=threads,
+            timers=self._own_loop,
+            alone=not self._store.divides,
+            wake=self._wake_all,
+        )
         self._turns = Turns(
             self._agenda,
             self._settler,
@@ -112,6 +129,7 @@ class Worker:
             wakeup=self._wakeup,
             intake=self._intake,
             outside=self._outside,
+            errands=self._errands,
         )
         self._stopping = self._turns.stopping
         self._lock = threading.Lock()
@@ -186,6 +204,7 @@ class Worker:
             finally:
                 self._passing.release()
         self._lanes.close()
+        self._errands.end()
         self._thread = None
 
     # --- draining ----------------------------------------------------------------------------
@@ -301,6 +320,11 @@ class Worker:
                 self._tenure.rest()
         except Exception:  # noqa: BLE001  a store may raise anything, and nothing depends on it
             _log.debug("the leases could not be given back; they run out by themselves", exc_info=True)
+
+    def _wake_all(self) -> None:
+        """Something that ran beside the turns has ended, whoever waits for it."""
+        self._wakeup.set()
+        self._look_again()
 
     def _look_again(self) -> None:
         for watch in tuple(self._watchers):

@@ -29,8 +29,9 @@ class Prepared:
     def rows(self, connection: Connection, **values: Any) -> Iterator[Any]:
         """As the driver has them, one at a time: SQLAlchemy's own rows cost as much as what is made of them."""
         result = self(connection, **values)
+        driven: Any = result.cursor
         try:
-            yield from result.cursor
+            yield from driven
         finally:
             result.close()
 
