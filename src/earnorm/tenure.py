@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from earnorm.clock import Clock
@@ -31,6 +32,11 @@ _ROUNDS = 16
 
 
 def _here() -> str:
+    return _place_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _place_of(_process: int) -> str:
     """This host, and on Linux the process namespace, so that containers of one name are not taken for one host."""
     try:
         return f"{socket.gethostname()}:{Path('/proc/self/ns/pid').stat().st_ino}"

@@ -100,13 +100,18 @@ class Turns:
         moved = self._settler.settle_stragglers() or moved
         moved = self._errands.conclude() or moved
         self._settler.reopen_astray(self._errands.rows)
+        moved = self._work(until) or moved
+        # Last: what is in the log already need not wait for it.
         if self._intake is not None and self._intake.take():
             self._outside.notify()
             moved = True
+        return moved
+
+    def _work(self, until: float | None) -> bool:
         if self._tenure.view is None and not self._agenda.contends():
-            return moved
+            return False
         window = self._agenda.window(active=not self.stopping.is_set())
-        moved = self._begin_errands() or moved
+        moved = self._begin_errands()
         if window.is_empty or self.stopping.is_set():
             self.contending = self._agenda.contends()
             if self.is_waiting:
