@@ -22,7 +22,8 @@ WORKERS = st.lists(st.tuples(KNOWS, st.booleans()), min_size=1, max_size=6)
 class Fleet:
     """Workers at one store, each of which looks when it is told to."""
 
-    def __init__(self, workers, divides=True):
+    def __init__(self, workers, divides=True, solitary=frozenset()):
+        self.solitary = solitary
         self.clock = VirtualClock(NOON)
         self.store = MemoryStore(self.clock, divides=divides)
         self.tenures = []
@@ -37,15 +38,15 @@ class Fleet:
     def settle_down(self, rounds=8):
         for _ in range(rounds):
             for tenure, knows in self.tenures:
-                tenure.look(knows)
+                tenure.look(knows, solitary=self.solitary & knows)
 
     def rows(self, name=SHARED):
         with self.store.begin() as transaction:
             return [cursor for cursor in transaction.cursors() if cursor.name == name]
 
-    def shares(self):
+    def shares(self, name=SHARED):
         held = {tenure.worker: 0 for tenure, _ in self.tenures}
-        for cursor in self.rows():
+        for cursor in self.rows(name):
             held[cursor.worker] = held.get(cursor.worker, 0) + cursor.last - cursor.first + 1
         return held
 
@@ -73,6 +74,29 @@ def test_workers_of_one_version_share_fairly_as_they_come_and_go(workers, data):
 
         assert {each, each + 1} >= set(fleet.shares().values())
         assert SLOTS == sum(fleet.shares().values())
+
+
+@given(st.integers(1, 5))
+def test_a_solitary_subscription_has_a_cursor_of_its_own_for_good_that_is_shared_out_as_well(workers):
+    fleet = Fleet([(ALL, False)] * workers, solitary=frozenset({"mail"}))
+    fleet.settle_down(16)
+    each = SLOTS // workers
+
+    for name in (SHARED, "mail"):
+        assert {each, each + 1} >= set(fleet.shares(name).values())
+        assert SLOTS == sum(fleet.shares(name).values())
+
+
+def test_what_is_at_work_is_left_where_it_is():
+    fleet = Fleet([(ALL, False)], solitary=frozenset({"mail"}))
+    fleet.settle_down()
+    ((worker, _),) = fleet.tenures
+    worker.busy = frozenset({"mail"})
+    fleet.come()
+    fleet.settle_down()
+
+    assert SLOTS == fleet.shares("mail")[worker.worker]
+    assert SLOTS // 2 == fleet.shares()[worker.worker]
 
 
 @given(WORKERS)
