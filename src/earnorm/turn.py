@@ -66,6 +66,11 @@ class Turns:
         self._outside = outside
         self._errands = errands
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is work here that others are about to leave to this worker."""
+        return self.contending and self._tenure.is_short
+
     def forget(self) -> None:
         """What was seen and what was run is worth nothing any more: it is read again, from the last settle."""
         self._settler.forget()
@@ -109,6 +114,8 @@ class Turns:
         moved = self._begin_errands()
         if window.is_empty or self.stopping.is_set():
             self.contending = self._agenda.contends()
+            if self.is_waiting:
+                self._tenure.stale()
             return moved
         return self._run(window, self._agenda.plans(), until) or moved
 

@@ -71,9 +71,8 @@ class PostgreSQL:
     # Each statement then has a snapshot of its own, as under READ COMMITTED, and two round trips fewer.
     own_reads: Mapping[str, Any] = {"isolation_level": "AUTOCOMMIT"}
     locks_rows = True
-    # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer. A
-    # handler that writes has two.
-    most_savepoints: int | None = 32
+    # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer.
+    most_savepoints: int | None = 60
     guards: Sequence[str] = GUARDS
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
