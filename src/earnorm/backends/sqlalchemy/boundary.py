@@ -187,8 +187,7 @@ def disconnect_engine(engine: Engine) -> None:
 def log_of(engine: Engine) -> Log | None:
     """The log of an engine: its own, or that of a connected engine on the same database."""
     engine = _root(engine)
-    found = _logs.get(engine)
-    if found is None:
+    if (found := _logs.get(engine)) is None:
         found = next((log for other, log in list(_logs.items()) if _same_database(engine, other)), None)
     return vars(engine).get(_CLOSED) if found is None else found
 
