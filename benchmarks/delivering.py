@@ -64,17 +64,44 @@ class InThreads(Ours):
         def hear() -> None: ...
 
 
+class Transactional(Ours):
+    """The mark of each delivery commits with whatever its handler writes; this one writes nothing."""
+
+    def listen(self) -> None:
+        from earnorm import event_handler_async
+
+        @event_handler_async("tick.told", name="hear", transactional=True)
+        async def hear() -> None: ...
+
+
+class Booking(Ours):
+    """Each delivery writes a row, which stands exactly once."""
+
+    def listen(self) -> None:
+        from sqlalchemy import insert
+
+        from earnorm import BaseModel, IntegerField, event_handler
+
+        class Booked(BaseModel):
+            number = IntegerField()
+
+        @event_handler("tick.told", name="hear", transactional=True)
+        def hear(session: Any, *, number: int) -> None:
+            session.execute(insert(Booked.__table__).values(number=number))
+
+
 class Failing(Ours):
     """One in a hundred is set aside, to be tried again later."""
 
     def listen(self) -> None:
         import logging
 
-        from earnorm import event_handler_async
+        from earnorm import Backoff, event_handler_async
 
         logging.getLogger("earnorm").setLevel(logging.CRITICAL)
 
-        @event_handler_async("tick.told", name="hear")
+        # None comes due in a later round, where it would be delivered beside that round's own.
+        @event_handler_async("tick.told", name="hear", retry=Backoff(first="1h"))
         async def hear(*, number: int) -> None:
             if number % 100 == 0:
                 raise RuntimeError("one in a hundred")
@@ -350,6 +377,8 @@ def _ignore(_number: int) -> None: ...
 CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
     "ours": Ours,
     "threads": InThreads,
+    "transactional": Transactional,
+    "booking": Booking,
     "failing": Failing,
     "hydrated": WithSelf,
     "two": ByTwo,

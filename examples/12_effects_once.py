@@ -53,7 +53,9 @@ def start_again(url: str) -> None:
     with connect(url, worker=False) as db:
         counts = db.drain()
         found = sorted((entry.account, entry.amount) for entry in Entry.find())
-        print(f"    done: {counts['done'] > 0}, the books: {found}", flush=True)
+        print(f"    done: {counts['done'] > 0}, the books:", flush=True)
+        for account, amount in found:
+            print(f"      {account} has {amount}", flush=True)
 
 
 async def astart_again(url: str) -> None:
@@ -94,6 +96,12 @@ if __name__ == "__main__":
 #     two payments; the process is killed between the two entries of the second
 #   it ended with 9
 # second start
-#     done: True, the books: [('Ada', -30), ('Grace', -50), ('points of Ada', 3), ('points of Grace', 5), ('till', 30), ('till', 50)]
+#     done: True, the books:
+#       Ada has -30
+#       Grace has -50
+#       points of Ada has 3
+#       points of Grace has 5
+#       till has 30
+#       till has 50
 # third start, async
 #     done: 0, entries: 6

@@ -388,7 +388,7 @@ class TestUnknownHandlers:
         assert {**NONE, "done": 1} == worker.run_once().as_dict()
         assert {"mail": 1} == rig.cursors()
         with pytest.raises(UnknownHandler):
-            worker._runner.run(_delivery(rig))
+            worker._runner.begin(_delivery(rig))
 
 
 def _delivery(rig):

@@ -13,9 +13,9 @@ from typing import Any
 
 from earnorm.clock import Clock
 from earnorm.delivery import Delivery, Outcome, Retry
-from earnorm.lanes import _Watch
 from earnorm.portal import LoopThread
 from earnorm.runner import Runner
+from earnorm.serving import Watch
 from earnorm.stage import Stage, Stages
 from earnorm.staged import StageLost, perform_staged
 from earnorm.store import Settlement
@@ -176,7 +176,7 @@ class Errand:
             run.on_given_up = self._give_up
             return perform_staged(self._runner, run, stage)
         assert self._timers is not None
-        watch = _Watch(self._timers.loop, run.timeout, partial(self._expire, run))
+        watch = Watch(self._timers.loop, run.timeout, partial(self._expire, run))
         try:
             return perform_staged(self._runner, run, stage)
         finally:

@@ -98,7 +98,7 @@ def horizon_under_repeatable_read(patch: pytest.MonkeyPatch) -> None:
 # --- the lease ---
 
 
-@bug("fence checked without its lock", on="postgresql", first=30)
+@bug("fence checked without its lock", on="postgresql", first=36)
 def fence_without_its_lock(patch: pytest.MonkeyPatch) -> None:
     """It is right when it is looked at, and not any more when the cursor is moved."""
 

@@ -222,7 +222,7 @@ class Story:
         worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=batch, stages=Stages(line))
         worker._tenure.worker = process.name
         worker._passing = Lock(self.kernel)
-        worker._lanes._threads = worker._errands._threads = Greenlets(self.kernel, process)
+        worker._lanes._serving.threads = worker._errands._threads = Greenlets(self.kernel, process)
         return worker
 
     def _handler(self, process: Process, name: str):
