@@ -10,6 +10,7 @@ from earnorm.following import Following
 from earnorm.front import Front, fronts_of
 from earnorm.later import in_lanes
 from earnorm.pace import Pace
+from earnorm.room import ROOM
 from earnorm.runner import Runner
 from earnorm.shares import View
 from earnorm.store import SHARED, Cursor, Follower, Group, Plan, Store, Transaction, Waiting
@@ -142,7 +143,7 @@ class Agenda:
         """What there is to do by the cursors held here: from the log, and set aside and due."""
         limit = self._pace.size
         front = self._front(view, horizon, limit)
-        return self._planned(transaction, front, horizon, limit, transaction.waiting)
+        return self._planned(transaction, front, horizon, limit, room=ROOM, look=transaction.waiting)
 
     def _planned(
         self,
@@ -150,16 +151,19 @@ class Agenda:
         front: Front,
         horizon: int,
         limit: int,
+        *,
+        room: int,
         look: Callable[[], Mapping[str, Waiting]],
     ) -> Window:
         start, slots = front.start, front.slots
-        entries = transaction.read(start, horizon, limit, slots) if front.cursors and start < horizon else []
-        end = entries[-1].position if len(entries) == limit else horizon
+        entries = transaction.read(start, horizon, limit, slots, room) if front.cursors and start < horizon else []
+        is_all = len(entries) < limit and sum(len(entry.data) for entry in entries) < room
+        end = horizon if is_all else entries[-1].position
         window = plan(entries, end, front, self._audience.hearing)
         waiting = look()
         if waiting:
             window = window.hold_back(transaction.blocked(window.pairs))
-            due = self._due(transaction, waiting, front, limit)
+            due = self._due(transaction, waiting, front, limit, room)
             suspects = [delivery for delivery in due if delivery.suspect]
             # One of them and everything else in turns.
             if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
@@ -190,8 +194,11 @@ class Agenda:
                 self._tenure.stale()
                 return []
             look = cache(transaction.waiting)
+            # Those that are busy have their share of it in hand.
+            room = ROOM // len(self._solitary)
             windows = [
-                (name, self._planned(transaction, front, horizon, size(name), look)) for name, front in fronts.items()
+                (name, self._planned(transaction, front, horizon, size(name), room=room, look=look))
+                for name, front in fronts.items()
             ]
         first = self._number % len(windows)
         return [(name, window) for name, window in (*windows[first:], *windows[:first]) if not window.is_empty]
@@ -204,7 +211,7 @@ class Agenda:
         return {f.name: Front(cursors, {f.name: f}) for f in free if (cursors := own.get((f.group, f.name)))}
 
     def _due(
-        self, transaction: Transaction, waiting: Mapping[str, Waiting], front: Front, limit: int
+        self, transaction: Transaction, waiting: Mapping[str, Waiting], front: Front, limit: int, room: int
     ) -> list[Delivery]:
         now = transaction.now()
         names = [name for name, wait in waiting.items() if wait.due is not None and wait.due <= now]
@@ -212,8 +219,10 @@ class Agenda:
         # Each turn another one is first, so that none has to wait for all that another has.
         first = self._number % len(names) if names else 0
         for name in (*names[first:], *names[:first]):
-            if len(found) < limit and (slots := front.slots_of(name)):
-                found += transaction.due(name, slots, limit - len(found))
+            if len(found) < limit and room > 0 and (slots := front.slots_of(name)):
+                due = transaction.due(name, slots, limit - len(found), room)
+                found += due
+                room -= sum(len(delivery.entry.data) for delivery in due)
         return found
 
     def plans(self) -> dict[str, Plan]:

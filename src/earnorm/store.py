@@ -152,8 +152,13 @@ class Transaction(Keys, Upkeep, Protocol):
         """The last position that is safe to read: no transaction still open can commit one at or below it."""
         ...
 
-    def read(self, after: int, upto: int, limit: int, slots: Sequence[Range] = ()) -> list[Entry]:
-        """Entries with `after < position <= upto`, by position, `limit` at most; of these ranges, if any are given."""
+    def read(
+        self, after: int, upto: int, limit: int, slots: Sequence[Range] = (), room: int | None = None
+    ) -> list[Entry]:
+        """Entries with `after < position <= upto`, by position, `limit` at most; of these ranges, if any are given.
+
+        The last is the one with which their data come to `room` bytes, if they do: what is behind it is not loaded.
+        """
         ...
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
@@ -259,10 +264,11 @@ class Transaction(Keys, Upkeep, Protocol):
         """The subscriptions that have open deliveries."""
         ...
 
-    def due(self, subscription: str, slots: Sequence[Range], limit: int) -> list[Delivery]:
+    def due(self, subscription: str, slots: Sequence[Range], limit: int, room: int | None = None) -> list[Delivery]:
         """Its open deliveries in these ranges whose time has come and that nobody runs, the longest due first.
 
         Of ordered ones only the lowest open of its key, even when that one is due later than others behind it.
+        `limit` of them at most, and up to the one with which their data come to `room` bytes, as of `read`.
         """
         ...
 

@@ -28,6 +28,7 @@ ON_EACH = {
     "test_handles",
     "test_inherited_tables",
     "test_kept",
+    "test_large_payloads",
     "test_later",
     "test_models",
     "test_multitude",

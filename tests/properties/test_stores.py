@@ -48,6 +48,7 @@ REGISTRATIONS = st.builds(
 )
 SEVERAL = st.lists(REGISTRATIONS, max_size=3, unique_by=lambda given: given.name)
 RANGES = st.sampled_from([[], [(0, 63)], [(0, 31)], [(5, 20), (40, 63)]])
+ROOMS = st.sampled_from([None, 1, 4, 10])
 
 
 class Undone(Exception):
@@ -328,17 +329,17 @@ class TwoStores(RuleBasedStateMachine):
     def behind(self, after, upto, limit, slots):
         self.both(lambda t: (t.behind(after, upto, limit, slots), t.tally()))
 
-    @rule(after=st.integers(-1, 30), upto=st.integers(-1, 30), limit=st.integers(0, 5), slots=RANGES)
-    def read(self, after, upto, limit, slots):
-        self.both(lambda t: t.read(after, upto, limit, slots))
+    @rule(after=st.integers(-1, 30), upto=st.integers(-1, 30), limit=st.integers(0, 5), slots=RANGES, room=ROOMS)
+    def read(self, after, upto, limit, slots, room):
+        self.both(lambda t: t.read(after, upto, limit, slots, room))
 
     @rule(key=KEYS, name=EVENTS, after=st.integers(0, 30))
     def find(self, key, name, after):
         self.both(lambda t: t.find(key, name, after))
 
-    @rule(name=NAMES, limit=st.integers(0, 5), slots=RANGES.filter(bool))
-    def due(self, name, limit, slots):
-        self.both(lambda t: t.due(name, slots, limit))
+    @rule(name=NAMES, limit=st.integers(0, 5), slots=RANGES.filter(bool), room=ROOMS)
+    def due(self, name, limit, slots, room):
+        self.both(lambda t: t.due(name, slots, limit, room))
 
     @rule(pairs=st.lists(st.tuples(NAMES, KEYS), max_size=9))
     def blocked(self, pairs):

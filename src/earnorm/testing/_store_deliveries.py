@@ -16,7 +16,9 @@ from earnorm.errors import LeaseLost
 from earnorm.slots import slot_of
 from earnorm.store import Settlement, Store, Waiting
 from earnorm.testing._store_verbs import (
+    FAR,
     NOON,
+    WHOLE,
     blocked,
     changed,
     deliveries,
@@ -137,6 +139,18 @@ class DeliverySuite:
 
         assert ["user:1", "user:3", "user:2", "user:0"] == [d.entry.key for d in due(store)]
         assert ["user:1", "user:3"] == [d.entry.key for d in due(store, limit=2)]
+
+    @pytest.mark.parametrize("size", [10, 100_000])
+    def test_due_ends_with_the_delivery_that_makes_the_room_full(self, store: Store, size: int) -> None:
+        large = [entry(key=f"user:{number}", data=bytes(size), position=1) for number in range(4)]
+        rows = [set_aside(entry=one) for one in large]
+        settle(store, take(store), set_aside=rows)
+
+        with store.begin(readonly=True) as t:
+            found = t.due("mail", WHOLE, FAR, 2 * size)
+            assert [("user:0", bytes(size)), ("user:1", bytes(size))] == [(d.entry.key, d.entry.data) for d in found]
+            assert 3 == len(t.due("mail", [(0, 30), (31, 63)], FAR, 2 * size + 1))
+            assert 4 == len(t.due("mail", WHOLE, FAR))
 
     def test_only_the_lowest_of_a_record_is_due(self, store: Store) -> None:
         lease = take(store)

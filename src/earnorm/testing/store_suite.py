@@ -24,6 +24,7 @@ from earnorm.testing._store_upkeep import UpkeepSuite
 from earnorm.testing._store_verbs import (
     FAR,
     NOON,
+    WHOLE,
     alike,
     append,
     append_alike,
@@ -157,6 +158,20 @@ class StoreSuite(SubscriptionSuite, LeaseSuite, SettlingSuite, DeliverySuite, At
             assert t.read(e, e, FAR) == []
             assert t.read(f, FAR, FAR) == []
             assert t.read(0, f, 0) == []
+
+    @pytest.mark.parametrize("size", [10, 100_000])
+    def test_read_ends_with_the_entry_that_makes_the_room_full(self, store: Store, size: int) -> None:
+        append_entries(store, *(entry(name, data=bytes(size)) for name in "abcde"), entry("f"))
+        places = [read.position for read in read_all(store)]
+
+        with store.begin(readonly=True) as t:
+            read = t.read(0, FAR, FAR, room=2 * size + 1)
+            assert [(p, bytes(size)) for p in places[:3]] == [(e.position, e.data) for e in read]
+            assert places[:2] == [e.position for e in t.read(0, FAR, FAR, room=2 * size)]
+            assert places[1:2] == [e.position for e in t.read(places[0], FAR, FAR, WHOLE, 1)]
+            assert places[:1] == [e.position for e in t.read(0, FAR, 1, room=2 * size)]
+            assert places == [e.position for e in t.read(0, FAR, FAR, room=6 * size)]
+            assert places == [e.position for e in t.read(0, FAR, FAR)]
 
     def test_a_rollback_leaves_nothing(self, store: Store) -> None:
         append(store, "kept")

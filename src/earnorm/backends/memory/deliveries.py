@@ -12,6 +12,7 @@ from earnorm.backends.memory.log import LogVerbs, is_in
 from earnorm.backends.memory.state import forget, of_cursor, put
 from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import LeaseLost
+from earnorm.room import fitting
 from earnorm.store import ATTEMPTS_KEPT, SHARED, Advance, Plan, Range, Settlement, Waiting
 
 __all__ = ["DeliveryVerbs"]
@@ -31,10 +32,11 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
             for name in sorted({row.subscription for row in rows})
         }
 
-    def due(self, subscription: str, slots: Sequence[Range], limit: int) -> list[Delivery]:
+    def due(self, subscription: str, slots: Sequence[Range], limit: int, room: int | None = None) -> list[Delivery]:
         now = self.now()
         ours = (row for row in self._runnable() if row.subscription == subscription and row.due <= now)
-        return [row for row in ours if is_in(row.entry, slots)][:limit]
+        found = [row for row in ours if is_in(row.entry, slots)][:limit]
+        return found[: fitting((len(row.entry.data) for row in found), room)]
 
     def blocked(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         return set(pairs) & {_lane(delivery) for delivery in self._open() if delivery.ordered}

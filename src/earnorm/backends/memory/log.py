@@ -11,6 +11,7 @@ from msgspec import structs
 from earnorm.backends.memory.state import HasState
 from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
+from earnorm.room import fitting
 from earnorm.slots import slot_of
 from earnorm.store import Range
 
@@ -34,9 +35,12 @@ class LogVerbs(HasState):
     def horizon(self) -> int:
         return self.state.last_position
 
-    def read(self, after: int, upto: int, limit: int, slots: Sequence[Range] = ()) -> list[Entry]:
+    def read(
+        self, after: int, upto: int, limit: int, slots: Sequence[Range] = (), room: int | None = None
+    ) -> list[Entry]:
         found = (entry for entry in self.state.log if after < entry.position <= upto)
-        return [entry for entry in found if not slots or is_in(entry, slots)][:limit]
+        read = [entry for entry in found if not slots or is_in(entry, slots)][:limit]
+        return read[: fitting((len(entry.data) for entry in read), room)]
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         later = (entry for entry in self.state.log if entry.position > after)

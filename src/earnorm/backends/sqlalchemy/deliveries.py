@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempts import AttemptVerbs
 from earnorm.backends.sqlalchemy.entries import LogVerbs, parameters_of
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs, held
+from earnorm.backends.sqlalchemy.payloads import within
 from earnorm.backends.sqlalchemy.rows import (
     delivery_row,
     microseconds,
@@ -26,6 +28,8 @@ from earnorm.store import SHARED, Advance, Range, Seen, Settlement, Waiting
 __all__ = ["DeliveryVerbs"]
 
 _WHOLE = (0, LAST_SLOT)
+# Where a delivery has its data.
+_PLACE = tables.delivery.columns.keys().index("data")
 
 
 class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
@@ -37,13 +41,16 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
         rows = self._statements.waiting(self._connection)
         return {name: Waiting(None if due is None else to_time(due), bool(running)) for name, due, running in rows}
 
-    def due(self, subscription: str, slots: Sequence[Range], limit: int) -> list[Delivery]:
-        words = {"name": subscription, "now": microseconds(self.now()), "limit": limit}
-        if _WHOLE in slots:
-            rows = self._statements.due(self._connection, **words)
-        else:
-            rows = self._statements.due_slots(len(slots))(self._connection, **words, **parameters_of(slots))
-        return [to_delivery(row) for row in rows]
+    def due(self, subscription: str, slots: Sequence[Range], limit: int, room: int | None = None) -> list[Delivery]:
+        words: dict[str, Any] = {"name": subscription, "now": microseconds(self.now()), "limit": limit}
+        statement = self._statements.due
+        if _WHOLE not in slots:
+            statement, words = self._statements.due_slots(len(slots)), words | parameters_of(slots)
+
+        def rows() -> Sequence[Any]:
+            return statement(self._connection, **words).fetchall()
+
+        return [to_delivery(row) for row in within(self._connection, tables.delivery.c.id, rows, _PLACE, room)]
 
     def blocked(self, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
         # Mostly nothing is set aside at all, which costs one look to know.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, delete
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.payloads import within
 from earnorm.backends.sqlalchemy.rows import key_row, log_rows, microseconds, to_entry, to_key
 from earnorm.backends.sqlalchemy.verbs import Verbs
 from earnorm.emission import IdempotencyKey
@@ -21,6 +22,8 @@ __all__ = ["LogVerbs", "parameters_of"]
 
 # Values in one IN list: below the parameters that any database takes (SQLite 32,766).
 _VALUES_A_LIST = 10_000
+# Where an entry read, a position, an id and the ENTRY_COLUMNS, has its data.
+_PLACE = 2 + tables.ENTRY_COLUMNS.index("data")
 
 T = TypeVar("T")
 
@@ -57,13 +60,18 @@ class LogVerbs(Verbs):
         """`append_many`, as `append_meeting`."""
         return self._dialect.append_many(self._connection, entries)
 
-    def read(self, after: int, upto: int, limit: int, slots: Sequence[Range] = ()) -> list[Entry]:
+    def read(
+        self, after: int, upto: int, limit: int, slots: Sequence[Range] = (), room: int | None = None
+    ) -> list[Entry]:
         words = {"after": after, "upto": upto, "limit": limit}
-        if not slots or (0, LAST_SLOT) in slots:
-            rows = self._statements.read.rows(self._connection, **words)
-        else:
-            rows = self._statements.read_slots(len(slots)).rows(self._connection, **words, **parameters_of(slots))
-        return list(map(to_entry, rows))
+        statement = self._statements.read
+        if slots and (0, LAST_SLOT) not in slots:
+            statement, words = self._statements.read_slots(len(slots)), words | parameters_of(slots)
+
+        def rows() -> Sequence[Any]:
+            return list(statement.rows(self._connection, **words))
+
+        return list(map(to_entry, within(self._connection, tables.log.c.position, rows, _PLACE, room)))
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()

@@ -13,6 +13,7 @@ from sqlalchemy.sql.elements import ClauseElement
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempt_statements import AttemptStatements
 from earnorm.backends.sqlalchemy.lease_statements import LeaseStatements
+from earnorm.backends.sqlalchemy.payloads import columns_of
 from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
 from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
 
@@ -40,7 +41,7 @@ def _in_slots(table: Any, ranges: int) -> ColumnElement[bool]:
 
 def _read() -> Select[Any]:
     return (
-        select(*_ENTRY)
+        select(*columns_of(log, [column.name for column in _ENTRY]))
         .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
         .order_by(log.c.position)
         .limit(bindparam("limit"))
@@ -105,7 +106,7 @@ def _free(row: Any) -> ColumnElement[bool]:
 def _due() -> Select[Any]:
     """It walks the index of due times and asks that of lanes once a row: it costs what is due, not what is open."""
     return (
-        select(delivery)
+        select(*columns_of(delivery, delivery.columns.keys()))
         .where(_free(delivery), delivery.c.subscription == bindparam("name"), delivery.c.due <= bindparam("now"))
         .order_by(delivery.c.due, delivery.c.id)
         .limit(bindparam("limit"))
