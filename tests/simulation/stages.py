@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.simulation.faults import Line, Verbs
+from tests.simulation.faults import Line, Trouble, Verbs
 
 
 class Stages:
@@ -15,7 +15,11 @@ class Stages:
 
     def perform(self, work):
         with self.line.begin() as transaction:
-            return work(Stage(transaction))
+            stage = Stage(transaction)
+            result = work(stage)
+            if stage.severed:
+                raise Trouble("the connection was ended below the handlers")
+            return result
 
     def blames(self, error: Exception) -> bool:
         """What a story lets go wrong is nobody's fault."""
@@ -29,6 +33,7 @@ class Stage:
 
     def __init__(self, transaction: Verbs) -> None:
         self.transaction = self.session = transaction
+        self.severed = False
         self._savepoint = None
 
     def enter(self) -> None:
@@ -55,6 +60,9 @@ class Stage:
 
     def async_session(self):
         """No handler of a story is async."""
+
+    def sever(self) -> None:
+        self.severed = True
 
     def hint(self, error: BaseException) -> None:
         return None
