@@ -1,4 +1,4 @@
-"""Time-ordered identifiers: RFC 9562 UUIDv7, rising within a process. They are no delivery order between processes."""
+"""Identifiers. New ones are RFC 9562 UUIDv7, rising within a process; between processes they are no delivery order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ import uuid
 from collections.abc import Iterator
 from functools import lru_cache
 
-__all__ = ["uuid7", "uuid7s"]
+__all__ = ["uuid7", "uuid7s", "uuid_of"]
+
+# A UUID refuses setattr; its slots do not, and its own questions take three times as long as the rest.
+_set_int = vars(uuid.UUID)["int"].__set__
+_set_safe = vars(uuid.UUID)["is_safe"].__set__
+
+
+def uuid_of(number: int) -> uuid.UUID:
+    """`UUID(int=number)` without its many questions: 0.25 µs, not 0.85, two or three times an entry read."""
+    new = uuid.UUID.__new__(uuid.UUID)
+    _set_int(new, number)
+    _set_safe(new, uuid.SafeUUID.unknown)
+    return new
+
 
 if sys.version_info >= (3, 14):
     uuid7 = uuid.uuid7
@@ -24,9 +37,6 @@ else:
     _last = 0  # the 60 bits of time last given: milliseconds, then 4096ths of one
     _lock = threading.Lock()
     _VERSION_AND_VARIANT = 0x7000_8000_0000_0000_0000
-    # A UUID refuses setattr; its slots do not, and its own questions take three times as long as the rest.
-    _set_int = vars(uuid.UUID)["int"].__set__
-    _set_safe = vars(uuid.UUID)["is_safe"].__set__
 
     def uuid7() -> uuid.UUID:
         """48 bits of milliseconds, 12 bits below one, 62 random bits."""
@@ -36,10 +46,7 @@ else:
             _last = ticks = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
         # The random bits come from the system each time: after a fork there is no state to share.
         chance = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
-        new = uuid.UUID.__new__(uuid.UUID)
-        _set_int(new, (ticks >> 12) << 80 | _VERSION_AND_VARIANT | (ticks & 0xFFF) << 64 | chance)
-        _set_safe(new, uuid.SafeUUID.unknown)
-        return new
+        return uuid_of((ticks >> 12) << 80 | _VERSION_AND_VARIANT | (ticks & 0xFFF) << 64 | chance)
 
     def uuid7s(count: int) -> list[bytes]:
         """So many of them, rising, as their sixteen bytes: in a quarter of the time."""

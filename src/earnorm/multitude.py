@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
-from uuid import UUID
 
-from earnorm._uuid7 import uuid7s
+from earnorm._uuid7 import uuid7s, uuid_of
 from earnorm.event import Changes, Entries, Running, running
 from earnorm.occurrence import Kind, Occurrence
 from earnorm.records import Records
@@ -107,7 +106,7 @@ class Multitude:
         )
         one.database, one.link, one.tenant, one.at = self.database, self.link, self.tenant, self.at
         if sixteen:
-            one.identify(UUID(bytes=sixteen))
+            one.identify(uuid_of(int.from_bytes(sixteen)))
         return one
 
 

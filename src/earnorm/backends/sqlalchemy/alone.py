@@ -36,8 +36,8 @@ def size(session: Session) -> tuple[int, int, int]:
 
 
 def lone(session: Session, state: InstanceState[Any], mapping: Mapping) -> Written | None:
-    """What this flush writes of the one record; None if it is what it was."""
-    kind: Kind = "created" if session._new else "deleted" if session._deleted else "updated"
+    """What this flush writes of the one record, which is not new; None if it is what it was."""
+    kind: Kind = "deleted" if session._deleted else "updated"
     flow = flow_of(mapping, kind)
     if kind != "updated":
         return Written(mapping, state, kind, flow)
@@ -51,12 +51,6 @@ def lone(session: Session, state: InstanceState[Any], mapping: Mapping) -> Writt
         kind = info.kind_of(changes)
         flow = flow_of(mapping, kind)
     return Written(mapping, state, kind, flow, changes)
-
-
-def is_nobodys_concern(mapping: Mapping) -> bool:
-    """Whether a new record is checked, and nobody hears of it before or after."""
-    bus = mapping.bus
-    return bus.plans.flow(mapping.cls, "created").silent and not bus.attentive
 
 
 def is_simple(written: Written) -> bool:

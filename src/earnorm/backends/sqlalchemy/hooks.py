@@ -17,7 +17,6 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.alone import (
     as_announced,
     dispatch_simply,
-    is_nobodys_concern,
     is_simple,
     lone,
     only,
@@ -86,7 +85,7 @@ def before_flush(session: Session, context: UOWTransaction) -> Done:
         _run_many(session, context, _pending(session), done)
     elif (mapping := listening(session, state.class_)) is not None:
         _run_alone(session, context, mapping, state, done)
-    elif mapping_of(state.class_) is None or not associations_of(state.mapper):
+    elif mapping_of(state.class_) is None or not associations_of(state.manager.mapper):
         context.attributes[SETTLED] = state
     return done
 
@@ -108,13 +107,14 @@ def look_again(session: Session, context: UOWTransaction, done: Done) -> None:
 def _run_alone(
     session: Session, context: UOWTransaction, mapping: Mapping, state: InstanceState[Any], done: Done
 ) -> None:
-    if session._new and is_nobodys_concern(mapping):
-        if mapping.validate is not None:
-            mapping.validate(state.obj(), None)
-        if not associations_of(state.mapper):
-            context.attributes[SETTLED] = state
-        return
-    found = lone(session, state, mapping)
+    if session._new:
+        flow = mapping.bus.plans.flow(mapping.cls, "created")
+        if flow.silent and not mapping.bus.attentive:
+            _pass_over(context, mapping, state)
+            return
+        found: Written | None = Written(mapping, state, "created", flow)
+    else:
+        found = lone(session, state, mapping)
     if found is None:
         return
     if not is_simple(found):
@@ -125,12 +125,20 @@ def _run_alone(
         _run_many(session, context, _pending(session), done)
         return
     _validate(found)
-    if associations_of(state.mapper) or (found.kind != "created" and found.flow.heard):
+    if associations_of(state.manager.mapper) or (found.kind != "created" and found.flow.heard):
         context.attributes[_ALONE] = found
         return
     context.attributes[SETTLED] = state
     if found.flow.heard:
         context.attributes[_SIMPLE] = found
+
+
+def _pass_over(context: UOWTransaction, mapping: Mapping, state: InstanceState[Any]) -> None:
+    """A new record that nobody hears of is checked, and no more."""
+    if mapping.validate is not None:
+        mapping.validate(state.obj(), None)
+    if not associations_of(state.manager.mapper):
+        context.attributes[SETTLED] = state
 
 
 def _run_many(session: Session, context: UOWTransaction, pending: list[Written], done: Done) -> None:
