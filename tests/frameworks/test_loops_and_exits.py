@@ -15,7 +15,6 @@ from earnorm.errors import SyncDoorInCoroutine
 from tests import postgresql as postgres
 from tests.frameworks.test_forks import environment
 
-
 each_async_driver = pytest.mark.parametrize("url", ["sqlite", "postgresql", "asyncpg"], indirect=True)
 
 
