@@ -42,16 +42,16 @@ COUNTED: dict[str, tuple[Callable[[], Iterator[Row]], Callable[[], Iterator[Row]
         lambda: latency(Span(events=40, rounds=1, idle=4)),
     ),
     "growth": (
-        lambda: growth(Growth(5_000_000, 1_000_000, 3_000_000, 160_000, events=10_000, rounds=2)),
-        lambda: growth(Growth(20_000, 5_000, 10_000, 4_000, events=2_000, rounds=1)),
+        lambda: growth(Growth(5_000_000, 1_000_000, 3_000_000, 160_000, events=10_000, rounds=3)),
+        lambda: growth(Growth(20_000, 5_000, 10_000, 4_000, events=2_000, rounds=2)),
     ),
 }
 PARTS = [*PACED, *COUNTED]
 FULL = Pace(rounds=25, seconds=0.02)
 SHORT = Pace(rounds=7, seconds=0.004)
-# Saves are longer and noisier, and their differences small.
-SAVES_FULL = Pace(rounds=160, seconds=0.02)
-SAVES_SHORT = Pace(rounds=24, seconds=0.008)
+# Saves are longer and noisier, and their differences smaller than those between two processes of one program.
+SAVES_FULL = Pace(rounds=12, seconds=0.01, processes=24)
+SAVES_SHORT = Pace(rounds=8, seconds=0.008, processes=4)
 # A turn waits for the disk.
 DATABASES_FULL = Pace(rounds=40, seconds=0.15)
 DATABASES_SHORT = Pace(rounds=6, seconds=0.03)

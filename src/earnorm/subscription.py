@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import structs
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
@@ -209,8 +212,7 @@ def plan(
 ) -> Window:
     """The window of `entries`, which are all there are up to position `end` in the slots of the front.
 
-    A subscription that follows none of its cursors gets nothing, and one that stands past an entry does not get that
-    entry again.
+    A subscription that follows none of its cursors gets nothing, and one that stands past an entry not that one again.
     """
     lanes: list[list[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
@@ -220,7 +222,7 @@ def plan(
         key, position = entry.key, entry.position
         for subscription in hearing(entry):
             name = subscription.name
-            floor = floors.get(name)
+            floor = floors[name]
             if floor is None:
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
@@ -369,23 +371,22 @@ def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Deli
 
 def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime, worker: str) -> list[Delivery]:
     """The deliveries that are not over, as they stand from now on."""
-    kept = ((fate, _after(delivery, fate, now)) for delivery, fate in fates)
-    return [
-        replace(after, worker=worker if isinstance(fate, _Apart) else "") for fate, after in kept if after is not None
-    ]
+    changes = ((delivery, _after(delivery, fate, now, worker)) for delivery, fate in fates)
+    return [structs.replace(delivery, **changed) for delivery, changed in changes if changed is not None]
 
 
-def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
+def _after(delivery: Delivery, fate: _Fate, now: datetime, worker: str) -> dict[str, Any] | None:
+    """What of it is another than before; None if it is over."""
     match fate:
         case Retry(after, error, made):
-            due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+            again = {"attempt": delivery.attempt + 1, "due": now + timedelta(seconds=after)}
+            return {"worker": "", **again, "error": error, "fingerprint": _fingerprint(made)}
         case Dead(error, made):
-            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
+            return {"worker": "", "due": now, "state": "dead", "error": error, "fingerprint": _fingerprint(made)}
         case _Waiting() | _Unbegun() | _Apart():
             # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
-            chosen = delivery.entry.due is not None or delivery.due > delivery.entry.at
-            return replace(delivery, due=delivery.due if chosen else now)
+            due = delivery.due if delivery.entry.due is not None or delivery.due > delivery.entry.at else now
+            return {"worker": worker if isinstance(fate, _Apart) else "", "due": due}
         case _:
             return None
 

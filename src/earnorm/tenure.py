@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
@@ -15,14 +15,15 @@ from pathlib import Path
 from earnorm.clock import Clock
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.shares import Moves, View, moves_of
-from earnorm.store import Cursor, Presence, Store, Transaction
+from earnorm.store import Cursor, Follower, Group, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
 
 _log = logging.getLogger("earnorm.worker")
 
-# Seconds that what was seen of the others is good for; a pause has to be heeded within two.
-_LOOK = 1.0
+# Seconds that what was seen of the others is good for: who comes to share the work waits so long for it, and a pause
+# has to be heeded within two.
+_LOOK = 0.25
 # Of an idle worker nobody waits for anything, so it may be looked at as alive for longer, and say so more rarely:
 # longer than one rests that would be woken.
 _IDLE_LIFE = 20.0
@@ -64,10 +65,15 @@ class Tenure:
         self.worker = f"{_here()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.third = seconds / 3
         self.view: View | None = None
+        # Subscriptions of which something is under way between two looks.
+        self.busy: frozenset[str] = frozenset()
+        # Whether others still hold some of what should be this worker's.
+        self.is_short = False
         self._store = store
         self._clock = clock
         self._seconds = seconds
         self._dedicated = dedicated
+        self._followers: tuple[Mapping[str, Group], Sequence[Follower]] | None = None
         self._said: Presence | None = None
         self._beaten = 0.0
         self._looked = 0.0
@@ -85,23 +91,45 @@ class Tenure:
 
     # --- looking -----------------------------------------------------------------------------
 
-    def look(self, knows: frozenset[str], *, active: bool = True) -> None:
+    def look(self, knows: frozenset[str], *, active: bool = True, solitary: frozenset[str] = frozenset()) -> None:
         """See who works what, and take and give back what is this worker's to take and to give back."""
         for _ in range(_ROUNDS):
             self._looked = self._clock.monotonic()
             self._say(knows, idle=not active)
             with self._store.begin(readonly=True) as transaction:
-                view = _view(transaction)
+                view = self._view(transaction)
             self.view = view
             if self._bury(view):
                 continue
             assert self._said is not None
-            moves = moves_of(view, self._said, divides=self._store.divides, patient=self._is_patient())
+            patient = self._is_patient()
+            moves = moves_of(view, self._said, divides=self._store.divides, patient=patient, solitary=solitary)
+            moves.spare(self.busy)
             self._notice_others(view, moves)
+            self.is_short = moves.is_short
             if not active:
                 moves.take.clear()
             if not self._carry_out(moves):
                 return
+
+    def _view(self, transaction: Transaction) -> View:
+        groups = transaction.groups()
+        return View(
+            groups=groups,
+            followers=self.followers(transaction, groups),
+            cursors=transaction.cursors(),
+            workers=transaction.workers(),
+            now=transaction.now(),
+        )
+
+    def followers(self, transaction: Transaction, groups: Mapping[str, Group]) -> Sequence[Follower]:
+        """Who follows, as of these groups, which the transaction has just read: read again only if they have changed.
+
+        When each was last seen is not kept up with.
+        """
+        if self._followers is None or self._followers[0] != groups:
+            self._followers = groups, transaction.followers()
+        return self._followers[1]
 
     def _say(self, knows: frozenset[str], *, idle: bool) -> None:
         """Be there, and say so again when a third of the lease has passed."""
@@ -149,7 +177,7 @@ class Tenure:
     # --- moving ------------------------------------------------------------------------------
 
     def _carry_out(self, moves: Moves) -> bool:
-        """Do what there is to do; whether it may have changed what there is to see."""
+        """Do what there is to do; whether there was anything, and so another look is due."""
         if not moves:
             return False
         try:
@@ -160,10 +188,11 @@ class Tenure:
             for name in moves.rejoin:
                 with self._store.begin() as transaction:
                     transaction.rejoin(name)
-            return self._take(moves) or any((moves.release, moves.split, moves.part, moves.rejoin, moves.merge))
+            # Also where another worker was quicker: what it has left is to be seen.
+            self._take(moves)
         except LeaseLost as lost:
             _log.info("%s", lost)
-            return True
+        return True
 
     def _give_back(self, moves: Moves) -> None:
         if moves.release:
@@ -176,20 +205,17 @@ class Tenure:
             with self._store.begin() as transaction:
                 transaction.merge(cursor, beside)
 
-    def _take(self, moves: Moves) -> bool:
-        """Whether anything could be had. What of a cursor is too much goes back with the same transaction."""
-        taken = False
+    def _take(self, moves: Moves) -> None:
+        """Take what is free, if it still is. What of a cursor is too much goes back with the same transaction."""
         for cursor, slots in moves.take:
             with self._store.begin() as transaction:
                 # Its burial waits for this, or is seen: what the buried take is held by nobody who could be buried.
                 if not transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds)):
                     self._said = None
-                    return True
+                    return
                 got = transaction.take(cursor, self.worker)
                 if got is not None and got.last - got.first + 1 > slots:
                     transaction.split(got, got.first + slots)
-            taken = taken or got is not None
-        return taken
 
     # --- meanwhile ---------------------------------------------------------------------------
 
@@ -225,7 +251,7 @@ class Tenure:
     def forget(self) -> None:
         """Nothing that was seen is to be relied on: not who holds what, and not where it stands."""
         self.view = None
-        self._said = None
+        self._said = self._followers = None
 
     def lose(self) -> None:
         """Something is not as it was seen to be; this worker is still there."""
@@ -234,7 +260,7 @@ class Tenure:
     def rest(self) -> None:
         """Hold nothing while there is nothing to do, but stay in sight."""
         said = self._said
-        if said is not None and not said.idle:
+        if said is not None and not said.idle and not self.busy:
             held, self.view = self.held, None
             with self._store.begin() as transaction:
                 transaction.release(held)
@@ -250,13 +276,3 @@ class Tenure:
                 transaction.leave(self.worker)
         except Exception:  # noqa: BLE001  a store may raise anything, and nothing depends on it
             _log.warning("the leases could not be given back; they run out by themselves", exc_info=True)
-
-
-def _view(transaction: Transaction) -> View:
-    return View(
-        groups=transaction.groups(),
-        followers=transaction.followers(),
-        cursors=transaction.cursors(),
-        workers=transaction.workers(),
-        now=transaction.now(),
-    )

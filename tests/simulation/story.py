@@ -17,16 +17,18 @@ from earnorm.settling import settling_here
 from earnorm.worker import Worker
 from tests.simulation.faults import LEASE, Faults, Line, Trouble, Weather
 from tests.simulation.kernel import START, Greenlets, Kernel, Lock, Process, ProcessClock, Thread
-from tests.simulation.truth import Subscribed, Truth, Violation
+from tests.simulation.stages import Stages
+from tests.simulation.truth import PAID, Subscribed, Truth, Violation
 
 HANDLERS = (
     Subscribed("mail", "order.placed"),
     Subscribed("stock", "order.placed"),
     Subscribed("audit", "**", ordered=False),
     Subscribed("bill", "order.paid"),
+    Subscribed("pay", "order.placed", transactional=True),
 )
 # The version before knows fewer of them; both are deployed at once.
-VERSIONS = (HANDLERS[:3], HANDLERS)
+VERSIONS = ((*HANDLERS[:3], HANDLERS[4]), HANDLERS)
 KEYS = ("order:1", "order:2", "order:3", "")
 
 # Fair weather must bring everything home within so many steps, and so much of virtual time.
@@ -203,7 +205,9 @@ class Story:
         """The shipped worker, with its threads made of tasks."""
         bus = EventBus()
         for handler in VERSIONS[self.chance.random() < 0.7]:
-            bus.on(handler.pattern, name=handler.name, ordered=handler.ordered)(self._handler(process, handler.name))
+            options = {"name": handler.name, "ordered": handler.ordered, "transactional": handler.transactional}
+            does = self._paying(process) if handler.transactional else self._handler(process, handler.name)
+            bus.on(handler.pattern, **options)(does)
         clock = ProcessClock(self.kernel, process)
         line = Line(self, process, self.ground.store_for(process))
         runner = Runner(
@@ -214,10 +218,11 @@ class Story:
             backoff=Backoff(attempts=4, first=2.0, longest=30.0),
             random=Random(self.chance.random()),
         )
-        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=self.chance.choice((2, 5, 50)))
+        batch = self.chance.choice((2, 5, 50))
+        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=batch, stages=Stages(line))
         worker._tenure.worker = process.name
         worker._passing = Lock(self.kernel)
-        worker._lanes._threads = Greenlets(self.kernel, process)
+        worker._lanes._serving.threads = worker._errands._threads = Greenlets(self.kernel, process)
         return worker
 
     def _handler(self, process: Process, name: str):
@@ -226,7 +231,29 @@ class Story:
 
         return handle
 
+    def _paying(self, process: Process):
+        def pay(event: Event, session) -> None:
+            self._may_fail(event)
+            self.faults.handling(process)
+            paid = self._entry(PAID, cause=event.id)
+            self.truth.begun.add(paid.id)
+            session.append([paid])
+            self.kernel.pause()
+            self._may_fail(event)
+            self.faults.handling(process)
+
+        return pay
+
     def _handle(self, process: Process, name: str, event: Event) -> None:
+        self._may_fail(event)
+        self.faults.handling(process)
+        self.truth.effect(name, event.id, event.key)
+        self.kernel.pause()
+        self.faults.handling(process)
+        if name == "mail" and self.chance.random() < 0.2:
+            self._emit(event)
+
+    def _may_fail(self, event: Event) -> None:
         chance, fair = self.chance, self.faults.weather.fair
         if not fair and chance.random() < 0.02:
             self.kernel.pause(chance.random() * 2.5 * LEASE)
@@ -234,12 +261,6 @@ class Story:
             raise ValueError("poison")
         if not fair and event.attempt <= 2 and chance.random() < 0.1:
             raise RetryLater(chance.random() * 30.0) if chance.random() < 0.5 else ValueError("not now")
-        self.faults.handling(process)
-        self.truth.effect(name, event.id, event.key)
-        self.kernel.pause()
-        self.faults.handling(process)
-        if name == "mail" and chance.random() < 0.2:
-            self._emit(event)
 
     def _emit(self, event: Event) -> None:
         entry = self._entry("mail.sent", cause=event.id)

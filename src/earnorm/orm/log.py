@@ -14,8 +14,10 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
+from earnorm.backends.sqlalchemy.appending import Appending, HeldBack
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
+from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
@@ -30,6 +32,7 @@ from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
 from earnorm.orm.outcomes import Outcomes
+from earnorm.orm.stage import StageScope
 from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
@@ -72,9 +75,10 @@ def _warn_of_unattached(bus: EventBus) -> None:
 class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
-    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
-    called after a commit, `ready` makes the tables be there, `waiter` waits for outcomes. `kept` is what it keeps of
-    models that do not say so themselves, and of events about none.
+    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded. `wake` is
+    called after a commit, with whether that told the workers of other processes, as `claim` lets it. `ready` makes the
+    tables be there, `waiter` waits for outcomes. `kept` is what it keeps of models that do not say so themselves, and
+    of events about none.
     """
 
     def __init__(
@@ -87,7 +91,8 @@ class DatabaseLog:
         kept: Kept,
         read: Callable[[Callable[[Session], Any]], Any],
         subscribed: Callable[[], bool],
-        wake: Callable[[], object],
+        wake: Callable[[bool], object],
+        claim: Callable[[], str | None],
         ready: Callable[[], object],
         waiter: Outcomes,
     ) -> None:
@@ -102,6 +107,7 @@ class DatabaseLog:
         self._read = read
         self._subscribed = subscribed
         self._wake = wake
+        self._claim = claim
         self.waiter = waiter
 
     # --- who is subscribed -------------------------------------------------------------------
@@ -161,8 +167,10 @@ class DatabaseLog:
     def join(self, connection: Connection) -> SQLAlchemyTransaction:
         return self.store.join(connection)
 
-    def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
-        """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
+    def append(
+        self, connection: Connection, told: Sequence[Happening], muted: set[str], *, with_commit: bool
+    ) -> Appending:
+        """Write a transaction's events into the log, in that transaction, or hold them back for its COMMIT."""
         transaction = self.store.join(connection)
         if not self._subscribed():
             # Handlers defined since: recorded in this very transaction, so that they miss nothing of it.
@@ -172,18 +180,38 @@ class DatabaseLog:
             self.look(connection)
             kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
         if muted or self.captures.expects(kept):
-            return self._append_joined(transaction, kept, muted)
-        if self._write(transaction, kept):
-            # The first such transaction of this process. Its place is behind what it may now have to wait for.
-            transaction.take_back([occurrence.event.id.bytes for occurrence in singly(kept)])
-            return self._append_joined(transaction, kept, muted)
-        return kept
+            return Appending(self._append_joined(transaction, kept, muted))
+        if kept and all(isinstance(happening, Occurrence) for happening in kept):
+            # As most transactions are.
+            entries = self._entries(singly(kept))
+            if with_commit and (held := self._held_back(transaction, kept, entries)) is not None:
+                return held
+            return Appending(self._met(transaction, kept, transaction.append_meeting(entries)))
+        return Appending(self._met(transaction, kept, self._write(transaction, kept)))
+
+    def _held_back(
+        self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], entries: Sequence[Entry]
+    ) -> HeldBack | None:
+        tell = self._claim()
+        last = transaction.append_with_commit(entries, tell)
+        if last is None:
+            return None
+
+        def now() -> Sequence[Happening]:
+            return self._met(transaction, kept, transaction.append_meeting(entries))
+
+        return HeldBack(kept, last, now, tells=tell is not None)
+
+    def _met(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], met: bool) -> Sequence[Happening]:  # noqa: FBT001  # what the append answered
+        """What is kept of events that are appended, if triggers have `met` changes of this transaction as well."""
+        if not met:
+            return kept
+        # The first such transaction of this process. Its place is behind what it may now have to wait for.
+        transaction.take_back([occurrence.event.id.bytes for occurrence in singly(kept)])
+        return self._append_joined(transaction, kept, set())
 
     def _write(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening]) -> bool:
         """Append them in order; returns whether triggers may have captured changes of this transaction as well."""
-        if len(kept) == 1 and isinstance(kept[0], Occurrence):
-            # As most transactions are.
-            return transaction.append_meeting([self._entry(kept[0])])
         met = False
         for is_one, some in groupby(kept, lambda happening: isinstance(happening, Occurrence)):
             if is_one:
@@ -230,13 +258,13 @@ class DatabaseLog:
     def _entries_of(many: Multitude) -> Entries:
         return many.entries(many.records.written(mappings.refer, many.info.sensitive))
 
-    def appended(self, happenings: Sequence[Happening]) -> None:
+    def appended(self, appending: Appending) -> None:
         """They are committed: the worker need not wait for its next look."""
         if wanted(Appended):
-            for occurrence in singly(happenings):
+            for occurrence in singly(appending.kept):
                 tell(Appended(occurrence.event))
-        if happenings:
-            self._wake()
+        if appending.kept:
+            self._wake(appending.told)
 
     def refresh(self, occurrence: Occurrence) -> Occurrence | None:
         """For a handler after the commit: the record as it is now; None (told as skipped) if it is gone."""
@@ -313,6 +341,10 @@ class DatabaseLog:
         return commits()
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
+        scope = current_scope()
+        if isinstance(scope, StageScope):
+            # In the handler's own session, and so attached to it.
+            return scope.session.get(found.cls, identity)
         with self.store.noticing_loss():
             return self._read(lambda session: load(session, found, identity))
 

@@ -168,6 +168,7 @@ class SQLite:
     own_transactions: Mapping[str, Any] = {}
     own_reads: Mapping[str, Any] = {}
     locks_rows = False
+    most_savepoints: int | None = None
     guards: Sequence[str] = ()
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
@@ -178,6 +179,9 @@ class SQLite:
             return any(found.scalar() for found in self._insert(connection, tables.log, rows, _MEETING))
         self.insert(connection, tables.log, rows)
         return _is_any_captured(connection)
+
+    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None) -> None:
+        """A file knows no round trips."""
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         shared, slots = shared_row(entries), slots_of(entries.keys, entries.ids)
