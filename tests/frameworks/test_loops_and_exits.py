@@ -4,18 +4,31 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from earnorm import BaseModel, IntegerField, connect, event_handler, event_handler_async
 from earnorm.errors import SyncDoorInCoroutine
+from tests import postgresql as postgres
 from tests.frameworks.test_forks import environment
+
+each_async_driver = pytest.mark.parametrize("url", ["sqlite", "postgresql", "asyncpg"], indirect=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
-    return f"sqlite:///{tmp_path}/app.db" if request.param == "sqlite" else request.getfixturevalue("postgresql")
+    match request.param:
+        case "sqlite":
+            yield f"sqlite:///{tmp_path}/app.db"
+        case "postgresql":
+            yield request.getfixturevalue("postgresql")
+        case _:
+            pytest.importorskip("asyncpg")
+            with postgres.database() as place:
+                yield place.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -43,6 +56,7 @@ def Order(heard):
 # --- loops ---
 
 
+@each_async_driver
 def test_one_database_serves_one_loop_after_the_other(url, Order, heard):
     """As pytest-asyncio gives each test a loop; a pool keeps connections of loops that are gone."""
 
@@ -57,6 +71,7 @@ def test_one_database_serves_one_loop_after_the_other(url, Order, heard):
     assert [-3, -2, -1, 1, 2, 3] == sorted(heard)
 
 
+@each_async_driver
 def test_one_loop_after_the_other_with_a_worker_at_work(url, Order, heard):
     async def place(number):
         await Order(number=number).asave()
@@ -69,6 +84,7 @@ def test_one_loop_after_the_other_with_a_worker_at_work(url, Order, heard):
     assert [-3, -2, -1, 1, 2, 3] == sorted(heard)
 
 
+@each_async_driver
 def test_a_database_may_be_entered_on_one_loop_and_used_on_the_next(url, Order, heard):
     async def enter_and_leave(number):
         async with connect(url) as db:
@@ -79,6 +95,29 @@ def test_a_database_may_be_entered_on_one_loop_and_used_on_the_next(url, Order, 
         asyncio.run(enter_and_leave(number))
 
     assert [-2, -1, 1, 2] == sorted(heard)
+
+
+@pytest.mark.parametrize("url", ["asyncpg"], indirect=True)
+def test_several_loops_at_once_share_a_database(url, Order, heard):
+    """A connection of asyncpg's belongs to its loop; each has a pool of its own there."""
+    meet = threading.Barrier(3)
+
+    async def place(first):
+        for number in range(first, first + 5):
+            await Order(number=number).asave()
+        # None of the loops has ended while another one still works.
+        await asyncio.to_thread(meet.wait, 30)
+        return len(await Order.afind(number=first))
+
+    with connect(url, worker=False) as db, ThreadPoolExecutor(3) as threads:
+        db.ready()
+        found = list(threads.map(lambda first: asyncio.run(place(first)), (100, 200, 300)))
+        db.drain()
+
+    assert [1, 1, 1] == found
+    assert sorted(number for first in (100, 200, 300) for number in range(first, first + 5)) == sorted(
+        number for number in heard if number > 0
+    )
 
 
 # --- notebooks ---

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from earnorm.backends.sqlalchemy.dialects.loop_pool import LoopPool
 from earnorm.errors import MissingExtra, UnsupportedDatabase
 
 __all__ = ["postgresql_async_engine", "postgresql_engine", "prepare"]
@@ -37,7 +38,7 @@ def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     url = make_url(url)
     if url.get_driver_name() == "asyncpg":
         _require("asyncpg", "asyncpg")
-        return create_async_engine(_renamed(url, *reversed(_SSL)), **options)
+        return create_async_engine(_renamed(url, *reversed(_SSL)), **{"poolclass": LoopPool} | options)
     url, connect = _for_psycopg(url)
     connect |= options.pop("connect_args", {})
     engine = create_async_engine(url, connect_args=connect, **options)
