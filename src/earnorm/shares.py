@@ -9,7 +9,10 @@ from datetime import datetime
 from earnorm.slots import SLOTS
 from earnorm.store import SHARED, Cursor, Follower, Group, Presence
 
-__all__ = ["Moves", "View", "moves_of", "outranks", "share_of"]
+__all__ = ["NEAR", "Moves", "View", "moves_of", "outranks", "share_of"]
+
+NEAR = 1_000
+"""How many positions behind the shared cursor one of a subscription's own is about to rejoin it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def share_of(worker: str, workers: Iterable[str]) -> int:
     return each + (names.index(worker) < more)
 
 
-def moves_of(view: View, me: Presence, *, divides: bool, patient: bool = True) -> Moves:
+def moves_of(view: View, me: Presence, *, divides: bool, patient: bool = True, near: int = NEAR) -> Moves:
     """What `me` should do next. With `divides`, a cursor's ranges are shared out; else one worker has it whole.
 
     A worker that waits for others is `patient` at first; should nobody come, it no longer leaves its work to idle ones.
@@ -84,7 +87,8 @@ def moves_of(view: View, me: Presence, *, divides: bool, patient: bool = True) -
         _share_group(moves, view, me, others, group, divides=divides)
         for follower in view.of_group(name):
             if follower.apart:
-                _work_apart(moves, view, me, others, follower, paused=group.paused)
+                shares = divides and not _is_near(view, follower, near)
+                _work_apart(moves, view, me, others, follower, paused=group.paused, shares=shares)
     return moves
 
 
@@ -105,11 +109,14 @@ def _share_group(
     if mine and unknown:
         moves.part[group.name] = unknown
     if divides:
-        peers = [w.worker for w in others if not w.idle and _is_peer(w, me, others, names)]
-        _balance(moves, rows, mine, share_of(me.worker, peers))
+        _balance(moves, rows, mine, _share(me, others, names))
     elif all(row.worker in ("", me.worker) for row in rows):
         moves.take += [(row, SLOTS) for row in rows if not row.worker]
     moves.merge += _meeting(mine)
+
+
+def _share(me: Presence, others: Sequence[Presence], names: frozenset[str]) -> int:
+    return share_of(me.worker, [w.worker for w in others if not w.idle and _is_peer(w, me, others, names)])
 
 
 def _is_peer(worker: Presence, me: Presence, others: Sequence[Presence], names: frozenset[str]) -> bool:
@@ -160,15 +167,29 @@ def _meeting(mine: Sequence[Cursor]) -> list[tuple[Cursor, Cursor]]:
 
 
 def _work_apart(
-    moves: Moves, view: View, me: Presence, others: Sequence[Presence], follower: Follower, *, paused: bool
+    moves: Moves,
+    view: View,
+    me: Presence,
+    others: Sequence[Presence],
+    follower: Follower,
+    *,
+    paused: bool,
+    shares: bool,
 ) -> None:
-    """Its cursor is worked whole, by one that knows it; catching up, it meets the shared one soonest so."""
+    """Its cursor is shared out while it has far to go, and then worked whole, by one that takes it to the shared one.
+
+    Nobody else has a batch under way then, which would be lost with the cursor.
+    """
     rows = view.rows(follower.group, follower.name)
     mine = [row for row in rows if row.worker == me.worker]
     names = frozenset({follower.name})
     may_work = follower.name in me.knows and not paused and not follower.paused
     if not may_work or any(outranks(other, me, names) for other in others):
         moves.release += mine
+        return
+    if shares:
+        _balance(moves, rows, mine, _share(me, others, names))
+        moves.merge += _meeting(mine)
         return
     held = [row for row in rows if row.worker]
     if held and held[0].worker != me.worker:
@@ -179,6 +200,12 @@ def _work_apart(
     moves.merge += _meeting(mine)
     if len(mine) == len(rows) and _may_rejoin(view, mine, follower, [me, *others]):
         moves.rejoin.append(follower.name)
+
+
+def _is_near(view: View, follower: Follower, near: int) -> bool:
+    """Whether none of its ranges has far to go to where the shared cursor stands."""
+    stands = min((row.position for row in view.rows(follower.group, SHARED)), default=0)
+    return all(stands - row.position <= near for row in view.rows(follower.group, follower.name))
 
 
 def _may_rejoin(view: View, own: Sequence[Cursor], follower: Follower, living: Sequence[Presence]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from earnorm.clock import Clock
 from earnorm.errors import ConnectionLost, LeaseLost
-from earnorm.shares import Moves, View, moves_of
+from earnorm.shares import NEAR, Moves, View, moves_of
 from earnorm.store import Cursor, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
@@ -57,6 +57,7 @@ class Tenure:
     def __init__(self, store: Store, clock: Clock, seconds: float, *, dedicated: bool = False) -> None:
         self.worker = f"{_here()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.third = seconds / 3
+        self.near = NEAR
         self.view: View | None = None
         self._store = store
         self._clock = clock
@@ -90,7 +91,7 @@ class Tenure:
             if self._bury(view):
                 continue
             assert self._said is not None
-            moves = moves_of(view, self._said, divides=self._store.divides, patient=self._is_patient())
+            moves = moves_of(view, self._said, divides=self._store.divides, patient=self._is_patient(), near=self.near)
             self._notice_others(view, moves)
             if not active:
                 moves.take.clear()

@@ -53,6 +53,8 @@ class Story:
         self.closing = False
         self._producing = 0
         self._cast = (self.chance.randint(1, 3), self.chance.randint(1, 4))
+        # A story's log is short, and what stands apart in it has never far to go by the usual measure.
+        self._near = self.chance.choice((2, 1_000))
         self._count = 0
 
     # --- telling it ---
@@ -216,6 +218,7 @@ class Story:
         )
         worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=self.chance.choice((2, 5, 50)))
         worker._tenure.worker = process.name
+        worker._tenure.near = self._near
         worker._passing = Lock(self.kernel)
         worker._lanes._threads = Greenlets(self.kernel, process)
         return worker
