@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from earnorm.batch import Batch
+from earnorm.clock import Clock
 from earnorm.delivery import Delivery, Outcome
 from earnorm.gate import Gate
 from earnorm.portal import LoopThread
@@ -29,6 +30,8 @@ _log = logging.getLogger("earnorm.worker")
 _SLICE = 0.005
 # Threads that do what may block for async handlers: load their records, ask their conditions.
 _LOADERS = 4
+# Seconds that cancelled handlers are given to be gone.
+_CALM = 1.0
 
 
 class Performer(Protocol):
@@ -65,8 +68,11 @@ _Places = deque[_Place]
 class Lanes:
     """Runs batches. A handler sees a context of its own: nothing of whoever woke the worker or drains it."""
 
-    def __init__(self, performer: Performer, *, threads: int, concurrency: int, own_loop: LoopThread) -> None:
+    def __init__(
+        self, performer: Performer, clock: Clock, *, threads: int, concurrency: int, own_loop: LoopThread
+    ) -> None:
         self._performer = performer
+        self._clock = clock
         self._size = threads
         self._threads = Threads(threads)
         # Others than the handlers' own: plain handlers that hang must not keep records from async ones.
@@ -99,7 +105,7 @@ class Lanes:
         if loop is None or batch.calm.is_set() or loop.is_closed():
             return
         loop.call_soon_threadsafe(_cancel, batch)
-        batch.calm.wait(1.0)
+        self._clock.wait(batch.calm, _CALM)
 
     def close(self) -> None:
         self._preload.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from random import Random
+from unittest.mock import patch
 from uuid import UUID
 
+from earnorm import lanes
 from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.errors import RetryLater, StoreError
@@ -17,6 +21,7 @@ from earnorm.settling import settling_here
 from earnorm.worker import Worker
 from tests.simulation.faults import LEASE, Faults, Line, Trouble, Weather
 from tests.simulation.kernel import START, Greenlets, Kernel, Lock, Process, ProcessClock, Thread
+from tests.simulation.loop import OwnLoop
 from tests.simulation.truth import Subscribed, Truth, Violation
 
 HANDLERS = (
@@ -48,11 +53,11 @@ class Story:
         self.truth = Truth(HANDLERS)
         self.ground = ground(self.kernel)
         self.truth.ground = self.ground
-        self.faults = Faults(self, self.kernel, Weather(self.chance, self.ground.kinds))
+        self.faults = Faults(self, self.kernel, Weather(self.chance, self.ground.kinds, self.ground.always))
         self.ground.between = self.faults.between
         self.closing = False
         self._producing = 0
-        self._cast = (self.chance.randint(1, 3), self.chance.randint(1, 4))
+        self._cast = (self.chance.randint(1, 3), self.chance.randint(self.ground.fewest, 4))
         # A story's log is short, and what stands apart in it has never far to go by the usual measure.
         self._near = self.chance.choice((2, 1_000))
         self._count = 0
@@ -194,18 +199,21 @@ class Story:
 
     def _work(self, process: Process) -> None:
         """The worker's own thread; another one stops it some day, or when the story ends."""
-        worker = self.worker(process)
+        loop = OwnLoop(self.kernel, process)
+        worker = self.worker(process, loop)
         task = self.kernel.spawn(process, worker._serve)
         worker._thread = Thread(self.kernel, task)
         self.kernel.pause(600.0 * self.chance.random() ** 2, lambda: self.closing)
         worker.stop(5.0)
+        loop.close()
         self.kernel.tell(process, "stops")
 
-    def worker(self, process: Process) -> Worker:
-        """The shipped worker, with its threads made of tasks."""
+    def worker(self, process: Process, loop: OwnLoop) -> Worker:
+        """The shipped worker, with its threads and its loop made of tasks."""
         bus = EventBus()
         for handler in VERSIONS[self.chance.random() < 0.7]:
-            bus.on(handler.pattern, name=handler.name, ordered=handler.ordered)(self._handler(process, handler.name))
+            colour = self._plain if self.chance.random() < 0.5 else self._awaited
+            bus.on(handler.pattern, name=handler.name, ordered=handler.ordered)(colour(process, handler.name))
         clock = ProcessClock(self.kernel, process)
         line = Line(self, process, self.ground.store_for(process))
         runner = Runner(
@@ -216,30 +224,40 @@ class Story:
             backoff=Backoff(attempts=4, first=2.0, longest=30.0),
             random=Random(self.chance.random()),
         )
-        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=self.chance.choice((2, 5, 50)))
+        size = self.chance.choice((2, 5, 50))
+        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=size, loop=loop)
         worker._tenure.worker = process.name
         worker._tenure.near = self._near
         worker._passing = Lock(self.kernel)
-        worker._lanes._threads = Greenlets(self.kernel, process)
+        worker._lanes._threads = worker._lanes._loaders = Greenlets(self.kernel, process)
         return worker
 
-    def _handler(self, process: Process, name: str):
+    def _plain(self, process: Process, name: str):
         def handle(event: Event) -> None:
-            self._handle(process, name, event)
+            for seconds in self._handle(process, name, event):
+                self.kernel.pause(seconds)
 
         return handle
 
-    def _handle(self, process: Process, name: str, event: Event) -> None:
+    def _awaited(self, process: Process, name: str):
+        async def handle(event: Event) -> None:
+            for seconds in self._handle(process, name, event):
+                await asyncio.sleep(seconds)
+
+        return handle
+
+    def _handle(self, process: Process, name: str, event: Event) -> Iterator[float]:
+        """What a handler does; it waits for as long as is said here."""
         chance, fair = self.chance, self.faults.weather.fair
         if not fair and chance.random() < 0.02:
-            self.kernel.pause(chance.random() * 2.5 * LEASE)
+            yield chance.random() * 2.5 * LEASE
         if event.id in self.truth.poison:
             raise ValueError("poison")
         if not fair and event.attempt <= 2 and chance.random() < 0.1:
             raise RetryLater(chance.random() * 30.0) if chance.random() < 0.5 else ValueError("not now")
         self.faults.handling(process)
         self.truth.effect(name, event.id, event.key)
-        self.kernel.pause()
+        yield 0.0
         self.faults.handling(process)
         if name == "mail" and chance.random() < 0.2:
             self._emit(event)
@@ -262,7 +280,9 @@ def tell(story: Story, steps: int, *, to_the_end: bool = True) -> None:
     # Thousands of failures are meant, and each would be logged.
     logging.disable(logging.CRITICAL)
     try:
-        story.tell(steps, to_the_end=to_the_end)
+        # How long a handler really takes is no part of it.
+        with patch.object(lanes, "_SLICE", float("inf")):
+            story.tell(steps, to_the_end=to_the_end)
     except Violation as broken:
         before = "\n".join(story.kernel.trace)
         raise Violation(f"{broken}\nEARNORM_SIM_SEED={story.seed}\n{before}") from None
