@@ -10,14 +10,13 @@ __all__ = ["in_lanes"]
 
 
 def in_lanes(due: Iterable[Delivery], is_ordered: Callable[[str], bool]) -> list[tuple[Delivery, ...]]:
-    """Each in a lane of its own, since of ordered ones each is the first of its record.
+    """Those of one record share a lane where its order matters, in the order given: that of their times.
 
-    What was emitted for later waits for none and holds up none, so it is not ordered. But of a subscription that is,
-    those of one record share a lane, in the order given: that of their times.
+    Of those that were tried before, each is the first of its record. What was emitted for later waits for none and
+    holds up none, but runs beside none either.
     """
     lanes: dict[tuple[object, ...], list[Delivery]] = {}
     for delivery in due:
         name, key = delivery.subscription, delivery.entry.key
-        emitted_for_later = not delivery.ordered and key and is_ordered(name)
-        lanes.setdefault((name, key) if emitted_for_later else (delivery.id,), []).append(delivery)
+        lanes.setdefault((name, key) if key and is_ordered(name) else (delivery.id,), []).append(delivery)
     return list(map(tuple, lanes.values()))

@@ -200,8 +200,19 @@ class Window:
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
     def redeliver(self, lanes: Iterable[Lane]) -> Window:
-        """The window and, before it, lanes of deliveries set aside whose time has come."""
-        return replace(self, lanes=(*lanes, *self.lanes))
+        """The window and, before it, lanes of deliveries set aside whose time has come.
+
+        One whose record has a lane here already comes at the end of that: of a record one is under way at a time.
+        """
+        live = {_pair(lane[0]): lane for lane in self.lanes if lane[0].ordered}
+        first: list[Lane] = []
+        for lane in lanes:
+            pair = _pair(lane[0])
+            if pair in live:
+                live[pair] += lane
+            else:
+                first.append(lane)
+        return replace(self, lanes=(*first, *(live.get(_pair(lane[0]), lane) for lane in self.lanes)))
 
 
 def plan(
@@ -280,7 +291,7 @@ def passed(
 
 def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
     for lane, ended in zip(lanes, outcomes, strict=True):
-        if len(ended) != len(lane) or lane[0].id:
+        if len(ended) != len(lane) or lane[-1].id:
             return False
         for outcome in ended:
             if type(outcome) is not Done or outcome.emitted:

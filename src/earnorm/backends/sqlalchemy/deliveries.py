@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from earnorm.backends.reuse import left_out
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempts import AttemptVerbs
 from earnorm.backends.sqlalchemy.entries import LogVerbs, parameters_of
@@ -69,8 +70,8 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
             parted = {group: self._check_plan(group, settlement) for group in sorted(settlement.plans)}
             self._write_deliveries(settlement)
             if settlement.emitted:
-                taken = self.reserve(settlement.keys)
-                self.append([entry for entry in settlement.emitted if entry.id not in taken])
+                repeated = left_out(self, settlement.keys)
+                self.append([entry for entry in settlement.emitted if entry.id not in repeated])
             # Last, so that on databases with row locks these are held for as short as can be.
             self._require_seen(settlement)
             for advance in sorted(settlement.advances, key=lambda advance: advance.cursor.place):
