@@ -1,11 +1,12 @@
 """Saves: what hooks, the log and emits about a record add to saving one, in microseconds and per cent."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 from benchmarks.report import Row
 from benchmarks.saving import running
-from benchmarks.timing import Pace, Sample, difference, measure
+from benchmarks.timing import Cast, Pace, measure
 
 __all__ = ["models", "saves"]
 
@@ -34,16 +35,27 @@ PEERS = {
 
 def saves(pace: Pace) -> Iterator[Row]:
     names = ["plain", *ADDED, *dict.fromkeys(name for pair in PEERS.values() for name in pair if name != "plain")]
-    with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(names, folder)) as (ready, missing):
-        found = measure(ready, pace)
+    found, missing = _cast(names, pace)
     for name, (what, microseconds, per_cent) in ADDED.items():
         yield from _added(name, what, microseconds, per_cent, found, missing)
     yield _attaching(found["attached"], found["connected"])
 
 
-def _attaching(attached: Sample, connected: Sample) -> Row:
+def _cast(names: Iterable[str], pace: Pace) -> tuple[dict[str, Cast], dict[str, str]]:
+    """Each contestant in one process after the other, beside the others; and why some do not run here."""
+    typical: dict[str, list[float]] = defaultdict(list)
+    missing: dict[str, str] = {}
+    for _ in range(pace.processes):
+        with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(names, folder)) as (ready, absent):
+            missing = absent
+            for name, sample in measure(ready, pace).items():
+                typical[name].append(sample.typical)
+    return {name: Cast(tuple(values)) for name, values in typical.items()}, missing
+
+
+def _attaching(attached: Cast, connected: Cast) -> Row:
     """What `attach` alone adds to saving a record that nobody hears of."""
-    added, noise = difference(attached, connected)
+    added, noise = attached.beside(connected)
     raw = {"not attached": connected.typical, "attached": attached.typical}
     return Row(SAVING, "attach() of a model nobody hears of", added / 1000, "µs", 0, noise / 1000, raw, gross_at=25.0)
 
@@ -53,11 +65,11 @@ def _added(
     what: str,
     microseconds: float | None,
     per_cent: float | None,
-    found: Mapping[str, Sample],
+    found: Mapping[str, Cast],
     missing: Mapping[str, str],
 ) -> Iterator[Row]:
     plain, ours = found["plain"], found[name]
-    added, noise = difference(ours, plain)
+    added, noise = ours.beside(plain)
     raw = {"plain SQLAlchemy": plain.typical, "earnorm": ours.typical}
     with_peers = name == "hooks"
     peers = {peer: _peer(one, other, found, missing) for peer, (one, other) in PEERS.items()} if with_peers else {}
@@ -71,17 +83,17 @@ def _added(
         yield Row(SAVING, what, added * scale, "%", per_cent, noise * scale, peers=peers, gross_at=gross)
 
 
-def _peer(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
+def _peer(one: str, other: str, found: Mapping[str, Cast], missing: Mapping[str, str]) -> float | str:
     """What a peer's own hooks add to its own save."""
     if why := missing.get(one) or missing.get(other):
         return why
-    return difference(found[one], found[other])[0] / 1000
+    return found[one].beside(found[other])[0] / 1000
 
 
-def _share(one: str, other: str, found: Mapping[str, Sample], missing: Mapping[str, str]) -> float | str:
+def _share(one: str, other: str, found: Mapping[str, Cast], missing: Mapping[str, str]) -> float | str:
     if why := missing.get(one) or missing.get(other):
         return why
-    return difference(found[one], found[other])[0] / found[other].typical * 100
+    return found[one].beside(found[other])[0] / found[other].typical * 100
 
 
 def models(pace: Pace) -> Iterator[Row]:
@@ -91,7 +103,6 @@ def models(pace: Pace) -> Iterator[Row]:
         "emit_connected": ("record.emit(name), connected, a transaction each", 1),
         "emit_in_transaction": ("record.emit(name), connected, each of 100 in a transaction", 100),
     }
-    with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(rows, folder)) as (ready, _missing):
-        found = measure(ready, pace)
+    found, _missing = _cast(rows, pace)
     for name, (what, turns) in rows.items():
         yield Row(EMITTING, what, found[name].typical / turns / 1000, "µs")

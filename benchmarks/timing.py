@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Pace", "Sample", "asynchronous", "difference", "measure", "synchronous"]
+__all__ = ["Cast", "Clocked", "Pace", "Sample", "asynchronous", "difference", "measure", "synchronous"]
 
 # Seconds that so many turns of a statement take.
 Clocked = Callable[[int], float]
@@ -19,10 +19,11 @@ Clocked = Callable[[int], float]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long to look: rounds, and how long one contestant's turn in a round should take."""
+    """How long to look: rounds, how long one contestant's turn in a round should take, in how many processes each."""
 
     rounds: int
     seconds: float
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,39 @@ class Sample:
     @property
     def noise(self) -> float:
         """How far off `typical` may be (the notch of a box plot, about 95 %)."""
-        low, _, high = statistics.quantiles(self._quicker, n=4)
-        return 1.57 * (high - low) / math.sqrt(len(self._quicker))
+        return _notch(self._quicker)
 
     @property
     def _quicker(self) -> list[float]:
         return sorted(self.rounds)[: max(2, len(self.rounds) // 2)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """One contestant in several processes, one after the other: nanoseconds per operation, a value a process.
+
+    Where its memory happens to lie makes a process slower or quicker for all its life, by more than what a hook adds:
+    rounds in one process can agree to the microsecond and still say nothing.
+    """
+
+    processes: tuple[float, ...]
+
+    @property
+    def typical(self) -> float:
+        return statistics.median(self.processes)
+
+    def beside(self, other: "Cast") -> tuple[float, float]:
+        """By how much this one is slower, in nanoseconds, and the noise of that (95 %).
+
+        Processes that ran side by side are compared: what else the machine did then, it did to both.
+        """
+        differences = [mine - theirs for mine, theirs in zip(self.processes, other.processes, strict=True)]
+        return statistics.median(differences), _notch(differences)
+
+
+def _notch(values: list[float]) -> float:
+    low, _, high = statistics.quantiles(values, n=4)
+    return 1.57 * (high - low) / math.sqrt(len(values))
 
 
 def synchronous(statement: str, names: Mapping[str, Any]) -> Clocked:

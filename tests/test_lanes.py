@@ -430,8 +430,52 @@ class TestLoadingAhead:
         rig.on(amail if colour == "async" else lambda order: seen.append(order))
         rig.run(*records(2, 3))
 
-        assert ["order:0", "order:0", "order:1", "order:1"] == sorted(rig.records.alone)
+        assert ([], 6) == (rig.records.alone, sum(rig.records.asked))
         assert 6 == len({id(order) for order in seen})
+
+    @COLOURS
+    def test_what_is_asked_for_during_a_load_is_loaded_by_the_next(self, rig, colour):
+        """Later deliveries of lanes were loaded one by one, half a millisecond each."""
+        asked, together = rig.records.asked, rig.records.together
+
+        def slowly(entries):
+            if len(asked) == 1:
+                until(lambda: len(rig.lanes._preload._next.deliveries) == 9)
+            return together(entries)
+
+        async def amail(order):
+            pass
+
+        rig.records.together = slowly
+        rig.on(amail if colour == "async" else lambda order: None)
+        rig.run(*records(10, 2))
+
+        assert ([10, 1, 9], []) == (asked, rig.records.alone)
+
+    def test_many_lanes_that_wait_for_records_keep_no_other_from_running(self, rig):
+        begun, go_on, ran = threading.Event(), threading.Event(), []
+
+        def together(entries):
+            begun.set()
+            go_on.wait(20)
+            return [[entry.key] for entry in entries]
+
+        async def mail(order):
+            ran.append("mail")
+
+        async def audit():
+            ran.append("audit")
+
+        rig.records.together = together
+        rig.on(mail)
+        rig.on(audit, "audit")
+        batch = rig.begin(*records(2), (delivery(9, "order:9", "audit"),))
+        assert begun.wait(20)
+        until(lambda: ran)
+        go_on.set()
+        until(lambda: batch.finished)
+
+        assert ["audit", "mail", "mail"] == ran
 
     def test_what_is_not_there_is_looked_for_again(self, rig):
         rig.records.gone.add("order:1")

@@ -388,7 +388,7 @@ class TestUnknownHandlers:
         assert {**NONE, "done": 1} == worker.run_once().as_dict()
         assert {"mail": 1} == rig.cursors()
         with pytest.raises(UnknownHandler):
-            worker._runner.run(_delivery(rig))
+            worker._runner.begin(_delivery(rig))
 
 
 def _delivery(rig):
@@ -604,7 +604,7 @@ class TestStragglers:
         self.ended(rig, worker)
 
         # Who was thought dead comes too late.
-        assert 0 == worker._turns.totals.done
+        assert 0 == worker._settler.totals.done
 
     def test_a_drain_waits_for_it(self, rig, slow):
         worker = rig.worker()

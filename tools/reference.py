@@ -102,7 +102,7 @@ def _meanings() -> Iterator[tuple[str, str]]:
 # What None stands for.
 DEFAULTS = {"name": "import path and qualified name", "delivery": "as the decorator says", "ordered": "`True`"}
 DEFAULTS |= {"retry": "16 attempts, 5 s doubling to 6 h", "timeout": "none", "delay": "none"}
-DEFAULTS |= {"concurrency": "as the worker's"}
+DEFAULTS |= {"concurrency": "as the worker's", "transactional": "`False`"}
 SAMPLES: dict[str, Any] = {
     "name": "a_name",
     "priority": 1,
@@ -114,6 +114,7 @@ SAMPLES: dict[str, Any] = {
     "timeout": 30.0,
     "delay": 3600.0,
     "concurrency": 1,
+    "transactional": True,
     "group": "mail",
     "since": "beginning",
     "formerly": ("old",),

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from functools import lru_cache
 
 __all__ = ["uuid7", "uuid7s"]
 
@@ -45,12 +47,25 @@ else:
         with _lock:
             first = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
             _last = first + count - 1
-        chances = struct.unpack(f">{count}Q", os.urandom(8 * count))
-        halves = [0] * (2 * count)
-        halves[0::2] = [(ticks >> 12) << 16 | 0x7000 | ticks & 0xFFF for ticks in range(first, first + count)]
-        halves[1::2] = [chance & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000 for chance in chances]
-        packed = struct.pack(f">{2 * count}Q", *halves)
-        return [packed[start : start + 16] for start in range(0, 16 * count, 16)]
+        # All random halves at once, as one long number: the bits of their variant are set in a few steps of C.
+        chance = int.from_bytes(os.urandom(8 * count), "big")
+        chances = (chance & _repeated(0x3FFF_FFFF_FFFF_FFFF, count) | _repeated(1 << 63, count)).to_bytes(
+            8 * count, "big"
+        )
+        times = struct.pack(f">{count}Q", *_halves(first, count))
+        return [times[start : start + 8] + chances[start : start + 8] for start in range(0, 8 * count, 8)]
+
+    def _halves(first: int, count: int) -> Iterator[int]:
+        """The first eight bytes of ids of so many ticks: those of one millisecond follow each other."""
+        while count:
+            some = min(count, 4096 - (first & 0xFFF))
+            start = (first >> 12) << 16 | 0x7000 | first & 0xFFF
+            yield from range(start, start + some)
+            first, count = first + some, count - some
+
+    @lru_cache(maxsize=8)
+    def _repeated(half: int, count: int) -> int:
+        return int.from_bytes(half.to_bytes(8, "big") * count, "big")
 
     def _renew_lock() -> None:
         """A thread that does not exist in the child may have held the lock at the fork."""

@@ -22,7 +22,7 @@ from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColou
 from earnorm.event import Event
 from earnorm.flow import Plans
 from earnorm.handle import Handle, MutedHandle, handle_of
-from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name
+from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name, require_log
 from earnorm.lifecycle import flattened
 from earnorm.multitude import singly
 from earnorm.names import validate_name
@@ -257,6 +257,7 @@ class EventBus:
         return compile_plan(name, steps, declared=declared is not None, alone=alone, awaited=awaited)
 
     def _step(self, handler: Handler) -> Step:
+        require_log(handler)
         binding = self.registry.binding(handler, None)
         when = None
         if handler.options.when is not None:
@@ -298,6 +299,8 @@ class EventBus:
         self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, handlers: Sequence[Handler]
     ) -> Occurrence:
         refuse_reserved(name, payload)
+        for handler in handlers:
+            require_log(handler)
         self.caller.require_payload(handlers, name, payload, None)
         return Occurrence(name, subject, payload, declared=declared, handlers=handlers)
 

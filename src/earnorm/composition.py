@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from earnorm.event import NO_CHANGES, Change, Changes
 from earnorm.multitude import Happening, Multitude
 from earnorm.occurrence import CHANGING, Kind, Occurrence, recast
 
-__all__ = ["compose", "fold"]
+__all__ = ["compose", "compose_parts", "fold"]
 
 
 def compose(happenings: Sequence[Happening]) -> list[Happening]:
@@ -52,6 +52,14 @@ def compose(happenings: Sequence[Happening]) -> list[Happening]:
         placed[index] = folded
         where[occurrence.key] = index
     return [o for o in placed if o is not None]
+
+
+def compose_parts(happenings: Sequence[Happening], ends: Sequence[int]) -> list[Happening]:
+    """`compose` of each part by itself, the parts being what happened up to each of `ends`, and what happened since."""
+    if not ends:
+        return compose(happenings)
+    parts = pairwise([0, *ends, len(happenings)])
+    return [composed for start, end in parts for composed in compose(happenings[start:end])]
 
 
 def _apart(happenings: Sequence[Happening]) -> Iterable[Happening]:

@@ -16,7 +16,7 @@ from earnorm import telemetry
 from earnorm.binding import Source, compile_call
 from earnorm.errors import Abort, AsyncHandlerUnderSync, EventLoopError, MissingPayload, StopPropagation
 from earnorm.event import Event, HasEvent, Running, _running
-from earnorm.handler import Handler, Phase
+from earnorm.handler import Handler, Phase, require_log
 from earnorm.multitude import Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.plan import noted
@@ -125,6 +125,7 @@ class Caller:
     def call_isolated(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None) -> None:
         """Run a handler after the commit: what it raises is told and harms nobody."""
         try:
+            require_log(handler)
             self.call(handler, occurrence, wait, tell=False)
         except StopPropagation:
             raise

@@ -151,7 +151,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, weakref=True):
         force_setattr(self, "_stopped", True)
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event as the log keeps it: the words as columns, the data as bytes only a codec reads.
 
     `subject` is the model's event name ("user", "" for none), `key` the record ("user:42").

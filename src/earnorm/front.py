@@ -20,10 +20,10 @@ _NEVER = 1 << 62
 
 @dataclass(frozen=True)
 class Front:
-    """Cursors held by one worker, and the subscriptions that follow them there."""
+    """Cursors held by one worker, and by name the subscriptions that follow them there, and maybe others."""
 
     cursors: Sequence[Cursor]
-    followers: Sequence[Follower]
+    followers: Mapping[str, Follower]
 
     @cached_property
     def start(self) -> int:
@@ -41,16 +41,17 @@ class Front:
         return found
 
     @cached_property
-    def floors(self) -> Mapping[str, Floor]:
-        """By subscription. One that is not here is given nothing."""
-        bases = {(c.group, c.name): self._base((c.group, c.name)) for c in self.cursors}
-        return {f.name: _past(bases[at], f.start) for f in self.followers if (at := (f.group, f.cursor)) in bases}
+    def floors(self) -> Mapping[str, Floor | None]:
+        """By subscription, found as they are asked for: of many, few hear what is read. None is given nothing."""
+        return _Floors(self)
 
-    def _base(self, cursor: tuple[str, str]) -> Floor:
-        """Where a cursor stands: in all the slots that are read alike, or in each."""
-        rows = [c for c in self.cursors if (c.group, c.name) == cursor]
-        covered = [slot for row in rows for slot in range(row.first, row.last + 1)]
-        if len({row.position for row in rows}) == 1 and len(covered) == sum(b - a + 1 for a, b in self.slots):
+    def base(self, follower: Follower) -> Floor | None:
+        """Where its cursor stands: in all the slots that are read alike, or in each."""
+        rows = self._rows.get((follower.group, follower.cursor))
+        if rows is None:
+            return None
+        covered = sum(row.last - row.first + 1 for row in rows)
+        if len({row.position for row in rows}) == 1 and covered == sum(b - a + 1 for a, b in self.slots):
             return rows[0].position
         places = [_NEVER] * SLOTS
         for row in rows:
@@ -59,21 +60,44 @@ class Front:
 
     def cursor_of(self, subscription: str, entry: Entry) -> Cursor | None:
         """The cursor by which a subscription is given an entry."""
-        at = self._following.get(subscription)
         slot = slot_of(entry.key, entry.id.bytes)
-        return next((c for c in self.cursors if (c.group, c.name) == at and c.first <= slot <= c.last), None)
-
-    @cached_property
-    def _following(self) -> Mapping[str, tuple[str, str]]:
-        return {follower.name: (follower.group, follower.cursor) for follower in self.followers}
+        return next((c for c in self._followed(subscription) if c.first <= slot <= c.last), None)
 
     def slots_of(self, subscription: str) -> list[Range]:
         """The slots in which deliveries set aside for a subscription may run here."""
-        at = self._following.get(subscription)
-        return sorted(c.slots for c in self.cursors if (c.group, c.name) == at)
+        return sorted(cursor.slots for cursor in self._followed(subscription))
+
+    def _followed(self, subscription: str) -> Sequence[Cursor]:
+        follower = self.followers.get(subscription)
+        return () if follower is None else self._rows.get((follower.group, follower.cursor), ())
+
+    @cached_property
+    def _rows(self) -> Mapping[tuple[str, str], Sequence[Cursor]]:
+        found: dict[tuple[str, str], list[Cursor]] = {}
+        for cursor in self.cursors:
+            found.setdefault((cursor.group, cursor.name), []).append(cursor)
+        return found
 
 
-NOBODY = Front((), ())
+class _Floors(dict[str, Floor | None]):
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._bases: dict[tuple[str, str], Floor | None] = {}
+
+    def __missing__(self, name: str) -> Floor | None:
+        follower = self._front.followers.get(name)
+        found = self[name] = None if follower is None else self._of(follower)
+        return found
+
+    def _of(self, follower: Follower) -> Floor | None:
+        at = follower.group, follower.cursor
+        if at not in self._bases:
+            self._bases[at] = self._front.base(follower)
+        base = self._bases[at]
+        return None if base is None else _past(base, follower.start)
+
+
+NOBODY = Front((), {})
 
 
 def _past(base: Floor, start: int) -> Floor:

@@ -18,6 +18,7 @@ from earnorm.durations import seconds_of
 from earnorm.errors import (
     HandlerNameNeeded,
     InvalidOption,
+    NotConnected,
     OptionWithoutMeaning,
     PreHookAfterCommit,
     UnknownOption,
@@ -62,6 +63,7 @@ class Options:
     timeout   durable only: how long one attempt may take
     delay     durable only: how long after the event the first attempt is made
     concurrency  durable only: how many events the handler works on side by side, in one worker
+    transactional  durable only: what it writes to the database commits together with the mark that it is done
     group     durable only: with which others it is worked, paused and deployed (default "default")
     since     durable only: where it starts when it is new: "beginning", a time, or a position (default: now)
     formerly  durable only: names that it had before, under which it is known to the log
@@ -78,6 +80,7 @@ class Options:
     timeout: float | None = None
     delay: float | None = None
     concurrency: int | None = None
+    transactional: bool | None = None
     group: str | None = None
     since: Since | None = None
     formerly: tuple[str, ...] = ()
@@ -153,6 +156,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "timeout": (lambda v: v > 0, 'a duration above 0, such as 30 or "30s"'),
     "delay": (lambda v: v > 0, 'a duration above 0, such as 3600 or "1h"'),
     "concurrency": (_is_count, "a whole number of at least 1"),
+    "transactional": (lambda v: isinstance(v, bool), "True or False"),
     "group": (_is_name, "a printable name of 1 to 200 characters"),
     "since": (_is_since, "'beginning', a datetime with a time zone, or a position (a whole number of at least 0)"),
     "formerly": (lambda v: isinstance(v, tuple) and all(map(_is_name, v)), "a name, or a list of names"),
@@ -174,6 +178,7 @@ _DURABLE_ONLY = {
     "timeout": "can be given up and tried again",
     "delay": "can wait",
     "concurrency": "are run by a worker",
+    "transactional": "have a mark to commit with",
     "group": "belong to a group",
     "since": "have a place in the log",
     "formerly": "are known to the log by a name",
@@ -199,6 +204,10 @@ class Handler:
     @property
     def ordered(self) -> bool:
         return self.options.ordered is not False
+
+    @property
+    def transactional(self) -> bool:
+        return self.options.transactional is True
 
     @property
     def target(self) -> Callable[..., Any] | None:
@@ -254,6 +263,9 @@ def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, op
             phase = _PHASE_OF[delivery]
     if phase is not Phase.DURABLE:
         _refuse_durable_options(decorator, options, phase)
+    if options.transactional and options.concurrency is not None:
+        why = "deliveries of a transactional handler run one after another, in one transaction"
+        raise OptionWithoutMeaning(decorator, "concurrency", options.concurrency, why)
     return phase
 
 
@@ -291,6 +303,12 @@ def is_importable(function: Any) -> bool:
     if not isinstance(function, FunctionType):
         return False
     return "<lambda>" not in function.__qualname__ and function.__closure__ is None
+
+
+def require_log(handler: Handler) -> None:
+    """Raises NotConnected for one whose effects would commit with its mark, where there is no log to mark it in."""
+    if handler.transactional:
+        raise NotConnected(f"{handler.name} is transactional")
 
 
 def require_durable_name(handler: Handler) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import compress, repeat
+from itertools import repeat
 from typing import Any
 from uuid import UUID
 
 from earnorm._uuid7 import uuid7s
-from earnorm.event import NO_CHANGES, Changes, Entries, Running, running
-from earnorm.occurrence import Kind, Occurrence, key_of
+from earnorm.event import Changes, Entries, Running, running
+from earnorm.occurrence import Kind, Occurrence
+from earnorm.records import Records
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
 
@@ -26,45 +27,26 @@ FEW = 8
 
 
 class Multitude:
-    """A column of each thing that differs from record to record; `changes` and `subjects` may be empty.
-
-    No record is in it twice. `ids` are those of the events, once the log has them.
-    """
+    """No record is in it twice. `ids` are those of the events, once the log has them."""
 
     __slots__ = (
         "_keys",
         "at",
-        "changes",
         "database",
-        "identities",
         "ids",
         "info",
         "kind",
         "link",
         "name",
-        "payloads",
-        "subjects",
+        "records",
         "tenant",
     )
 
-    def __init__(
-        self,
-        name: str,
-        kind: Kind,
-        info: ModelInfo,
-        identities: Sequence[tuple[Any, ...]],
-        payloads: Sequence[Mapping[str, Any]],
-        *,
-        changes: Sequence[Changes] = (),
-        subjects: Sequence[Any] = (),
-    ) -> None:
+    def __init__(self, name: str, kind: Kind, info: ModelInfo, records: Records) -> None:
         self.name = name
         self.kind: Kind = kind
         self.info = info
-        self.identities = identities
-        self.payloads = payloads
-        self.changes = changes
-        self.subjects = subjects
+        self.records = records
         self.ids: Sequence[bytes] = ()
         self.database = ""
         self.link: Running | None = running()
@@ -73,29 +55,17 @@ class Multitude:
         self._keys: list[str] | None = None
 
     def __len__(self) -> int:
-        return len(self.identities)
+        return len(self.records)
 
     @property
     def keys(self) -> list[str]:
         if self._keys is None:
-            self._keys = _keys_of(self.info.subject, self.identities)
+            self._keys = self.records.keys(self.info.subject)
         return self._keys
-
-    @property
-    def each_changes(self) -> Iterable[Changes]:
-        return self.changes or repeat(NO_CHANGES, len(self))
 
     def where(self, chosen: Sequence[bool]) -> Multitude:
         """Those of the records that are chosen."""
-        some = Multitude(
-            self.name,
-            self.kind,
-            self.info,
-            list(compress(self.identities, chosen)),
-            list(compress(self.payloads, chosen)),
-            changes=list(compress(self.changes, chosen)),
-            subjects=list(compress(self.subjects, chosen)),
-        )
+        some = Multitude(self.name, self.kind, self.info, self.records.where(chosen))
         some.database, some.link, some.tenant, some.at = self.database, self.link, self.tenant, self.at
         return some
 
@@ -118,11 +88,12 @@ class Multitude:
 
     def occurrences(self) -> Iterator[Occurrence]:
         """Each as one of its own, under the id that the log has of it, if it has."""
+        records = self.records
         parts = zip(
-            self.identities,
-            self.payloads,
-            self.each_changes,
-            self.subjects or repeat(None, len(self)),
+            records.identities,
+            records.payloads,
+            records.changes,
+            records.subjects,
             self.ids or repeat(b"", len(self)),
             strict=True,
         )
@@ -151,9 +122,3 @@ def singly(happenings: Iterable[Happening]) -> Iterator[Occurrence]:
             yield from happening.occurrences()
         else:
             yield happening
-
-
-def _keys_of(subject: str, identities: Sequence[tuple[Any, ...]]) -> list[str]:
-    if all(len(identity) == 1 and type(identity[0]) is int for identity in identities):
-        return [f"{subject}:{number}" for (number,) in identities]
-    return [key_of(subject, identity) for identity in identities]

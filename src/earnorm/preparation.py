@@ -126,33 +126,43 @@ class Preparation:
     def _compose(
         self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None, needs: _Needs
     ) -> Skipped | None:
-        handler, entry = run.handler, run.delivery.entry
+        handler = run.handler
         if not needs.keys <= event.payload.keys():
             self._bus.caller.require_payload((handler,), event.name, event.payload, info)
         compiled = self._bus.caller.compiled(handler, info)
         run.target = compiled.call
-        moment = Moment(None, entry.name == f"{entry.subject}.created", found.declared) if needs.moment else None
+        moment = self._moment(run, found) if needs.moment else None
         run.arguments = (event.subject, event.payload, event, moment)
         if compiled.when is not None and not compiled.when(*run.arguments):
             return Skipped("when")
         return None
 
+    @staticmethod
+    def _moment(run: Run, found: Hydrated) -> Moment:
+        entry, stage = run.delivery.entry, run.stage
+        moment = Moment(None, entry.name == f"{entry.subject}.created", found.declared)
+        if stage is not None:
+            moment.session, moment.async_session = stage.session, stage.async_session
+        return moment
+
     def may_block(self, run: Run) -> bool:
         """Whether it belongs in a thread: a record to load, a condition to ask."""
-        if run.handler.options.when is not None:
-            return True
         entry = run.delivery.entry
-        if self.loads(run.handler, entry) and not self._is_fresh(run.loaded):
+        if self._needs_of(run.handler, self._info(entry)).nothing:
+            return False
+        if run.handler.options.when is not None or b'"$ref"' in entry.data:
             return True
-        return b'"$ref"' in entry.data and not self._needs_of(run.handler, self._info(entry)).nothing
+        return self.loads(run.handler, entry) and not self._is_fresh(run.loaded)
 
     # --- ahead -------------------------------------------------------------------------------
 
+    def may_load(self, handler: Handler, entry: Entry) -> bool:
+        """Whether records are loaded for entries about what this one is about."""
+        return bool(entry.key) and self._needs_of(handler, self._info(entry)).record
+
     def loads(self, handler: Handler, entry: Entry) -> bool:
         """Whether a record is loaded for this entry."""
-        if not entry.key or not self._needs_of(handler, self._info(entry)).record:
-            return False
-        return entry.name != f"{entry.subject}.deleted"
+        return self.may_load(handler, entry) and entry.name != f"{entry.subject}.deleted"
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Their records, by as few queries as can be, each delivery's its own."""

@@ -274,8 +274,8 @@ def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None, ev
     """Refuse, as early as it can be known, what no event will ever give."""
     durable = handler.phase in (Phase.DURABLE, Phase.AFTER_COMMIT)
     for argument in binding.arguments:
-        if argument.source is Source.SESSION and durable:
-            events = f"a handler that runs {handler.phase.value}"
+        if argument.source is Source.SESSION and durable and not handler.transactional:
+            events = f"a handler that runs {handler.phase.value} without transactional=True"
             raise UnsatisfiableArgument(handler.name, argument.parameter, events, RESERVED - {"session"})
         if info is None:
             continue

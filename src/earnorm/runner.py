@@ -115,6 +115,11 @@ class Runner:
         handler = self.handler(name)
         return handler is not None and handler.is_async
 
+    def is_transactional(self, name: str) -> bool:
+        """Whether deliveries of this subscription run on a stage."""
+        handler = self.handler(name)
+        return handler is not None and handler.transactional
+
     def concurrency(self, name: str) -> int | None:
         """How many deliveries of this subscription may run side by side, if it says."""
         handler = self.handler(name)
@@ -128,12 +133,15 @@ class Runner:
 
     # --- doors -------------------------------------------------------------------------------
 
+    def may_load(self, delivery: Delivery) -> bool:
+        """Whether `load` may find records for deliveries of this subscription that are about what this one is about."""
+        handler = self.handler(delivery.subscription)
+        return self._loads_ahead and handler is not None and self._preparation.may_load(handler, delivery.entry)
+
     def loads(self, delivery: Delivery) -> bool:
         """Whether `load` would find a record for this delivery."""
-        if not (self._loads_ahead and delivery.entry.key):
-            return False
         handler = self.handler(delivery.subscription)
-        return handler is not None and self._preparation.loads(handler, delivery.entry)
+        return self._loads_ahead and handler is not None and self._preparation.loads(handler, delivery.entry)
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
@@ -154,22 +162,11 @@ class Runner:
             raise UnknownHandler(name)
         return handler
 
-    def run(self, delivery: Delivery) -> Outcome:
-        """Run one attempt in this thread. Raises UnknownHandler, ConnectionLost; of a handler's own doing, nothing."""
-        outcome = self.perform(self.begin(delivery))
-        assert outcome is not None
-        return outcome
-
-    async def arun(self, delivery: Delivery, executor: Executor | None = None) -> Outcome:
-        """`run`, awaited: what may block (loading, `when=`, a plain handler) is done in `executor`."""
-        if not self.is_async(delivery.subscription):
-            return await asyncio.get_running_loop().run_in_executor(executor, self.run, delivery)
-        outcome = await self.aperform(self.begin(delivery), executor)
-        assert outcome is not None
-        return outcome
-
     def perform(self, run: Run) -> Outcome | None:
-        """Run an attempt in this thread, in a context of its own; None if it was given up meanwhile."""
+        """Run an attempt in this thread, in a context of its own; None if it was given up meanwhile.
+
+        Raises ConnectionLost; of a handler's own doing, nothing.
+        """
         run.thread = threading.get_ident()
         try:
             outcome = Context().run(self._work, run)
@@ -182,17 +179,33 @@ class Runner:
             return self._failed(run, error)
         return self._ended(run, outcome)
 
-    async def aperform(self, run: Run, executor: Executor | None = None) -> Outcome | None:
-        """`perform`, awaited. A handler that never waits needs no task; one that does waits in the caller's task."""
-        context = Context()
+    def start(self, run: Run) -> Outcome | None:
+        """`perform`, on a loop, up to where it has to wait: None if it has, and `finish` does the rest.
+
+        A handler that never waits needs no more, and no task.
+        """
+        run.context = Context()
         try:
-            if self._preparation.may_block(run):
-                run.wait()
+            outcome = None if self._preparation.may_block(run) else run.context.run(self._first_steps, run)
+        except ConnectionLost:
+            # As above.
+            raise
+        except _FAILURES as error:
+            if _process_ends(error):
+                raise
+            return self._failed(run, error)
+        return None if outcome is None else self._ended(run, outcome)
+
+    async def finish(self, run: Run, executor: Executor | None = None) -> Outcome | None:
+        """What `start` has left, in the caller's task: what may block (loading, `when=`) is done in `executor`."""
+        context = run.context
+        assert context is not None
+        try:
+            outcome = None
+            if run.coroutine is None:
                 loop = asyncio.get_running_loop()
                 skipped = await loop.run_in_executor(executor, lambda: context.run(self._preparation.prepare, run))
                 outcome = skipped or context.run(self._first_step, run)
-            else:
-                outcome = context.run(self._first_steps, run)
             if outcome is None:
                 outcome = self._returned(run, await self._waited_for(run, context))
         except ConnectionLost:
@@ -265,7 +278,6 @@ class Runner:
     async def _waited_for(self, run: Run, context: Context) -> Any:
         """The rest of a handler that waits, cancelled when its time is over."""
         assert run.coroutine is not None
-        run.wait()
         rest = Rest(context, run.coroutine, run.awaits)
         if run.timeout is None:
             return await rest
@@ -314,6 +326,10 @@ class Runner:
         if not run.end():
             _tell_refused(run)
             return None
+        return self._came_to(run, error)
+
+    def _came_to(self, run: Run, error: BaseException) -> Outcome:
+        """What comes of an attempt that ended so, from whoever has the right to say it."""
         if run.settling is not None:
             run.settling.close()
         if run.is_late:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from typing import TypeVar
 
 from earnorm.slots import SLOTS
 from earnorm.store import SHARED, Cursor, Follower, Group, Presence
@@ -14,8 +16,11 @@ __all__ = ["NEAR", "Moves", "View", "moves_of", "outranks", "share_of"]
 NEAR = 1_000
 """How many positions behind the shared cursor one of a subscription's own is about to rejoin it."""
 
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class View:
     """What one look showed. The groups were read before the followers, so that those are never older."""
 
@@ -29,11 +34,26 @@ class View:
     def living(self) -> list[Presence]:
         return [worker for worker in self.workers if worker.expires > self.now]
 
-    def of_group(self, group: str) -> list[Follower]:
-        return [follower for follower in self.followers if follower.group == group]
+    def of_group(self, group: str) -> Sequence[Follower]:
+        return self._by_group.get(group, ())
 
-    def rows(self, group: str, name: str) -> list[Cursor]:
-        return [cursor for cursor in self.cursors if (cursor.group, cursor.name) == (group, name)]
+    def rows(self, group: str, name: str) -> Sequence[Cursor]:
+        return self._by_place.get((group, name), ())
+
+    @cached_property
+    def _by_group(self) -> Mapping[str, Sequence[Follower]]:
+        return _sorted_by(self.followers, lambda follower: follower.group)
+
+    @cached_property
+    def _by_place(self) -> Mapping[tuple[str, str], Sequence[Cursor]]:
+        return _sorted_by(self.cursors, lambda cursor: (cursor.group, cursor.name))
+
+
+def _sorted_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 @dataclass(slots=True)
@@ -54,6 +74,13 @@ class Moves:
     part: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     rejoin: list[str] = field(default_factory=list[str])
     merge: list[tuple[Cursor, Cursor]] = field(default_factory=list[tuple[Cursor, Cursor]])
+
+    def spare(self, busy: Collection[str]) -> None:
+        """Leave the cursors of these subscriptions where they are: they are at work."""
+        self.release = [cursor for cursor in self.release if cursor.name not in busy]
+        self.split = [(cursor, at) for cursor, at in self.split if cursor.name not in busy]
+        self.merge = [(cursor, beside) for cursor, beside in self.merge if cursor.name not in busy]
+        self.rejoin = [name for name in self.rejoin if name not in busy]
 
     def __bool__(self) -> bool:
         return any((self.release, self.split, self.take, self.part, self.rejoin, self.merge))
@@ -76,19 +103,33 @@ def share_of(worker: str, workers: Iterable[str]) -> int:
     return each + (names.index(worker) < more)
 
 
-def moves_of(view: View, me: Presence, *, divides: bool, patient: bool = True, near: int = NEAR) -> Moves:
+_NOBODY: frozenset[str] = frozenset()
+
+
+def moves_of(
+    view: View,
+    me: Presence,
+    *,
+    divides: bool,
+    patient: bool = True,
+    solitary: frozenset[str] = _NOBODY,
+    near: int = NEAR,
+) -> Moves:
     """What `me` should do next. With `divides`, a cursor's ranges are shared out; else one worker has it whole.
 
+    The `solitary` follow a cursor of their own for good, which is shared out as the shared one is. That of others is
+    while it has more than `near` positions to go.
     A worker that waits for others is `patient` at first; should nobody come, it no longer leaves its work to idle ones.
     """
     moves = Moves()
     others = [w for w in view.living if w.worker != me.worker and (patient or not w.idle)]
     for name, group in view.groups.items():
-        _share_group(moves, view, me, others, group, divides=divides)
+        _share_group(moves, view, me, others, group, solitary=solitary, divides=divides)
         for follower in view.of_group(name):
             if follower.apart:
-                shares = divides and not _is_near(view, follower, near)
-                _work_apart(moves, view, me, others, follower, paused=group.paused, shares=shares)
+                stays = follower.name in solitary
+                shares = divides and (stays or not _is_near(view, follower, near))
+                _work_apart(moves, view, me, others, follower, paused=group.paused, shares=shares, stays=stays)
     return moves
 
 
@@ -96,7 +137,14 @@ def moves_of(view: View, me: Presence, *, divides: bool, patient: bool = True, n
 
 
 def _share_group(
-    moves: Moves, view: View, me: Presence, others: Sequence[Presence], group: Group, *, divides: bool
+    moves: Moves,
+    view: View,
+    me: Presence,
+    others: Sequence[Presence],
+    group: Group,
+    *,
+    solitary: frozenset[str],
+    divides: bool,
 ) -> None:
     followers = view.of_group(group.name)
     names = frozenset(follower.name for follower in followers)
@@ -105,18 +153,27 @@ def _share_group(
     if group.paused or not me.knows & names or any(outranks(other, me, names) for other in others):
         moves.release += mine
         return
-    unknown = [f.name for f in followers if not f.apart and (f.paused or f.name not in me.knows)]
-    if mine and unknown:
-        moves.part[group.name] = unknown
+    leaving = [f for f in followers if not f.apart and (f.paused or f.name not in me.knows or f.name in solitary)]
+    if mine and leaving:
+        moves.part[group.name] = [follower.name for follower in leaving]
     if divides:
-        _balance(moves, rows, mine, _share(me, others, names))
+        _share_out(moves, rows, mine, me, others, names=names)
     elif all(row.worker in ("", me.worker) for row in rows):
         moves.take += [(row, SLOTS) for row in rows if not row.worker]
     moves.merge += _meeting(mine)
 
 
-def _share(me: Presence, others: Sequence[Presence], names: frozenset[str]) -> int:
-    return share_of(me.worker, [w.worker for w in others if not w.idle and _is_peer(w, me, others, names)])
+def _share_out(
+    moves: Moves,
+    rows: Sequence[Cursor],
+    mine: Sequence[Cursor],
+    me: Presence,
+    others: Sequence[Presence],
+    *,
+    names: frozenset[str],
+) -> None:
+    peers = [w.worker for w in others if not w.idle and _is_peer(w, me, others, names)]
+    _balance(moves, rows, mine, share_of(me.worker, peers))
 
 
 def _is_peer(worker: Presence, me: Presence, others: Sequence[Presence], names: frozenset[str]) -> bool:
@@ -175,10 +232,11 @@ def _work_apart(
     *,
     paused: bool,
     shares: bool,
+    stays: bool,
 ) -> None:
     """Its cursor is shared out while it has far to go, and then worked whole, by one that takes it to the shared one.
 
-    Nobody else has a batch under way then, which would be lost with the cursor.
+    Nobody else has a batch under way then, to be lost with the cursor. One that `stays` apart is never to meet it.
     """
     rows = view.rows(follower.group, follower.name)
     mine = [row for row in rows if row.worker == me.worker]
@@ -188,7 +246,7 @@ def _work_apart(
         moves.release += mine
         return
     if shares:
-        _balance(moves, rows, mine, _share(me, others, names))
+        _share_out(moves, rows, mine, me, others, names=names)
         moves.merge += _meeting(mine)
         return
     held = [row for row in rows if row.worker]
@@ -198,7 +256,7 @@ def _work_apart(
         return
     moves.take += [(row, SLOTS) for row in rows if not row.worker]
     moves.merge += _meeting(mine)
-    if len(mine) == len(rows) and _may_rejoin(view, mine, follower, [me, *others]):
+    if not stays and len(mine) == len(rows) and _may_rejoin(view, mine, follower, [me, *others]):
         moves.rejoin.append(follower.name)
 
 

@@ -7,7 +7,9 @@ record wait behind it, and its outcome is settled by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec import structs
 
 from earnorm.batch import Batch
 from earnorm.delivery import Delivery, Outcome
@@ -93,5 +95,5 @@ def reopen_astray(store: Store, worker: str, known: Collection[int]) -> None:
     with store.begin() as transaction:
         astray = [row for row in transaction.running(worker) if row.id not in known]
         if astray:
-            again = [replace(row, worker="") for row in astray]
+            again = [structs.replace(row, worker="") for row in astray]
             transaction.settle(Settlement(worker=worker, rescheduled=again, running=[row.id for row in astray]))

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import structs
 
 from earnorm.bus import EventBus
 from earnorm.declared import declared_of
@@ -16,6 +19,7 @@ from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import NOBODY, Front
 from earnorm.handler import Handler, Phase
+from earnorm.later import Pair, beside, pair_of
 from earnorm.occurrence import Kind
 from earnorm.registry import TRASHING, ModelInfo, Registry, in_order
 from earnorm.slots import slot_of
@@ -35,7 +39,6 @@ __all__ = [
 ]
 
 Lane = tuple[Delivery, ...]
-Pair = tuple[str, str]
 
 # Changes that are heard by their name alone, not by the fields they changed.
 _WHOLE: dict[str, Kind] = {"created": "created", "deleted": "deleted"}
@@ -189,30 +192,19 @@ class Window:
     @property
     def pairs(self) -> list[Pair]:
         """The (subscription, record) whose later events wait for earlier ones."""
-        return [_pair(lane[0]) for lane in self.lanes if lane[0].ordered]
+        return [pair_of(lane[0]) for lane in self.lanes if lane[0].ordered]
 
     def hold_back(self, blocked: Collection[Pair]) -> Window:
         """The window without the lanes of `blocked` pairs: those wait behind what is set aside already."""
         if not blocked:
             return self
-        held = [lane for lane in self.lanes if lane[0].ordered and _pair(lane[0]) in blocked]
-        lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
+        held = [lane for lane in self.lanes if lane[0].ordered and pair_of(lane[0]) in blocked]
+        lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or pair_of(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
     def redeliver(self, lanes: Iterable[Lane]) -> Window:
-        """The window and, before it, lanes of deliveries set aside whose time has come.
-
-        One whose record has a lane here already comes at the end of that: of a record one is under way at a time.
-        """
-        live = {_pair(lane[0]): lane for lane in self.lanes if lane[0].ordered}
-        first: list[Lane] = []
-        for lane in lanes:
-            pair = _pair(lane[0])
-            if pair in live:
-                live[pair] += lane
-            else:
-                first.append(lane)
-        return replace(self, lanes=(*first, *(live.get(_pair(lane[0]), lane) for lane in self.lanes)))
+        """The window with lanes of deliveries set aside whose time has come."""
+        return replace(self, lanes=beside(self.lanes, lanes))
 
 
 def plan(
@@ -220,8 +212,7 @@ def plan(
 ) -> Window:
     """The window of `entries`, which are all there are up to position `end` in the slots of the front.
 
-    A subscription that follows none of its cursors gets nothing, and one that stands past an entry does not get that
-    entry again.
+    A subscription that follows none of its cursors gets nothing, and one that stands past an entry not that one again.
     """
     lanes: list[list[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
@@ -231,7 +222,7 @@ def plan(
         key, position = entry.key, entry.position
         for subscription in hearing(entry):
             name = subscription.name
-            floor = floors.get(name)
+            floor = floors[name]
             if floor is None:
                 continue
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
@@ -253,10 +244,6 @@ def plan(
                 lanes.append(by_record.setdefault((name, key), [delivery]))
     seen = Seen(entries[-1].position, entries[-1].id) if entries else None
     return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
-
-
-def _pair(delivery: Delivery) -> Pair:
-    return delivery.subscription, delivery.entry.key
 
 
 # --- what its outcomes come to ---------------------------------------------------------------
@@ -380,23 +367,22 @@ def advances_of(window: Window, ends: Mapping[Cursor, int], again: Iterable[Deli
 
 def _kept(fates: Iterable[tuple[Delivery, _Fate]], now: datetime, worker: str) -> list[Delivery]:
     """The deliveries that are not over, as they stand from now on."""
-    kept = ((fate, _after(delivery, fate, now)) for delivery, fate in fates)
-    return [
-        replace(after, worker=worker if isinstance(fate, _Apart) else "") for fate, after in kept if after is not None
-    ]
+    changes = ((delivery, _after(delivery, fate, now, worker)) for delivery, fate in fates)
+    return [structs.replace(delivery, **changed) for delivery, changed in changes if changed is not None]
 
 
-def _after(delivery: Delivery, fate: _Fate, now: datetime) -> Delivery | None:
+def _after(delivery: Delivery, fate: _Fate, now: datetime, worker: str) -> dict[str, Any] | None:
+    """What of it is another than before; None if it is over."""
     match fate:
         case Retry(after, error, made):
-            due = now + timedelta(seconds=after)
-            return replace(delivery, attempt=delivery.attempt + 1, due=due, error=error, fingerprint=_fingerprint(made))
+            again = {"attempt": delivery.attempt + 1, "due": now + timedelta(seconds=after)}
+            return {"worker": "", **again, "error": error, "fingerprint": _fingerprint(made)}
         case Dead(error, made):
-            return replace(delivery, due=now, state="dead", error=error, fingerprint=_fingerprint(made))
+            return {"worker": "", "due": now, "state": "dead", "error": error, "fingerprint": _fingerprint(made)}
         case _Waiting() | _Unbegun() | _Apart():
             # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
-            chosen = delivery.entry.due is not None or delivery.due > delivery.entry.at
-            return replace(delivery, due=delivery.due if chosen else now)
+            due = delivery.due if delivery.entry.due is not None or delivery.due > delivery.entry.at else now
+            return {"worker": worker if isinstance(fate, _Apart) else "", "due": due}
         case _:
             return None
 

@@ -8,8 +8,9 @@ dies then has shown who did it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
+
+from msgspec import structs
 
 from earnorm.delivery import Dead, Delivery, Outcome, Retry
 from earnorm.runner import Runner
@@ -36,9 +37,9 @@ def set_aside(window: Window, now: datetime, worker: str, plans: Mapping[str, Pl
         advances=advances_of(window, {}, again),
         plans=plans,
         set_aside=[
-            replace(d, due=max(d.due, now), suspect=True) for d in sorted(fresh, key=lambda d: d.entry.position)
+            structs.replace(d, due=max(d.due, now), suspect=True) for d in sorted(fresh, key=lambda d: d.entry.position)
         ],
-        rescheduled=[replace(delivery, suspect=True) for delivery in again],
+        rescheduled=[structs.replace(delivery, suspect=True) for delivery in again],
         seen=window.seen,
     )
 
@@ -58,7 +59,7 @@ def last_verdict(runner: Runner, suspect: Delivery) -> Dead | None:
 
 def before_its_last(suspect: Delivery) -> Delivery:
     """As it was before the attempt that was written down last."""
-    return replace(suspect, attempt=suspect.attempt - 1)
+    return structs.replace(suspect, attempt=suspect.attempt - 1)
 
 
 def risk_of(window: Window, fate: Outcome, now: datetime, worker: str) -> Settlement:
@@ -70,5 +71,5 @@ def risk_of(window: Window, fate: Outcome, now: datetime, worker: str) -> Settle
     return Settlement(
         worker=worker,
         advances=advances_of(window, {}, [suspect]),
-        rescheduled=[replace(suspect, attempt=suspect.attempt + 1, due=due, error=error, worker=worker)],
+        rescheduled=[structs.replace(suspect, attempt=suspect.attempt + 1, due=due, error=error, worker=worker)],
     )

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from earnorm.clock import Clock
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.shares import NEAR, Moves, View, moves_of
-from earnorm.store import Cursor, Presence, Store, Transaction
+from earnorm.store import Cursor, Follower, Group, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
 
@@ -59,10 +59,13 @@ class Tenure:
         self.third = seconds / 3
         self.near = NEAR
         self.view: View | None = None
+        # Subscriptions of which something is under way between two looks.
+        self.busy: frozenset[str] = frozenset()
         self._store = store
         self._clock = clock
         self._seconds = seconds
         self._dedicated = dedicated
+        self._followers: tuple[Mapping[str, Group], Sequence[Follower]] | None = None
         self._said: Presence | None = None
         self._beaten = 0.0
         self._looked = 0.0
@@ -80,23 +83,44 @@ class Tenure:
 
     # --- looking -----------------------------------------------------------------------------
 
-    def look(self, knows: frozenset[str], *, active: bool = True) -> None:
+    def look(self, knows: frozenset[str], *, active: bool = True, solitary: frozenset[str] = frozenset()) -> None:
         """See who works what, and take and give back what is this worker's to take and to give back."""
         for _ in range(_ROUNDS):
             self._looked = self._clock.monotonic()
             self._say(knows, idle=not active)
             with self._store.begin(readonly=True) as transaction:
-                view = _view(transaction)
+                view = self._view(transaction)
             self.view = view
             if self._bury(view):
                 continue
             assert self._said is not None
-            moves = moves_of(view, self._said, divides=self._store.divides, patient=self._is_patient(), near=self.near)
+            policy = {"divides": self._store.divides, "patient": self._is_patient()}
+            moves = moves_of(view, self._said, **policy, solitary=solitary, near=self.near)
+            moves.spare(self.busy)
             self._notice_others(view, moves)
             if not active:
                 moves.take.clear()
             if not self._carry_out(moves):
                 return
+
+    def _view(self, transaction: Transaction) -> View:
+        groups = transaction.groups()
+        return View(
+            groups=groups,
+            followers=self.followers(transaction, groups),
+            cursors=transaction.cursors(),
+            workers=transaction.workers(),
+            now=transaction.now(),
+        )
+
+    def followers(self, transaction: Transaction, groups: Mapping[str, Group]) -> Sequence[Follower]:
+        """Who follows, as of these groups, which the transaction has just read: read again only if they have changed.
+
+        When each was last seen is not kept up with.
+        """
+        if self._followers is None or self._followers[0] != groups:
+            self._followers = groups, transaction.followers()
+        return self._followers[1]
 
     def _say(self, knows: frozenset[str], *, idle: bool) -> None:
         """Be there, and say so again when a third of the lease has passed."""
@@ -220,7 +244,7 @@ class Tenure:
     def forget(self) -> None:
         """Nothing that was seen is to be relied on: not who holds what, and not where it stands."""
         self.view = None
-        self._said = None
+        self._said = self._followers = None
 
     def lose(self) -> None:
         """Something is not as it was seen to be; this worker is still there."""
@@ -229,7 +253,7 @@ class Tenure:
     def rest(self) -> None:
         """Hold nothing while there is nothing to do, but stay in sight."""
         said = self._said
-        if said is not None and not said.idle:
+        if said is not None and not said.idle and not self.busy:
             held, self.view = self.held, None
             with self._store.begin() as transaction:
                 transaction.release(held)
@@ -245,13 +269,3 @@ class Tenure:
                 transaction.leave(self.worker)
         except Exception:  # noqa: BLE001  a store may raise anything, and nothing depends on it
             _log.warning("the leases could not be given back; they run out by themselves", exc_info=True)
-
-
-def _view(transaction: Transaction) -> View:
-    return View(
-        groups=transaction.groups(),
-        followers=transaction.followers(),
-        cursors=transaction.cursors(),
-        workers=transaction.workers(),
-        now=transaction.now(),
-    )

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextvars import Context
 from datetime import datetime, timedelta
 from types import CoroutineType, FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from earnorm.delivery import Attempt, Delivery, Outcome
 from earnorm.event import Event, Running, _running
 from earnorm.handler import Handler
 from earnorm.settling import Settling, _settling
+from earnorm.stage import Stage
 from earnorm.telemetry import escaped
 from earnorm.tenant import _tenant
 from earnorm.verdict import Verdict
@@ -27,8 +29,7 @@ _FRAMES = 8
 class Run:
     """One attempt. With a timeout two may want to say how it ended, its handler's thread and the clock: one does.
 
-    `on_wait` is called when its task is about to wait, for the first time. Of an attempt that timed out while its
-    handler goes on and cannot be stopped, `on_given_up` is told the outcome.
+    Of an attempt that timed out while its handler goes on and cannot be stopped, `on_given_up` is told the outcome.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Run:
         "_right",
         "arguments",
         "awaits",
+        "context",
         "coroutine",
         "decode",
         "delivery",
@@ -43,14 +45,13 @@ class Run:
         "is_given_up",
         "loaded",
         "on_given_up",
-        "on_wait",
         "settling",
+        "stage",
         "started",
         "target",
         "thread",
         "timed_out",
         "timeout",
-        "waited",
     )
 
     def __init__(self, handler: Handler, delivery: Delivery, decode: Callable[[Delivery], Event]) -> None:
@@ -60,19 +61,20 @@ class Run:
         self.timeout = handler.options.timeout
         self.started = time.perf_counter()
         self.settling: Settling | None = None
-        self.on_wait: Callable[[], None] | None = None
         self.on_given_up: Callable[[Outcome], None] | None = None
         self.is_given_up = False
         self.timed_out = False
         self.thread = 0
         self.target: Callable[..., Any] = _nothing
         self.arguments: tuple[Any, ...] = (None, None, None, None)
-        # Of an async handler that waits: itself, and what it waits for.
+        # Of an async handler that waits: itself, what it waits for, and the context of its steps.
         self.coroutine: CoroutineType[Any, Any, Any] | None = None
         self.awaits: Any = None
-        self.waited = False
+        self.context: Context | None = None
         # The record, where the runner has loaded it ahead.
         self.loaded: Any = None
+        # Of a transactional handler: the transaction that it runs in.
+        self.stage: Stage | None = None
         self._event: Event | None = None
         self._right = threading.Lock() if self.timeout is not None else None
 
@@ -111,13 +113,6 @@ class Run:
         _running.set(Running(self, self.handler.name))
         self.settling = Settling(database)
         _settling.set(self.settling)
-
-    def wait(self) -> None:
-        """Its task is about to wait."""
-        if not self.waited:
-            self.waited = True
-            if self.on_wait is not None:
-                self.on_wait()
 
     def call(self) -> Any:
         return self.target(*self.arguments)

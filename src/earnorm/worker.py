@@ -12,15 +12,20 @@ import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from earnorm.agenda import Agenda
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, Signal, SystemClock
 from earnorm.counts import Counts
+from earnorm.errands import Errands
 from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
 from earnorm.runner import Runner
+from earnorm.settler import Settler
+from earnorm.stage import Stages
 from earnorm.store import Intake, Store
+from earnorm.stragglers import Stragglers
 from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
 from earnorm.trimming import Trimming
@@ -47,6 +52,7 @@ class Worker:
     batch        how many entries are read, and deliveries set aside taken up, at once (default: by how quick they are)
     concurrency  how many async handlers run side by side; `threads` how many plain ones
     groups       those whose handlers it runs (default: all)
+    stages       where transactional handlers run
     dedicated    whether the process is there for this alone; others then leave the work to it
     """
 
@@ -67,12 +73,14 @@ class Worker:
         intake: Intake | None = None,
         trimming: Trimming | None = None,
         wakeup: Wakeup | None = None,
+        stages: Stages | None = None,
     ) -> None:
         if isinstance(groups, str):
             raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
         self._trimming = trimming
+        self._stages = stages
         self._outside = wakeup or Polling(_IDLE)
         self._runner = runner
         self._clock = clock or SystemClock()
@@ -94,19 +102,34 @@ class Worker:
         sizes = {"threads": threads, "concurrency": concurrency}
         self._lanes = Lanes(self._runner, self._clock, **sizes, own_loop=self._own_loop)
         self._wakeup = threading.Event()
+        pace = Pace(self._batch)
+        stragglers = Stragglers(concurrency + threads, self._wakeup.set)
+        self._agenda = Agenda(self._store, self._audience, self._runner, self._tenure, pace, groups=self._groups)
+        self._settler = Settler(self._store, self._runner, self._tenure, stragglers, self._outside)
+        self._errands = Errands(
+            self._stages,
+            self._runner,
+            self._settler,
+            self._tenure,
+            self._lanes,
+            clock=self._clock,
+            threads=threads,
+            timers=self._own_loop,
+            alone=not self._store.divides,
+            wake=self._wake_all,
+        )
         self._turns = Turns(
-            self._store,
-            self._audience,
+            self._agenda,
+            self._settler,
             self._runner,
             self._tenure,
             self._lanes,
             clock=self._clock,
-            pace=Pace(self._batch),
+            pace=pace,
             wakeup=self._wakeup,
-            most_apart=concurrency + threads,
-            groups=self._groups,
             intake=self._intake,
             outside=self._outside,
+            errands=self._errands,
         )
         self._stopping = self._turns.stopping
         self._lock = threading.Lock()
@@ -145,7 +168,7 @@ class Worker:
 
     def refresh(self) -> None:
         """Record handlers defined since as subscriptions. Costs nothing if there are none."""
-        self._turns.refresh()
+        self._agenda.refresh()
 
     def use_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Run async handlers on the application's loop for as long as it runs; otherwise on the loop thread."""
@@ -153,9 +176,9 @@ class Worker:
 
     def run_once(self) -> Counts:
         """One turn: look, read once, run, settle in one transaction. A store that fails is logged, not raised."""
-        before = self._turns.totals
+        before = self._settler.totals
         self._attempt(None)
-        return self._turns.totals - before
+        return self._settler.totals - before
 
     def stop(self, grace: float = 5.0) -> None:
         """Begin nothing more, wait up to `grace` seconds for what runs, settle, give the leases back.
@@ -181,6 +204,7 @@ class Worker:
             finally:
                 self._passing.release()
         self._lanes.close()
+        self._errands.end()
         self._thread = None
 
     # --- draining ----------------------------------------------------------------------------
@@ -219,7 +243,7 @@ class Worker:
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
             pause = min(2 * pause, _IDLE)
         self._watchers.discard(watch)
-        if self._thread is None and not self._turns.has_unsettled:
+        if self._thread is None and self._settler.unsettled is None:
             # What was run and could not be settled needs its lease: without it, it would be run again.
             self._give_back()
         return self._report()
@@ -232,8 +256,8 @@ class Worker:
             return False
 
     def _report(self) -> dict[str, int]:
-        with self._turns.counting:
-            counts, self._reported = self._turns.totals - self._reported, self._turns.totals
+        with self._settler.counting:
+            counts, self._reported = self._settler.totals - self._reported, self._settler.totals
         return counts.as_dict()
 
     def _give_back(self) -> None:
@@ -263,7 +287,7 @@ class Worker:
                 self._clock.wait(self._stopping, min(_AGAIN * 2 ** min(self._failures - 1, 10), _FAILING))
             else:
                 pause = self._rest(pause)
-        if self._turns.has_unsettled:
+        if self._settler.unsettled is not None:
             self._attempt(None)
         self._finish()
         self._give_back()
@@ -280,7 +304,7 @@ class Worker:
             self._rest_leases()
         # Nobody tells when what another worker holds becomes free.
         pause = min(pause, _IDLE if self._turns.contending else self._outside.longest)
-        due = pause if self._turns.next_due is None else min(pause, self._turns.next_due)
+        due = pause if self._agenda.next_due is None else min(pause, self._agenda.next_due)
         if self._trimming is not None:
             due = min(due, self._trimming.left())
         woken = self._clock.wait(self._wakeup, due)
@@ -294,6 +318,11 @@ class Worker:
                 self._tenure.rest()
         except Exception:  # noqa: BLE001  a store may raise anything, and nothing depends on it
             _log.debug("the leases could not be given back; they run out by themselves", exc_info=True)
+
+    def _wake_all(self) -> None:
+        """Something that ran beside the turns has ended, whoever waits for it."""
+        self._wakeup.set()
+        self._look_again()
 
     def _look_again(self) -> None:
         for watch in tuple(self._watchers):

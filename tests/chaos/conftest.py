@@ -141,6 +141,7 @@ class Scene:
                 self.kills,
                 time.perf_counter() - self._began,
                 len(verdict.lost) + len(verdict.torn) + len(verdict.forgotten),
+                len(verdict.doubled),
                 verdict.duplicates,
                 p95(recoveries(self.ledger, self.moments)),
                 str(self.seed),

@@ -15,6 +15,8 @@ from earnorm.codec import decode
 # What a handler writes an effect for. The rest of the log is lifecycle, compared with the rows.
 HEARD = ("item.marked", "counter.counted")
 HANDLERS = ("note", "anote")
+# Their effects are rows, committed with the mark.
+TRANSACTIONAL = ("book", "abook")
 
 
 class Ledger:
@@ -45,6 +47,7 @@ class Stored:
     counters: list[tuple]
     events: list[tuple]
     letters: list[tuple]
+    bookings: list[tuple]
     holder: str
     integrity: str
 
@@ -56,6 +59,7 @@ class Verdict:
     events: int = 0
     handled: int = 0
     duplicates: int = 0
+    doubled: list = field(default_factory=list)
     lost: list = field(default_factory=list)
     torn: list = field(default_factory=list)
     forgotten: list = field(default_factory=list)
@@ -66,7 +70,7 @@ class Verdict:
 
     @property
     def faults(self):
-        names = ("lost", "torn", "forgotten", "ghosts", "inversions", "leftovers")
+        names = ("doubled", "lost", "torn", "forgotten", "ghosts", "inversions", "leftovers")
         return {name: found[:5] for name in names if (found := getattr(self, name))}
 
 
@@ -86,6 +90,7 @@ def stored(url):
                 for position, event, name, key, data in log
             ],
             letters=rows("SELECT subscription, state, error FROM earnorm_delivery"),
+            bookings=rows("SELECT handler, about FROM chaos_bookings"),
             holder=" ".join(row[0] for row in rows("SELECT worker FROM earnorm_cursor WHERE worker <> ''")),
             integrity=rows("PRAGMA integrity_check")[0][0] if url.startswith("sqlite") else "ok",
         )
@@ -110,7 +115,7 @@ def verify_ledger(url, ledger, *, delivered=True):
     if delivered:
         _compare_effects(found, ledger, verdict)
         verdict.letters = found.letters
-        verdict.leftovers += [letter for letter in found.letters if letter[0] in HANDLERS] + (
+        verdict.leftovers += [letter for letter in found.letters if letter[0] in (*HANDLERS, *TRANSACTIONAL)] + (
             [("lease", found.holder)] if found.holder else []
         )
     return verdict
@@ -171,6 +176,11 @@ def _compare_effects(found, ledger, verdict):
     verdict.lost += sorted(due - happened.keys())
     verdict.ghosts += sorted(happened.keys() - due)
     verdict.inversions += _inversions(effects, positions)
+    booked = Counter(found.bookings)
+    due = {(handler, event) for handler in TRANSACTIONAL for event in positions}
+    verdict.doubled += [booking for booking, times in booked.items() if times > 1]
+    verdict.lost += sorted(due - booked.keys())
+    verdict.ghosts += sorted(booked.keys() - due)
 
 
 def _inversions(effects, positions):
@@ -199,7 +209,11 @@ def p95(values):
 
 @dataclass(frozen=True)
 class Report:
-    """One line of the table. `recovery_p95` is in seconds, from a kill to the next effect."""
+    """One line of the table.
+
+    `doubled` are database effects of transactional handlers; `recovery_p95` is in seconds, from a kill to the next
+    effect.
+    """
 
     backend: str
     run: str
@@ -207,6 +221,7 @@ class Report:
     kills: int
     seconds: float
     lost: int
+    doubled: int
     duplicates: int
     recovery_p95: float | None
     seed: str

@@ -45,6 +45,14 @@ class Counter(BaseModel):
     number = IntegerField()
 
 
+class Booking(BaseModel):
+    """What a transactional handler did for an event: a row of the database, that stands once or is doubled."""
+
+    __tablename__ = "chaos_bookings"
+    handler = StringField()
+    about = StringField()
+
+
 class Undone(Exception):
     """Roll this back."""
 
@@ -259,6 +267,26 @@ def note(record, event):
 @event_handler_async(list(HEARD), name="anote")
 async def anote(record, event):
     _effect("anote", event)
+
+
+def _booking(handler, event):
+    if event.attempt == 1 and event.id.int % _retried == 1:
+        raise RetryLater(0.0, "it is tried twice")
+    _reach("before the effect")
+    _say("effect")
+    return Booking(handler=handler, about=str(event.id))
+
+
+@event_handler(list(HEARD), name="book", transactional=True)
+def book(record, event):
+    _booking("book", event).save()
+    _reach("after the effect")
+
+
+@event_handler_async(list(HEARD), name="abook", transactional=True)
+async def abook(record, event):
+    await _booking("abook", event).asave()
+    _reach("after the effect")
 
 
 @event_handler("deadly.sent", name="deadly", retry=Backoff(attempts=2, first=0.05))

@@ -39,6 +39,7 @@ ON_EACH = {
     "test_several_databases",
     "test_tenants",
     "test_subscriptions",
+    "test_transactional",
     "test_trash",
     "test_wakeup",
     "test_write_paths",

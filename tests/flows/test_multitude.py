@@ -6,7 +6,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import pytest
-from sqlalchemy import JSON, LargeBinary, Numeric, Uuid, delete, insert, text, update
+from sqlalchemy import JSON, LargeBinary, Numeric, Uuid, case, delete, insert, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import earnorm
@@ -420,3 +420,74 @@ def test_a_session_on_a_connection_that_others_commit(db, User, together):
         assert [] == together
 
     assert ([12], 12) == (together, len(log(db)))
+
+
+# --- rows that are written by one statement --------------------------------------------------
+
+
+def test_an_update_tells_of_each_row_what_changed_in_it_alone(db, User, together):
+    execute(db, (insert(User), DOZEN))
+    odd = case((User.id % 2 == 1, User.visits + 1), else_=User.visits)
+    third = case((User.id % 3 == 0, "third"), else_=User.name)
+    execute(db, (update(User).values(visits=odd, name=third),))
+
+    found = log(db)[12:]
+
+    assert [12, 8] == together
+    assert [1, 3, 5, 6, 7, 9, 11, 12] == [event.payload["id"] for event in found]
+    assert [{"visits": (0, 1)}, {"visits": (0, 1), "name": ("n2", "third")}] == [pairs(event) for event in found[:2]]
+    assert {"name": ("n5", "third")} == pairs(found[3])
+    assert "third" == found[3].payload["name"]
+
+
+def test_an_update_that_changes_nothing_tells_nothing(db, User, together):
+    execute(db, (insert(User), DOZEN), (update(User).where(User.id > 99).values(visits=1),))
+    execute(db, (update(User).values(visits=User.visits),))
+
+    assert ([12], 12) == (together, len(log(db)))
+
+
+def test_values_that_a_trigger_sets_are_told(db, User, together):
+    execute(db, (insert(User), DOZEN))
+    if db.engine.dialect.name == "sqlite":
+        pytest.skip("a trigger of SQLite's sets no value of the row that is about to be written")
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION louder() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.name = upper(NEW.name); RETURN NEW; END $$"
+        )
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER louder BEFORE UPDATE ON {User.__table__.name} FOR EACH ROW EXECUTE FUNCTION louder()"
+        )
+    execute(db, (update(User).values(visits=7),))
+
+    assert {"visits": (0, 7), "name": ("n0", "N0")} == pairs(log(db)[12])
+
+
+def test_new_rows_have_their_own_numbers_among_old_and_given_ones(db, User):
+    execute(db, (insert(User), [{"id": 100, "name": "given"}, *({"id": n + 101, "name": "given"} for n in range(9))]))
+    execute(db, (delete(User).where(User.id > 105),), (insert(User), [{"id": 7, "name": "below"}]))
+    if db.engine.dialect.name != "sqlite":
+        # PostgreSQL counts by itself, whatever was given.
+        return
+    execute(db, (insert(User), DOZEN))
+
+    found = [(event.key, event.payload["name"]) for event in log(db) if event.name == "user.created"]
+
+    assert [(f"user:{106 + n}", f"n{n}") for n in range(12)] == found[-12:]
+
+
+@pytest.mark.parametrize("highest", [-50, 2**62, 2**63 - 1])
+def test_where_sqlite_counts_in_no_order_each_row_is_told_all_the_same(db, User, highest):
+    if db.engine.dialect.name != "sqlite":
+        pytest.skip("SQLite's row ids")
+    db.ready()
+    with db.engine.begin() as connection:
+        far = {"id": highest, "name": "far", "visits": 0, "token": ""}
+        connection.execute(insert(User.__table__), far)
+    execute(db, (insert(User), DOZEN))
+
+    with db.session() as session:
+        there = {f"user:{user.id}": user.name for user in session.query(User) if user.id != highest}
+    assert there == {event.key: event.payload["name"] for event in log(db)}
+    assert 12 == len(there)

@@ -10,6 +10,7 @@ from uuid import uuid4
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from msgspec import structs
 
 from earnorm.backends.memory import MemoryStore
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
@@ -108,7 +109,7 @@ class TwoStores(RuleBasedStateMachine):
 
     def in_memory_s_words(self, outcome):
         if isinstance(outcome, Delivery):
-            return replace(outcome, id={its: mine for mine, its in self.ids.items()}[outcome.id])
+            return structs.replace(outcome, id={its: mine for mine, its in self.ids.items()}[outcome.id])
         if isinstance(outcome, (list, tuple)):
             return type(outcome)(self.in_memory_s_words(part) for part in outcome)
         return outcome
@@ -117,7 +118,7 @@ class TwoStores(RuleBasedStateMachine):
         if isinstance(t, SQLAlchemyTransaction):
             return replace(
                 settlement,
-                rescheduled=[replace(d, id=self.ids[d.id]) for d in settlement.rescheduled],
+                rescheduled=[structs.replace(d, id=self.ids[d.id]) for d in settlement.rescheduled],
                 finished=[self.ids.get(number, number) for number in settlement.finished],
                 running=[self.ids.get(number, number) for number in settlement.running],
             )
@@ -280,7 +281,7 @@ class TwoStores(RuleBasedStateMachine):
             return []
         picked = data.draw(st.lists(st.sampled_from(range(len(known))), max_size=3, unique=True), label="rescheduled")
         return [
-            replace(
+            structs.replace(
                 known[place],
                 attempt=known[place].attempt + 1,
                 due=self.clock.now() + timedelta(seconds=data.draw(SECONDS)),

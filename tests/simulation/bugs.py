@@ -23,6 +23,7 @@ from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
 from earnorm.backends.sqlalchemy.rows import to_cursor
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.delivery import Done
+from earnorm.errand import Errand
 from earnorm.errors import LeaseLost
 from earnorm.retention import Reach
 from earnorm.store import Plan
@@ -136,11 +137,10 @@ def settle_before_effect(patch: pytest.MonkeyPatch) -> None:
     """What is marked as done first is lost by a crash between the two."""
     perform = Turns._perform
 
-    def settled_first(self, window, until):
-        with self._store.begin() as transaction:
-            done = [[Done() for _ in lane] for lane in window.lanes]
-            transaction.settle(fold(window, done, transaction.now(), self._tenure.worker, self._plans()))
-        return perform(self, window, until)
+    def settled_first(self, window, plans, until):
+        done = [[Done() for _ in lane] for lane in window.lanes]
+        self._settler.write(lambda now: fold(window, done, now, self._tenure.worker, plans))
+        return perform(self, window, plans, until)
 
     patch.setattr(Turns, "_perform", settled_first)
 
@@ -164,6 +164,27 @@ def positions_trusted_after_a_failover(patch: pytest.MonkeyPatch) -> None:
 def lost_cancel(patch: pytest.MonkeyPatch) -> None:
     """What was called off while it was at work is set aside again by whoever was at work."""
     patch.setattr(Plan, "called_off", lambda self, followers, set_aside: None)
+
+
+@bug("done-mark outside the transaction", on="memory")
+def mark_outside_the_transaction(patch: pytest.MonkeyPatch) -> None:
+    """Effects are committed, and marked as done a moment later, unless something comes between the two."""
+    serve = Errand._serve
+
+    def remembered(self, stage):
+        self.settlement = fold(self.window, self.outcomes, stage.transaction.now(), self._worker, {})
+
+    class Marking:
+        def __init__(self, stages):
+            self._stages = stages
+
+        def perform(self, work):
+            self._stages.perform(work)
+            with self._stages.line.begin() as transaction:
+                transaction.settle(work.__self__.settlement)
+
+    patch.setattr(Errand, "_settle", remembered)
+    patch.setattr(Errand, "_serve", lambda self, stages: serve(self, Marking(stages)))
 
 
 # --- pruning ---

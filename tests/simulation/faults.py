@@ -89,12 +89,14 @@ class Line:
             # The connections of the pool broke while nobody used them.
             self.epoch = ground.epoch
             raise ground.lost(self.store)
+        epoch = self.epoch
         with ground.turn(self.world.kernel, readonly=readonly):
             with self.store.begin(readonly=readonly) as transaction:
                 record = Record(self.process)
                 yield Verbs(self, transaction, record)
                 faults.at(self, "commit")
-                if ground.epoch != self.epoch:
+                # Not the line's, which another thread of the process may have brought up to date meanwhile.
+                if ground.epoch != epoch:
                     self.epoch = ground.epoch
                     raise ground.lost(self.store)
             self.world.truth.committed(record)

@@ -10,7 +10,7 @@ from random import Random
 from unittest.mock import patch
 from uuid import UUID
 
-from earnorm import lanes
+from earnorm import driving
 from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.errors import RetryLater, StoreError
@@ -22,16 +22,18 @@ from earnorm.worker import Worker
 from tests.simulation.faults import LEASE, Faults, Line, Trouble, Weather
 from tests.simulation.kernel import START, Greenlets, Kernel, Lock, Process, ProcessClock, Thread
 from tests.simulation.loop import OwnLoop
-from tests.simulation.truth import Subscribed, Truth, Violation
+from tests.simulation.stages import Stages
+from tests.simulation.truth import PAID, Subscribed, Truth, Violation
 
 HANDLERS = (
     Subscribed("mail", "order.placed"),
     Subscribed("stock", "order.placed"),
     Subscribed("audit", "**", ordered=False),
     Subscribed("bill", "order.paid"),
+    Subscribed("pay", "order.placed", transactional=True),
 )
 # The version before knows fewer of them; both are deployed at once.
-VERSIONS = (HANDLERS[:3], HANDLERS)
+VERSIONS = ((*HANDLERS[:3], HANDLERS[4]), HANDLERS)
 KEYS = ("order:1", "order:2", "order:3", "")
 
 # Fair weather must bring everything home within so many steps, and so much of virtual time.
@@ -212,8 +214,10 @@ class Story:
         """The shipped worker, with its threads and its loop made of tasks."""
         bus = EventBus()
         for handler in VERSIONS[self.chance.random() < 0.7]:
+            options = {"name": handler.name, "ordered": handler.ordered, "transactional": handler.transactional}
             colour = self._plain if self.chance.random() < 0.5 else self._awaited
-            bus.on(handler.pattern, name=handler.name, ordered=handler.ordered)(colour(process, handler.name))
+            does = self._paying(process) if handler.transactional else colour(process, handler.name)
+            bus.on(handler.pattern, **options)(does)
         clock = ProcessClock(self.kernel, process)
         line = Line(self, process, self.ground.store_for(process))
         runner = Runner(
@@ -224,18 +228,20 @@ class Story:
             backoff=Backoff(attempts=4, first=2.0, longest=30.0),
             random=Random(self.chance.random()),
         )
-        size = self.chance.choice((2, 5, 50))
-        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=size, loop=loop)
+        batch = self.chance.choice((2, 5, 50))
+        stages = Stages(line)
+        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=batch, loop=loop, stages=stages)
         worker._tenure.worker = process.name
         worker._tenure.near = self._near
         worker._passing = Lock(self.kernel)
-        worker._lanes._threads = worker._lanes._loaders = Greenlets(self.kernel, process)
+        threads = Greenlets(self.kernel, process)
+        worker._lanes._serving.threads = worker._errands._threads = threads
+        worker._lanes._driving._loaders = threads
         return worker
 
     def _plain(self, process: Process, name: str):
         def handle(event: Event) -> None:
-            for seconds in self._handle(process, name, event):
-                self.kernel.pause(seconds)
+            self._wait_through(self._handle(process, name, event))
 
         return handle
 
@@ -246,8 +252,34 @@ class Story:
 
         return handle
 
+    def _paying(self, process: Process):
+        def pay(event: Event, session) -> None:
+            self._wait_through(self._may_fail(event))
+            self.faults.handling(process)
+            paid = self._entry(PAID, cause=event.id)
+            self.truth.begun.add(paid.id)
+            session.append([paid])
+            self.kernel.pause()
+            self._wait_through(self._may_fail(event))
+            self.faults.handling(process)
+
+        return pay
+
+    def _wait_through(self, waits: Iterator[float]) -> None:
+        for seconds in waits:
+            self.kernel.pause(seconds)
+
     def _handle(self, process: Process, name: str, event: Event) -> Iterator[float]:
         """What a handler does; it waits for as long as is said here."""
+        yield from self._may_fail(event)
+        self.faults.handling(process)
+        self.truth.effect(name, event.id, event.key)
+        yield 0.0
+        self.faults.handling(process)
+        if name == "mail" and self.chance.random() < 0.2:
+            self._emit(event)
+
+    def _may_fail(self, event: Event) -> Iterator[float]:
         chance, fair = self.chance, self.faults.weather.fair
         if not fair and chance.random() < 0.02:
             yield chance.random() * 2.5 * LEASE
@@ -255,12 +287,6 @@ class Story:
             raise ValueError("poison")
         if not fair and event.attempt <= 2 and chance.random() < 0.1:
             raise RetryLater(chance.random() * 30.0) if chance.random() < 0.5 else ValueError("not now")
-        self.faults.handling(process)
-        self.truth.effect(name, event.id, event.key)
-        yield 0.0
-        self.faults.handling(process)
-        if name == "mail" and chance.random() < 0.2:
-            self._emit(event)
 
     def _emit(self, event: Event) -> None:
         entry = self._entry("mail.sent", cause=event.id)
@@ -281,7 +307,7 @@ def tell(story: Story, steps: int, *, to_the_end: bool = True) -> None:
     logging.disable(logging.CRITICAL)
     try:
         # How long a handler really takes is no part of it.
-        with patch.object(lanes, "_SLICE", float("inf")):
+        with patch.object(driving, "_SLICE", float("inf")):
             story.tell(steps, to_the_end=to_the_end)
     except Violation as broken:
         before = "\n".join(story.kernel.trace)

@@ -21,6 +21,10 @@ LEASING = frozenset(
 WRITING = LEASING | {"append", "enter", "beat", "pause", "pause_group"}
 
 
+# What the transactional handler appends for each event: its effect.
+PAID = "order.settled"
+
+
 class Violation(AssertionError):
     """A promise was broken."""
 
@@ -32,6 +36,7 @@ class Subscribed:
     name: str
     pattern: str
     ordered: bool = True
+    transactional: bool = False
 
     def hears(self, entry: Entry) -> bool:
         return self.pattern == "**" or entry.name == self.pattern
@@ -140,20 +145,41 @@ class Truth:
         for entry in entries:
             if entry.id not in self.begun:
                 self._broken(f"{entry.id} is in the log, and nobody appended it")
+            if entry.name == PAID and entry.id not in self.events:
+                self._paid(entry)
             self.events[entry.id] = entry
+
+    def _paid(self, entry: Entry) -> None:
+        """A transactional handler's effect stands, and no other of the same event may."""
+        cause = self.events.get(entry.causation_id)
+        if cause is None and entry.causation_id not in self.forgotten:
+            self._broken(f"pay ran for {entry.causation_id}, which was never committed")
+        self.effects["pay", entry.causation_id] += 1
+        if self.effects["pay", entry.causation_id] > 1:
+            self._broken(f"what pay did for {entry.causation_id} stands twice")
+        if cause is not None:
+            self.order["pay", cause.key].append(cause.id)
 
     def forget(self, standing: set[UUID]) -> None:
         """A failover lost what does not stand in the log any more. Its handlers may have run."""
         gone = self.events.keys() - standing
         self.forgotten |= gone
         for lost in gone:
-            del self.events[lost]
+            self._unpaid(self.events.pop(lost))
         self.called_off.clear()
         with self.ground.peek() as transaction:
             names = {follower.name for follower in transaction.followers()}
             self.cursors = {cursor.place: cursor for cursor in transaction.cursors()}
             self.lives = {each.worker: (each.expires - START).total_seconds() for each in transaction.workers()}
         self.starts = {name: start for name, start in self.starts.items() if name in names}
+
+    def _unpaid(self, lost: Entry) -> None:
+        """An effect goes with the commit that it was part of."""
+        if lost.name == PAID:
+            self.effects["pay", lost.causation_id] -= 1
+            for ids in self.order.values():
+                if lost.causation_id in ids:
+                    ids.remove(lost.causation_id)
 
     # --- what must hold ---
 
@@ -216,9 +242,9 @@ class Truth:
 
     def check_emitted(self) -> None:
         """What a handler emits is in the log once, however often it ran."""
-        emitted = Counter(entry.causation_id for entry in self.events.values() if entry.causation_id)
+        emitted = Counter((entry.causation_id, entry.name) for entry in self.events.values() if entry.causation_id)
         if twice := [cause for cause, count in emitted.items() if count > 1]:
-            self._broken(f"what was emitted for {twice[0]} is in the log {emitted[twice[0]]} times")
+            self._broken(f"{twice[0][1]}, emitted for {twice[0][0]}, is in the log {emitted[twice[0]]} times")
 
     def check_end(self) -> None:
         """All is drained: every event was handled by everybody who hears it, or is a dead letter that had to be one."""

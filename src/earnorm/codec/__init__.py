@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from earnorm.codec._columns import Table, written_columns
 from earnorm.codec._read import Reader
 from earnorm.codec._together import written_together
 from earnorm.codec._words import (
@@ -46,6 +47,7 @@ __all__ = [
     "Resolve",
     "decode",
     "encode",
+    "encode_columns",
     "encode_record",
     "encode_records",
     "encode_values",
@@ -121,6 +123,21 @@ def encode_records(
         found += written_together(*parts, refer) or [
             encode_record(i, p, c, refer=refer) for i, p, c in zip(*parts, strict=True)
         ]
+    return found
+
+
+def encode_columns(
+    table: Table, hidden: frozenset[str] = frozenset(), *, refer: Refer = _no_model
+) -> list[bytes | None]:
+    """What `encode_record` makes of each of many records, of which there are columns; those of `hidden` are left out.
+
+    None for each of a lot in which one takes a closer look.
+    """
+    found: list[bytes | None] = []
+    for start in range(0, count := len(table.columns[0]), _TOGETHER):
+        some = slice(start, min(start + _TOGETHER, count))
+        lot = written_columns(table, some, hidden, refer)
+        found += [None] * (some.stop - start) if lot is None else lot
     return found
 
 

@@ -11,7 +11,7 @@ import msgspec
 from earnorm.codec._words import MAX_BYTES, Refer, Refusal
 from earnorm.codec._write import Writer
 
-__all__ = ["written_together"]
+__all__ = ["column", "lines", "written_together"]
 
 _to_lines = msgspec.json.Encoder().encode_lines
 
@@ -30,15 +30,20 @@ def written_together(
     writer = Writer(refer)
     try:
         records = zip(_rows(identities, writer), _members(payloads, writer), _pairs(changes, writer), strict=True)
-        written = _to_lines([{"identity": i, "payload": p, "changes": c} for i, p, c in records])
+        return lines([{"identity": i, "payload": p, "changes": c} for i, p, c in records])
     except (Refusal, UnicodeEncodeError):
         return None
+
+
+def lines(records: list[Any]) -> list[bytes] | None:
+    """The JSON of each; None if one is too long or holds a NUL. Raises UnicodeEncodeError."""
+    written = _to_lines(records)
     if b"\\u0000" in written:
         return None
     # JSON has no line break of its own.
-    lines = written.split(b"\n")
-    lines.pop()
-    return None if max(map(len, lines), default=0) > MAX_BYTES else lines
+    found = written.split(b"\n")
+    found.pop()
+    return None if max(map(len, found), default=0) > MAX_BYTES else found
 
 
 def _rows(rows: Sequence[Sequence[Any]], writer: Writer) -> Iterable[Any]:
@@ -53,12 +58,13 @@ def _members(records: Sequence[Mapping[str, Any]], writer: Writer) -> Iterable[M
     names = records[0].keys()
     if any(record.keys() != names for record in records):
         return ({name: _value(value, writer, 2) for name, value in record.items()} for record in records)
-    columns = [_column([record[name] for record in records], writer) for name in names]
+    columns = [column([record[name] for record in records], writer, 2) for name in names]
     return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
-def _column(values: list[Any], writer: Writer) -> Iterable[Any]:
-    return values if _are_plain(values) else [_value(value, writer, 2) for value in values]
+def column(values: Sequence[Any], writer: Writer, depth: int) -> Sequence[Any]:
+    """Values of one name, a record each, as JSON can hold them. Raises Refusal."""
+    return values if _are_plain(values) else [_value(value, writer, depth) for value in values]
 
 
 def _pairs(changes: Sequence[Mapping[str, Any]], writer: Writer) -> Iterable[Mapping[str, Any]]:
@@ -79,7 +85,7 @@ def _value(value: Any, writer: Writer, depth: int) -> Any:
     return writer.value(value, depth)
 
 
-def _are_plain(values: list[Any]) -> bool:
+def _are_plain(values: Sequence[Any]) -> bool:
     kinds = set(map(type, values))
     if kinds <= _PLAIN:
         return True

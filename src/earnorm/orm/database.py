@@ -33,6 +33,7 @@ from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.outcomes import Outcomes
+from earnorm.orm.stage import DatabaseStages
 from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
@@ -75,7 +76,7 @@ class Database:
         self.opened = OpenTransactions()
         self._engines = Engines.of(target)
         self._embedded = self._engines.in_process if worker is None else worker
-        self._schemas = schemas
+        self.schemas = schemas
         self.store = SQLAlchemyStore(self._engines.sync, clock=self._clock)
         self.log = DatabaseLog(
             name,
@@ -105,6 +106,7 @@ class Database:
             intake=self.captures,
             trimming=trimming,
             wakeup=self.wakeup,
+            stages=DatabaseStages(self),
         )
         self.worker = self._make_worker()
         alone = not (self._embedded or self._engines.in_process)
@@ -160,7 +162,7 @@ class Database:
     @property
     def tenant_engine(self) -> Engine:
         """The sync engine as sessions use it here: within `with tenant(...)`, on the tenant's own schema."""
-        return self._engines.acting(self._engines.sync, self._schemas)
+        return self._engines.acting(self._engines.sync, self.schemas)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else ("with an embedded worker" if self._embedded else "without a worker")
@@ -195,11 +197,11 @@ class Database:
     def new_session(self) -> Session:
         self.ready()
         engine = self._engine_here()
-        return Session(self._engines.acting(engine, self._schemas), expire_on_commit=False)
+        return Session(self._engines.acting(engine, self.schemas), expire_on_commit=False)
 
     def new_async_session(self) -> AsyncSession:
         self._require_open("asession()")
-        return AsyncSession(self._engines.acting(self._engines.twin, self._schemas), expire_on_commit=False)
+        return AsyncSession(self._engines.acting(self._engines.twin, self.schemas), expire_on_commit=False)
 
     def _engine_here(self) -> Engine:
         """Under an async door the async engine's inner half, which awaits in place."""
@@ -211,7 +213,7 @@ class Database:
         if scope is not None:
             return work(scope.session)
         self.ready()
-        session = Session(self._engines.reading(self._engine_here(), self._schemas), expire_on_commit=False)
+        session = Session(self._engines.reading(self._engine_here(), self.schemas), expire_on_commit=False)
         try:
             return work(session)
         finally:

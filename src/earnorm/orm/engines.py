@@ -19,7 +19,7 @@ from earnorm.errors import UnsupportedDatabase
 from earnorm.tenant import current_tenant
 from earnorm.wakeup import Wakeup
 
-__all__ = ["Engines", "Schemas"]
+__all__ = ["Engines", "Schemas", "schemas_here"]
 
 Schemas = Callable[[str], str | Mapping[str | None, str | None]]
 """A tenant's name to the schema of its tables, or to a whole `schema_translate_map`."""
@@ -82,12 +82,8 @@ class Engines:
 
     def acting(self, engine: E, schemas: Schemas | None) -> E:
         """The engine for who it acts for here: one that finds the tenant's own tables."""
-        name = current_tenant()
-        if schemas is None or name is None:
-            return engine
-        found = schemas(name)
-        options = {"schema_translate_map": {None: found} if isinstance(found, str) else dict(found)}
-        return engine.execution_options(**options)
+        found = schemas_here(schemas)
+        return engine if found is None else engine.execution_options(schema_translate_map=found)
 
     def reading(self, engine: Engine, schemas: Schemas | None) -> Engine:
         """`acting`, for reading alone. Kept: an engine with options takes longer to make than a row to read."""
@@ -105,6 +101,15 @@ class Engines:
         atexit.unregister(self.remove_private)
         if self.private is not None and self.maker == os.getpid():
             shutil.rmtree(self.private, ignore_errors=True)
+
+
+def schemas_here(schemas: Schemas | None) -> Mapping[str | None, str | None] | None:
+    """The `schema_translate_map` for who it acts for here, if there is one."""
+    name = current_tenant()
+    if schemas is None or name is None:
+        return None
+    found = schemas(name)
+    return {None: found} if isinstance(found, str) else dict(found)
 
 
 def _url_of(target: str | URL | Engine | AsyncEngine) -> URL:

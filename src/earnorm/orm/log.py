@@ -14,14 +14,16 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
+from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
+from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.envelope import encode_all_changes, encode_change, entry_of, event_of, identity_of
+from earnorm.envelope import encode_change, entry_of, event_of, identity_of
 from earnorm.event import Entries, Entry, Event
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
@@ -30,6 +32,7 @@ from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
 from earnorm.orm.outcomes import Outcomes
+from earnorm.orm.stage import StageScope
 from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
@@ -143,7 +146,7 @@ class DatabaseLog:
         return self._interests.hears(happening.name, subject, happening.changes)
 
     def _chosen(self, many: Multitude) -> list[bool]:
-        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.each_changes]
+        return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.records.changes]
 
     def _kept_of(self, happening: Happening) -> Happening | None:
         """What of it is kept."""
@@ -161,8 +164,10 @@ class DatabaseLog:
     def join(self, connection: Connection) -> SQLAlchemyTransaction:
         return self.store.join(connection)
 
-    def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
-        """Write a transaction's events into the log, in that transaction; returns those that it keeps."""
+    def append(
+        self, connection: Connection, told: Sequence[Happening], muted: set[str], *, with_commit: bool
+    ) -> Appending:
+        """Write a transaction's events into the log, in that transaction, or hold them back for its COMMIT."""
         transaction = self.store.join(connection)
         if not self._subscribed():
             # Handlers defined since: recorded in this very transaction, so that they miss nothing of it.
@@ -172,18 +177,26 @@ class DatabaseLog:
             self.look(connection)
             kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
         if muted or self.captures.expects(kept):
-            return self._append_joined(transaction, kept, muted)
-        if self._write(transaction, kept):
-            # The first such transaction of this process. Its place is behind what it may now have to wait for.
-            transaction.take_back([occurrence.event.id.bytes for occurrence in singly(kept)])
-            return self._append_joined(transaction, kept, muted)
-        return kept
+            return Appending(self._append_joined(transaction, kept, muted))
+        if kept and all(isinstance(happening, Occurrence) for happening in kept):
+            # As most transactions are.
+            entries = self._entries(singly(kept))
+            last = transaction.append_with_commit(entries) if with_commit else None
+            if last is not None:
+                return Appending(kept, last, lambda: self._met(transaction, kept, transaction.append_meeting(entries)))
+            return Appending(self._met(transaction, kept, transaction.append_meeting(entries)))
+        return Appending(self._met(transaction, kept, self._write(transaction, kept)))
+
+    def _met(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], met: bool) -> Sequence[Happening]:  # noqa: FBT001  # what the append answered
+        """What is kept of events that are appended, if triggers have `met` changes of this transaction as well."""
+        if not met:
+            return kept
+        # The first such transaction of this process. Its place is behind what it may now have to wait for.
+        transaction.take_back([occurrence.event.id.bytes for occurrence in singly(kept)])
+        return self._append_joined(transaction, kept, set())
 
     def _write(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening]) -> bool:
         """Append them in order; returns whether triggers may have captured changes of this transaction as well."""
-        if len(kept) == 1 and isinstance(kept[0], Occurrence):
-            # As most transactions are.
-            return transaction.append_meeting([self._entry(kept[0])])
         met = False
         for is_one, some in groupby(kept, lambda happening: isinstance(happening, Occurrence)):
             if is_one:
@@ -228,9 +241,7 @@ class DatabaseLog:
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:
-        hidden = many.info.sensitive
-        changes = list(many.each_changes)
-        return many.entries(encode_all_changes(many.identities, many.payloads, changes, mappings.refer, hidden))
+        return many.entries(many.records.written(mappings.refer, many.info.sensitive))
 
     def appended(self, happenings: Sequence[Happening]) -> None:
         """They are committed: the worker need not wait for its next look."""
@@ -315,6 +326,10 @@ class DatabaseLog:
         return commits()
 
     def _load(self, found: mappings.Mapping, identity: tuple[Any, ...]) -> Any | None:
+        scope = current_scope()
+        if isinstance(scope, StageScope):
+            # In the handler's own session, and so attached to it.
+            return scope.session.get(found.cls, identity)
         with self.store.noticing_loss():
             return self._read(lambda session: load(session, found, identity))
 

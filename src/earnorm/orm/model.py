@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from sqlalchemy import ColumnElement, MetaData, inspect, select
@@ -181,21 +181,22 @@ class BaseModel(DeclarativeBase):
 
     @classmethod
     def _get(cls, key: Any) -> Self:
-        found = _read(cls, "get", key, lambda session: session.get(cls, key))
+        keys = inspect(cls).primary_key
+        found = _read(cls, "get", key, keys, lambda session: session.get(cls, key))
         if found is None:
             raise NotFound(cls.__name__, key)
         return found
 
     @classmethod
     def _find(cls, where: tuple[ColumnElement[bool], ...], equals: dict[str, Any]) -> list[Self]:
-        statement = select(cls).where(*where)
+        statement, mapper = select(cls).where(*where), inspect(cls)
         if equals:
-            attributes = inspect(cls).attrs
             for name in equals:
-                if name not in attributes:
-                    raise UnknownField(cls.__name__, name, attributes.keys())
+                if name not in mapper.attrs:
+                    raise UnknownField(cls.__name__, name, mapper.attrs.keys())
             statement = statement.filter_by(**equals)
-        return _read(cls, "find", equals, lambda session: list(session.scalars(statement)))
+        named = [mapper.columns[name] for name in equals if name in mapper.columns] or mapper.columns
+        return _read(cls, "find", equals, named, lambda session: list(session.scalars(statement)))
 
     # --- events ------------------------------------------------------------------------------
 
@@ -228,15 +229,15 @@ class BaseModel(DeclarativeBase):
         return ModelEvent(cls, verb)
 
 
-def _read(cls: type[BaseModel], door: str, value: object, work: Callable[[Session], T]) -> T:
-    """Do `work`; say which value does not fit its column, where SQLAlchemy tells of the code that stumbled over it."""
+def _read(cls: type[BaseModel], door: str, value: object, columns: Iterable[Any], work: Callable[[Session], T]) -> T:
+    """Do `work`; say what those columns take, where SQLAlchemy tells of the code that stumbled over a value."""
     try:
         return database_here(f"{cls.__name__}.{door}()").read(work)
     except StatementError as error:
         if isinstance(error, DBAPIError) or error.orig is None:
             raise
-        keys = ", ".join(f"{column.name}: {column.type!r}" for column in inspect(cls).columns)
-        raise InvalidValue(cls.__name__, door, value, f"values of {keys}") from error
+        taken = ", ".join(f"{column.name}: {column.type!r}" for column in columns)
+        raise InvalidValue(cls.__name__, door, value, taken) from error
 
 
 def _refuse_reserved(cls: type[BaseModel]) -> None:

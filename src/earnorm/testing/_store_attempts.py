@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import structs
 
 from earnorm.store import ATTEMPTS_KEPT, Store
 from earnorm.testing._store_verbs import attempt, attempts, changed, deliveries, set_aside, settle, take
@@ -51,7 +51,7 @@ class AttemptSuite:
         lease = take(store)
         settle(store, lease, set_aside=[set_aside(error="no", fingerprint="abc"), set_aside()])
         first, second = deliveries(store)
-        settle(store, lease, rescheduled=[replace(second, fingerprint="def")])
+        settle(store, lease, rescheduled=[structs.replace(second, fingerprint="def")])
 
         assert ["abc", "def"] == [d.fingerprint for d in deliveries(store)]
         assert first.fingerprint == "abc"

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
@@ -286,7 +286,7 @@ class DeliverySuite:
                 t.bury("ada", dead=True)
         before = look(store)
 
-        assert [replace(running, worker="")] == due(store)
+        assert [structs.replace(running, worker="")] == due(store)
         with pytest.raises(LeaseLost), store.begin() as t:
             t.settle(Settlement(worker="ada", finished=[running.id], running=[running.id], emitted=[entry("late")]))
         assert before == look(store)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import uuid4
+
+from msgspec import structs
 
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Attempt, Delivery
@@ -230,4 +231,4 @@ def changed(
 ) -> Delivery:
     """A delivery as a worker would hand it back."""
     words: dict[str, Any] = {"attempt": attempt, "due": due, "state": state, "error": error}
-    return replace(delivery, worker=worker, suspect=suspect, **words)
+    return structs.replace(delivery, worker=worker, suspect=suspect, **words)

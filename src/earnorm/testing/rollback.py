@@ -77,7 +77,7 @@ def _stage(engine: Engine) -> Iterator[Stage]:
 def _paused(db: Database) -> Iterator[None]:
     """No worker of the database works by itself, and none remembers afterwards what was undone."""
     worker, embedded, prepared, subscribed = db.worker, db._embedded, db._prepared, db._subscribed
-    loop, working = worker._lanes._loop, worker._thread is not None
+    loop, working = worker._lanes._driving._loop, worker._thread is not None
     # Nobody need be told that no worker is at work.
     absence, db._absence = db._absence, None
     if working:

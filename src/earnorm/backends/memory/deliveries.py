@@ -77,7 +77,7 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         for delivery in settlement.set_aside:
             self.state.last_delivery += 1
             aside = structs.replace(delivery.entry, due=None)
-            rows[self.state.last_delivery] = replace(delivery, id=self.state.last_delivery, entry=aside)
+            rows[self.state.last_delivery] = structs.replace(delivery, id=self.state.last_delivery, entry=aside)
         ours = ("", settlement.worker)
         for again in settlement.rescheduled:
             if again.id in rows and rows[again.id].worker in ours:
@@ -133,7 +133,7 @@ def _lane(delivery: Delivery) -> tuple[str, str]:
 
 
 def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
-    return replace(
+    return structs.replace(
         row,
         attempt=again.attempt,
         due=again.due,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from msgspec import structs
+
 from earnorm.backends.memory.state import HasState, drop, put
 from earnorm.errors import LeaseLost
 from earnorm.store import Cursor, Presence
@@ -40,7 +42,9 @@ class LeaseVerbs(HasState):
         held = [cursor for cursor in self.state.cursors.values() if cursor.worker == worker]
         put(self.state, *(replace(c, worker="", fence=c.fence + 1, deaths=c.deaths + deaths) for c in held))
         rows = self.state.deliveries
-        self.state.deliveries = {i: replace(row, worker="") if row.worker == worker else row for i, row in rows.items()}
+        self.state.deliveries = {
+            i: structs.replace(row, worker="") if row.worker == worker else row for i, row in rows.items()
+        }
         self.state.workers = {name: presence for name, presence in self.state.workers.items() if name != worker}
 
     def workers(self) -> list[Presence]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec import structs
 
 from earnorm.backends.memory.log import LogVerbs, is_in
 from earnorm.backends.memory.state import change_follower, forget
@@ -28,7 +29,10 @@ class UpkeepVerbs(LogVerbs):
 
     def reopen(self, ids: Sequence[int]) -> list[int]:
         chosen, now = self._chosen(ids), self.now()
-        again = {number: replace(row, state="open", attempt=row.attempt + 1, due=now) for number, row in chosen.items()}
+        again = {
+            number: structs.replace(row, state="open", attempt=row.attempt + 1, due=now)
+            for number, row in chosen.items()
+        }
         self.state.deliveries = {**self.state.deliveries, **again}
         return sorted(chosen)
 

@@ -20,11 +20,12 @@ from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
 
+from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
 from earnorm.bus import EventBus
-from earnorm.composition import compose
+from earnorm.composition import compose_parts
 from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, BindNotConnected
 from earnorm.handler import Handler, Phase
@@ -49,9 +50,10 @@ class ConnectionOutbox(Outbox):
         self.database = "" if log is None else log.name
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
         self._sessions: list[weakref.ref[Session]] = []
+        self.sealed: list[int] = []  # up to where what happened is composed apart from what comes after
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
-        self.kept: Sequence[Happening] = ()
+        self.appending = Appending()
         self.emissions = Emissions()
 
     def serve(self, session: Session) -> None:
@@ -71,17 +73,17 @@ class ConnectionOutbox(Outbox):
         multitude.database = self.database
         super().record_many(multitude)
 
-    def append(self, connection: Connection) -> None:
-        self.composed = compose(self.happenings)
+    def append(self, connection: Connection, *, with_commit: bool = False) -> None:
+        self.composed = compose_parts(self.happenings, self.sealed)
         if self.log is not None and (self.composed or self.muted):
             self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
-            self.kept = self.log.append(connection, self.composed, self.muted)
+            self.appending = self.log.append(connection, self.composed, self.muted, with_commit=with_commit)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""
         self.emissions.commit()
         if self.log is not None:
-            self.log.appended(self.kept)
+            self.log.appended(self.appending.kept)
         for occurrence in singly(filter(self._is_heard_later, self.composed or ())):
             occurrence.later = self._later(occurrence)
             if occurrence.later:
@@ -157,12 +159,11 @@ _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
 _CLOSED = "earnorm_closed_log"
-# What a driver's COMMIT or ROLLBACK releases once it has returned; by id, since the dialect sees only that connection.
+# What a driver's COMMIT or ROLLBACK releases; by id, since the dialect sees only that connection.
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
-
 _commits = 0
-# What waits for the end of a Session's own commit, by the Session's id.
+# What waits for the end of a Session's own commit, by its id.
 _ready: dict[int, list[ConnectionOutbox]] = {}
 
 
@@ -187,7 +188,7 @@ def log_of(engine: Engine) -> Log | None:
     """The log of an engine: its own, or that of a connected engine on the same database."""
     engine = _root(engine)
     found = _logs.get(engine)
-    if found is None and _logs:
+    if found is None:
         found = next((log for other, log in list(_logs.items()) if _same_database(engine, other)), None)
     return vars(engine).get(_CLOSED) if found is None else found
 
@@ -206,9 +207,8 @@ def _root(engine: Engine) -> Engine:
 
 def _same_database(first: Engine, second: Engine) -> bool:
     one, two = first.url, second.url
-    if one.get_backend_name() != two.get_backend_name() or not one.database:
-        return False
-    if one.get_backend_name() == "sqlite" and one.database == ":memory:":
+    kind = one.get_backend_name()
+    if kind != two.get_backend_name() or not one.database or (kind == "sqlite" and one.database == ":memory:"):
         return False
     return _place(one) == _place(two)
 
@@ -237,8 +237,7 @@ def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOut
 
 def watch(engine: Engine) -> None:
     """Hear what happens to transactions of `engine`, from now on."""
-    engine = _root(engine)
-    if engine in _watched:
+    if (engine := _root(engine)) in _watched:
         return
     with _lock:
         if engine in _watched:
@@ -265,7 +264,7 @@ def _commit(connection: Connection) -> None:
         outbox.committing = _driver_id(connection.connection)
         _committing[outbox.committing] = outbox
         try:
-            outbox.append(connection)
+            outbox.append(connection, with_commit=True)
         except BaseException:
             _undo(connection.dialect, connection.connection)
             raise
@@ -348,14 +347,18 @@ def commits() -> int:
 
 def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) -> None:
     global _commits  # noqa: PLW0603  # counted here, where every commit passes
+    outbox = _committing.get(_driver_id(connection)) if _committing else None
     try:
+        if outbox is not None:
+            outbox.appending.finish()
         do_commit(connection)
     except BaseException:
         _undo(dialect, connection)
         raise
     # Two at once may count as one, which still is another number than before.
     _commits += 1
-    if _committing and (outbox := _committing.pop(_driver_id(connection), None)) is not None:
+    if outbox is not None:
+        del _committing[_driver_id(connection)]
         if (owner := outbox.connection()) is not None:
             _outboxes.pop(owner, None)
         _release(outbox)

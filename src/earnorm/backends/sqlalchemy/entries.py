@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -40,6 +40,10 @@ class LogVerbs(Verbs):
     def append_meeting(self, entries: Sequence[Entry]) -> bool:
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
         return self._dialect.append(self._connection, log_rows(entries))
+
+    def append_with_commit(self, entries: Sequence[Entry]) -> Callable[[], bool] | None:
+        """What will `append` them with COMMIT, and says whether it could (`Dialect.append_with_commit`); or None."""
+        return self._dialect.append_with_commit(self._connection, log_rows(entries))
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""

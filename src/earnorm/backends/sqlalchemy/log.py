@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
+from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.handle import Waiter
@@ -34,8 +35,10 @@ class Log(Protocol):
         """The verbs of its store, in the transaction of `connection`."""
         ...
 
-    def append(self, connection: Connection, told: Sequence[Happening], muted: set[str]) -> Sequence[Happening]:
-        """Write the events into the log, in the transaction of `connection`; returns those that it keeps."""
+    def append(
+        self, connection: Connection, told: Sequence[Happening], muted: set[str], *, with_commit: bool
+    ) -> Appending:
+        """Write the events into the log, in the transaction of `connection`; maybe only together with its COMMIT."""
         ...
 
     def keeps_of(self, info: ModelInfo) -> bool:

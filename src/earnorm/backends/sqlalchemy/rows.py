@@ -27,7 +27,6 @@ __all__ = [
     "presence_row",
     "rescheduling",
     "shared_row",
-    "slots_of",
     "to_attempt",
     "to_cursor",
     "to_delivery",
@@ -106,10 +105,6 @@ def key_row(key: IdempotencyKey) -> tuple[Any, ...]:
 def to_key(row: Any) -> IdempotencyKey:
     tenant, name, text, event, digest, at = row
     return IdempotencyKey(tenant=tenant, name=name, text=text, event=to_id(event), digest=digest, at=to_time(at))
-
-
-def slots_of(entries: Entries) -> list[int]:
-    return list(map(slot_of, entries.keys, entries.ids))
 
 
 def shared_row(entries: Entries) -> tuple[Any, ...]:

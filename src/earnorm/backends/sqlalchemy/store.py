@@ -33,6 +33,11 @@ class SQLAlchemyStore:
         return self._dialect.locks_rows
 
     @property
+    def most_savepoints(self) -> int | None:
+        """How many handlers that write one transaction should take, if there is a price on more."""
+        return self._dialect.most_savepoints
+
+    @property
     def own_engine(self) -> Engine:
         """The engine with the options of the store's own transactions."""
         return self._engine

@@ -10,8 +10,10 @@ from sqlalchemy.orm import Session, UOWTransaction
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.opening import outbox_in
 from earnorm.backends.sqlalchemy.written import Written
+from earnorm.event import NO_CHANGES
 from earnorm.multitude import FEW, Multitude
 from earnorm.occurrence import CHANGING, Kind
+from earnorm.records import Listed
 
 __all__ = ["one_by_one"]
 
@@ -44,13 +46,11 @@ def _is_for_the_log(change: Written) -> bool:
 def _record(session: Session, context: UOWTransaction, alike: Sequence[Written]) -> None:
     first = alike[0]
     mapping = first.mapping
-    many = Multitude(
-        first.flow.name,
-        first.kind,
-        mapping.info,
+    records = Listed(
         [mapping.identity(change.state) for change in alike],
         [change.values or {} for change in alike],
-        changes=[change.changes for change in alike] if first.kind in CHANGING else (),
-        subjects=[change.record for change in alike],
+        [change.changes if first.kind in CHANGING else NO_CHANGES for change in alike],
+        [change.record for change in alike],
     )
+    many = Multitude(first.flow.name, first.kind, mapping.info, records)
     outbox_in(session, context, first.state, mapping).record_many(many)

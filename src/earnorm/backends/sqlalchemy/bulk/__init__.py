@@ -22,7 +22,7 @@ from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows,
 from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
 from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, deleted, inserted, matching, narrow, updated
-from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, Fact, hears, tell, tell_batch, vetoable
+from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, Fact, Facts, hears, tell, tell_batch, vetoable
 from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values, upserted
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.mapping import mapping_of
@@ -238,7 +238,7 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
     else:
         _before_mappings(session, shape, model, values, kind)
     if model.info.bulk == "rows" and _heard(session, shape, kind):
-        facts = _write_mappings(session, shape, model, values, options)
+        facts: Facts = _write_mappings(session, shape, model, values, options)
     else:
         _bulk_save_mappings(session, mapper, values, **options)
         facts = []

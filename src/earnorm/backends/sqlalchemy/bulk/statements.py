@@ -5,7 +5,7 @@ Every verb takes `run`, which executes the statement it is given the way SQLAlch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.cursor import null_dml_result
 from sqlalchemy.orm import Session
 
+from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, alike, columns_of, updated_alike
 from earnorm.backends.sqlalchemy.bulk.given import Params
-from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among
-from earnorm.backends.sqlalchemy.bulk.telling import Fact, differences, fetch, forget, loads, run_before
+from earnorm.backends.sqlalchemy.bulk.rowids import last_given, rises, since
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Plain, Row, Shape, among
+from earnorm.backends.sqlalchemy.bulk.telling import Alike, Fact, Facts, differences, fetch, forget, loads, run_before
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
@@ -58,7 +60,7 @@ class Outcome(NamedTuple):
     """What the caller is given, and what happened; of deleted rows the records (`gone`), if somebody is handed them."""
 
     result: Any
-    facts: Sequence[Fact]
+    facts: Facts
     gone: Mapping[Key, Any]
 
 
@@ -66,10 +68,16 @@ class Outcome(NamedTuple):
 
 
 def inserted(execution: Execution, statement: Insert) -> Outcome:
-    shape = execution.shape
+    shape, connection = execution.shape, execution.connection
+    if execution.many and rises(connection, shape, statement, execution.params):
+        last = last_given(connection, shape.key_columns[0])
+        if last is not None:
+            execution.run(statement)
+            told = _told("created", shape, since(connection, shape, last))
+            return Outcome(_counted(told.columns if isinstance(told, Alike) else told), told, {})
     if not shape.joined:
         result, tuples = returning(execution, statement)
-        return Outcome(result, _all("created", shape.rows(tuples)), {})
+        return Outcome(result, _told("created", shape, tuples), {})
     if not execution.many:
         raise execution.refuse("its table is one of several; pass dictionaries: session.execute(insert(Model), [...])")
     require_returning(execution, execution.connection.dialect.insert_executemany_returning)
@@ -109,9 +117,9 @@ def _gathered(execution: Execution, statement: Insert, places: Sequence[Any]) ->
     return _counted(found), found
 
 
-def _counted(tuples: Sequence[Any]) -> Any:
+def _counted(rows: Sized) -> Any:
     empty = _Written(null_dml_result()._metadata, iter([]))
-    empty.rowcount = len(tuples)
+    empty.rowcount = len(rows)
     return empty
 
 
@@ -171,15 +179,54 @@ def updated(execution: Execution, statement: Update, sets: Iterable[str]) -> Out
     shape, connection = execution.shape, execution.connection
     if shape.mapper.primary_key and set(sets) & set(execution.model.primary_key):
         raise execution.refuse("it sets the primary key, so that no row could be told from another; save the record")
+    beside = not (statement._returning or shape.joined) and connection.dialect.update_returning
+    if beside and shape.plain is not None:
+        return _updated_plain(execution, statement, list(sets), shape.plain)
     before = matching(execution, statement)
     narrowed = narrow(execution, statement, before)
-    if statement._returning or shape.joined or not connection.dialect.update_returning:
+    if not beside:
         result = execution.run(narrowed)
         result, after = _kept(result), shape.read(connection, before)
     else:
         result = execution.run(_with_defaults(narrowed, shape.key_columns, shape.columns))
         after = {row.key: row for row in shape.rows(_beside(result, shape.columns))}
     return Outcome(result, list(changed(before, after)), {})
+
+
+def _updated_plain(execution: Execution, statement: Update, sets: Sequence[str], plain: Plain) -> Outcome:
+    """The same, of rows of one model: no more than their columns are looked at."""
+    shape = execution.shape
+    before = columns_of(_looked(execution, statement, shape.columns), len(shape.columns))
+    keys = [before[place] for place in plain.key]
+    wanted = _wanted(execution, plain, sets)
+    narrowed = narrow(execution, statement, zip(*keys, strict=True))
+    result = execution.run(_with_defaults(narrowed, shape.key_columns, wanted))
+    found = columns_of(_beside(result, wanted), len(wanted))
+    written = [found[wanted.index(column)] for column in shape.key_columns]
+    before, found = aligned(before, _joined(keys), found, _joined(written))
+    new = dict(zip(wanted, found, strict=True))
+    after = [new.get(column, old) for column, old in zip(shape.columns, before, strict=True)]
+    return Outcome(result, updated_alike(plain, before, after), {})
+
+
+def _joined(keys: Values) -> Sequence[Any]:
+    return keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
+
+
+def _wanted(execution: Execution, plain: Plain, sets: Sequence[str]) -> list[Any]:
+    """The columns to be read back: those that may be others than they were, and the key."""
+    shape = execution.shape
+    # Triggers may set any column of a row before it is written; SQLite's may not.
+    if locks(execution) or execution.params:
+        return list(shape.columns)
+    columns = shape.mapper.columns
+    may = {columns[name] for name in plain.names if name in sets}
+    return [column for column in shape.columns if column in may or column in shape.key_columns or _works_out(column)]
+
+
+def _works_out(column: Column[Any]) -> bool:
+    """Whether an UPDATE changes it without being told to."""
+    return column.onupdate is not None or column.server_onupdate is not None
 
 
 def _kept(result: Result[Any]) -> Any:
@@ -197,15 +244,19 @@ def changed(before: Mapping[Key, Row], after: Mapping[Key, Row]) -> Iterable[Fac
 
 def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]:
     """The rows that the statement is about to write, locked where the database has row locks."""
+    shape = execution.shape
+    if shape.joined:
+        found = _looked(execution, statement, shape.mapper.primary_key)
+        return shape.read(execution.connection, dict.fromkeys(tuple(row) for row in found))
+    return {row.key: row for row in shape.rows(_looked(execution, statement, shape.columns))}
+
+
+def _looked(execution: Execution, statement: Update | Delete, wanted: Iterable[Any]) -> Result[Any]:
     shape, session = execution.shape, execution.session
-    wanted = shape.mapper.primary_key if shape.joined else shape.columns
     looked: Any = select(*wanted).select_from(shape.mapper).options(*statement._with_options)
     looked._where_criteria = statement._where_criteria
     looked = looked.with_for_update(of=shape.table) if locks(execution) else looked
-    found = session.execute(looked, execution.params, execution_options={"autoflush": False}).all()
-    if shape.joined:
-        return shape.read(execution.connection, dict.fromkeys(tuple(row) for row in found))
-    return {row.key: row for row in shape.rows(found)}
+    return session.execute(looked, execution.params, execution_options={"autoflush": False})
 
 
 def locks(execution: Execution) -> bool:
@@ -213,13 +264,13 @@ def locks(execution: Execution) -> bool:
     return execution.connection.dialect.name != "sqlite"
 
 
-def narrow(execution: Execution, statement: Any, rows: Mapping[Key, Row]) -> Any:
+def narrow(execution: Execution, statement: Any, keys: Iterable[Key]) -> Any:
     """The statement for these rows alone, so that none committed since they were locked is written unseen."""
     if not locks(execution):
         return statement
     shape = execution.shape
     columns = tuple(shape.table.primary_key) if shape.joined else shape.key_columns
-    return statement.where(among(columns, list(rows)))
+    return statement.where(among(columns, list(keys), execution.connection.dialect.name))
 
 
 # --- DELETE ----------------------------------------------------------------------------------
@@ -240,7 +291,13 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
         forget(session, records.values())
         return Outcome(result, _all("deleted", rows.values()), records)
     result = execution.run(_with_defaults(statement, shape.key_columns, shape.columns))
-    return Outcome(result, _all("deleted", shape.rows(_beside(result, shape.columns))), {})
+    return Outcome(result, _told("deleted", shape, _beside(result, shape.columns)), {})
+
+
+def _told(kind: Kind, shape: Shape, tuples: Iterable[Sequence[Any]]) -> Facts:
+    if shape.plain is None:
+        return _all(kind, shape.rows(tuples))
+    return alike(kind, shape.plain, columns_of(tuples, len(shape.columns)))
 
 
 def _all(kind: Kind, rows: Iterable[Row]) -> list[Fact]:

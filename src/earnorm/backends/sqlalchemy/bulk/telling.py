@@ -22,11 +22,14 @@ from earnorm.bus import EventBus
 from earnorm.errors import StopPropagation
 from earnorm.event import NO_CHANGES, Change, Changes
 from earnorm.multitude import FEW, Multitude
-from earnorm.occurrence import CHANGING, Kind, Occurrence
+from earnorm.occurrence import Kind, Occurrence
+from earnorm.records import Columns, Listed
 
 __all__ = [
     "CHANGES",
+    "Alike",
     "Fact",
+    "Facts",
     "Records",
     "differences",
     "fetch",
@@ -51,6 +54,22 @@ class Fact(NamedTuple):
     kind: Kind
     row: Row
     changes: Changes = NO_CHANGES
+
+
+class Alike(NamedTuple):
+    """What a bulk write did to many rows of one model: the same to each."""
+
+    model: Model
+    kind: Kind
+    columns: Columns
+
+    def facts(self) -> list[Fact]:
+        model, kind, columns = self
+        parts = zip(columns.identities, columns.payloads, columns.changes, strict=True)
+        return [Fact(kind, Row(model, key, values), changes) for key, values, changes in parts]
+
+
+Facts = Sequence[Fact] | Alike
 
 
 def hears(session: Session, models: Iterable[Model], kind: Kind) -> bool:
@@ -161,11 +180,17 @@ def vetoable(session: Session) -> Iterator[None]:
         session._flushing = flushing
 
 
-def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence[Fact], gone: Records) -> None:
+def tell(session: Session, connection: Connection, shape: Shape, facts: Facts, gone: Records) -> None:
     """Record the events of rows that were written, and run who hears them in the transaction.
 
     `gone` are the records of deleted rows, loaded before; the others are loaded here if somebody is handed them.
     """
+    if isinstance(facts, Alike):
+        if len(facts.columns) >= FEW and _is_for_the_log(session, facts):
+            model, kind, columns = facts
+            _outbox(session, connection, model).record_many(_multitude(model, kind, columns))
+            return
+        facts = facts.facts()
     kinds: set[Kind] = {fact.kind for fact in facts}
     ears = {(model.cls, kind): _ears(session, model, kind) for model in shape.known for kind in kinds}
     if all(ear.heard for ear in ears.values()):
@@ -175,8 +200,7 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
     if not heard:
         return
     bus = heard[0].row.mapping.bus
-    outbox = outbox_of(connection, bus, f"a bulk write of {heard[0].row.mapping.info.name}")
-    outbox.serve(session)
+    outbox = _outbox(session, connection, heard[0].row.mapping)
     loaded = [fact for fact in heard if fact.kind != "deleted" and ears[fact.row.mapping.cls, fact.kind].loads]
     records: dict[Key, Any] = {**gone, **fetch(session, shape, [fact.row.key for fact in loaded])}
     for fact in loaded:
@@ -191,6 +215,21 @@ def tell(session: Session, connection: Connection, shape: Shape, facts: Sequence
         _record_for_log(outbox, heard)
 
 
+def _outbox(session: Session, connection: Connection, model: Model) -> ConnectionOutbox:
+    outbox = outbox_of(connection, model.bus, f"a bulk write of {model.info.name}")
+    outbox.serve(session)
+    return outbox
+
+
+def _is_for_the_log(session: Session, alike: Alike) -> bool:
+    ears = _ears(session, alike.model, alike.kind)
+    return ears.heard and not ears.loads and not alike.model.bus.observed
+
+
+def _multitude(model: Model, kind: Kind, records: Columns | Listed) -> Multitude:
+    return Multitude(model.bus.plans.flow(model.cls, kind).name, kind, model.info, records)
+
+
 def _record_for_log(outbox: ConnectionOutbox, facts: Sequence[Fact]) -> None:
     """The log alone hears of them: nobody in this process is handed anything."""
     for (model, kind), alike in groupby(facts, _model_and_kind):
@@ -200,15 +239,9 @@ def _record_for_log(outbox: ConnectionOutbox, facts: Sequence[Fact]) -> None:
                 outbox.record(_bare(fact))
             continue
         rows = [fact.row for fact in some]
-        many = Multitude(
-            model.bus.plans.flow(model.cls, kind).name,
-            kind,
-            model.info,
-            [row.key for row in rows],
-            [row.values for row in rows],
-            changes=[fact.changes for fact in some] if kind in CHANGING else (),
-        )
-        outbox.record_many(many)
+        changes = [fact.changes for fact in some]
+        listed = Listed([row.key for row in rows], [row.values for row in rows], changes, [None] * len(rows))
+        outbox.record_many(_multitude(model, kind, listed))
 
 
 def _model_and_kind(fact: Fact) -> tuple[Model, Kind]:
@@ -274,6 +307,4 @@ def tell_batch(session: Session, connection: Connection, model: Model, kind: Kin
     if bus.observed and bus.watch.silences(occurrence):
         return
     bus.in_transaction(occurrence)
-    outbox = outbox_of(connection, bus, f"a bulk write of {model.info.name}")
-    outbox.serve(session)
-    _dispatch(session, bus, outbox, [occurrence])
+    _dispatch(session, bus, _outbox(session, connection, model), [occurrence])

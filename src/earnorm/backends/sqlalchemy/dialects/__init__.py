@@ -30,18 +30,28 @@ class Dialect(Protocol):
     own_transactions  execution options of the transactions that the store begins itself
     own_reads         those of the ones that only read, beside READONLY
     locks_rows        whether a row can be locked alone; else whoever writes has the whole database
+    most_savepoints   how many a transaction should have at most, if there is a price on more
     guards            DDL that stands beside the table of the log; each does nothing that is done already
     """
 
     own_transactions: Mapping[str, Any]
     own_reads: Mapping[str, Any]
     locks_rows: bool
+    most_savepoints: int | None
     guards: Sequence[str]
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
         """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write.
 
         They may all leave out the last columns, which are then NULL.
+        """
+        ...
+
+    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Callable[[], bool] | None:
+        """What will `append` and COMMIT in one round trip; None where that takes two.
+
+        It answers whether it has: not if triggers saw the transaction write, or the append was refused. The transaction
+        is then as it was before. It raises what a COMMIT does.
         """
         ...
 

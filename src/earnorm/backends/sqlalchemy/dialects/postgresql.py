@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
 from msgspec import json
-from sqlalchemy import Connection, Table
+from sqlalchemy import Column, Connection, Table
 from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
 from earnorm.backends.sqlalchemy.dialects.idling import limit_idling
-from earnorm.backends.sqlalchemy.rows import shared_row, slots_of
+from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
+from earnorm.slots import slots_of
 from earnorm.upkeep import Stall
 
 __all__ = ["CAPTURED", "PostgreSQL"]
@@ -29,6 +30,9 @@ CAPTURED = "earnorm.captured"
 
 # The append itself brings it back: asking for it alone would cost every commit a round trip.
 _IS_CAPTURED = f"coalesce(current_setting('{CAPTURED}', true) = 'y', false)"
+
+# Where nothing can be brought back any more, as COMMIT follows at once: an error, and so none of both.
+_NOT_CAPTURED = f"1 / (current_setting('{CAPTURED}', true) IS DISTINCT FROM 'y')::int = 1"
 
 # A client that died between append and COMMIT must not hold the horizon for hours.
 _LIMIT_IDLING = limit_idling(30)
@@ -64,12 +68,16 @@ class PostgreSQL:
     # Each statement then has a snapshot of its own, as under READ COMMITTED, and two round trips fewer.
     own_reads: Mapping[str, Any] = {"isolation_level": "AUTOCOMMIT"}
     locks_rows = True
+    # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer. A
+    # handler that writes has two.
+    most_savepoints: int | None = 32
     guards: Sequence[str] = GUARDS
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._dialect = dialect
         self._horizon = Horizon()
         self._text = lru_cache(maxsize=16)(self._compose)
+        self._last_text = lru_cache(maxsize=4)(self._compose_last)
 
     # --- writing ---
 
@@ -77,9 +85,24 @@ class PostgreSQL:
         found = self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING} RETURNING {_IS_CAPTURED}")
         return found is not None and bool(found.fetchone()[0])
 
+    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Callable[[], bool] | None:
+        if not connection.dialect.driver.startswith("psycopg"):
+            return None
+        from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
+
+        driver = together.driver_of(connection)
+        if driver is None:
+            return None
+        columns = _given(tables.log)[: len(rows[0])]
+        if len(rows) == 1:
+            given = together.values(rows[0])
+        else:
+            given = together.arrays([column.type for column in columns], rows)
+        return partial(together.send_with_commit, driver, self._last_text(len(columns), alone=len(rows) == 1), *given)
+
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.
-        shared, slots, met = shared_row(entries), slots_of(entries), False
+        shared, slots, met = shared_row(entries), slots_of(entries.keys, entries.ids), False
         for start in range(0, len(entries), _ROWS_A_STATEMENT):
             some = slice(start, start + _ROWS_A_STATEMENT)
             sizes = [len(data) for data in entries.data[some]]
@@ -115,11 +138,17 @@ class PostgreSQL:
             return connection.exec_driver_sql(self._text(table, len(rows[0]), tail, alone=False), _columns(rows))
         return None
 
-    def _compose(self, table: Table, columns: int, tail: str, *, alone: bool) -> str:
-        given = [column for column in table.c if column is not table.autoincrement_column][:columns]
+    def _compose_last(self, columns: int, *, alone: bool) -> bytes:
+        """An append that goes with COMMIT: below SQLAlchemy, so with the server's own marks for parameters."""
+        return self._compose(tables.log, columns, f" WHERE {_NOT_CAPTURED}", alone=alone, place="${}".format).encode()
+
+    def _compose(
+        self, table: Table, columns: int, tail: str, *, alone: bool, place: Callable[[int], str] | None = None
+    ) -> str:
+        given, place = _given(table)[:columns], place or self._place
         names = ", ".join(self._dialect.identifier_preparer.quote(column.name) for column in given)
         values = ", ".join(
-            f"{self._place(number)}::{column.type.compile(dialect=self._dialect)}{'' if alone else '[]'}"
+            f"{place(number)}::{column.type.compile(dialect=self._dialect)}{'' if alone else '[]'}"
             for number, column in enumerate(given, 1)
         )
         source = f"SELECT {values}" if alone else f"SELECT * FROM unnest({values})"  # noqa: S608  names of ours
@@ -226,6 +255,11 @@ class PostgreSQL:
 
     def forget(self) -> None:
         self._horizon.forget()
+
+
+def _given(table: Table) -> list[Column[Any]]:
+    """Those that a row has: all but the one that the database counts up."""
+    return [column for column in table.c if column is not table.autoincrement_column]
 
 
 def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:

@@ -23,10 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.rows import shared_row, slots_of
+from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.slots import slots_of
 
 __all__ = ["PRAGMAS", "SQLite", "prepare", "sqlite_async_engine", "sqlite_engine"]
 
@@ -167,6 +168,7 @@ class SQLite:
     own_transactions: Mapping[str, Any] = {}
     own_reads: Mapping[str, Any] = {}
     locks_rows = False
+    most_savepoints: int | None = None
     guards: Sequence[str] = ()
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
@@ -178,8 +180,11 @@ class SQLite:
         self.insert(connection, tables.log, rows)
         return _is_any_captured(connection)
 
+    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """A file knows no round trips."""
+
     def append_many(self, connection: Connection, entries: Entries) -> bool:
-        shared, slots = shared_row(entries), slots_of(entries)
+        shared, slots = shared_row(entries), slots_of(entries.keys, entries.ids)
         for start in range(0, len(entries), _ROWS_A_STATEMENT):
             some = slice(start, start + _ROWS_A_STATEMENT)
             ids = entries.ids[some]

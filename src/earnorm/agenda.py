@@ -1,0 +1,225 @@
+"""The agenda: what there is to do now, from the log and from what is set aside. Looks, and runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+
+from earnorm.delivery import Delivery
+from earnorm.following import Following
+from earnorm.front import Front, fronts_of
+from earnorm.later import in_lanes
+from earnorm.pace import Pace
+from earnorm.runner import Runner
+from earnorm.shares import View
+from earnorm.store import SHARED, Cursor, Follower, Group, Plan, Store, Transaction, Waiting
+from earnorm.subscription import Audience, Window, plan
+from earnorm.suspects import alone
+from earnorm.tenure import Tenure
+
+__all__ = ["Agenda"]
+
+# The view may have changed while a window was planned, and then is looked at again.
+_TRIES = 4
+
+
+class Agenda:
+    """That of one worker: for the handlers of this process, those of `groups` alone if any are named."""
+
+    def __init__(
+        self,
+        store: Store,
+        audience: Audience,
+        runner: Runner,
+        tenure: Tenure,
+        pace: Pace,
+        *,
+        groups: frozenset[str] | None = None,
+    ) -> None:
+        # Seconds from the last look until a delivery set aside is due.
+        self.next_due: float | None = None
+        self._store = store
+        self._audience = audience
+        self._runner = runner
+        self._tenure = tenure
+        self._pace = pace
+        self._groups = groups
+        self._names: frozenset[str] = frozenset()
+        self._recorded: frozenset[str] = frozenset()
+        self._knows: frozenset[str] = frozenset()
+        self._solitary: frozenset[str] = frozenset()
+        self._following: Following | None = None
+        self._quiet: tuple[int, Mapping[str, Group]] | None = None
+        self._number = 0
+
+    def forget(self) -> None:
+        """What was seen is worth nothing any more."""
+        self._quiet = None
+        self._following = None
+
+    def refresh(self) -> None:
+        """Record handlers defined since as subscriptions. Costs nothing if there are none."""
+        names = self._audience.names
+        if names is self._names:
+            return
+        if names - self._recorded:
+            self._record(names)
+        self._names = names
+        self._solitary = frozenset(filter(self._runner.is_transactional, self._knows))
+        self._following = None
+
+    def _record(self, names: frozenset[str]) -> None:
+        registrations = self._audience.registrations()
+        with self._store.begin() as transaction:
+            recorded = transaction.subscribe(registrations)
+        self._audience.record(recorded)
+        self._runner.record(recorded)
+        self._recorded = names
+        groups = self._groups
+        self._knows = frozenset(recorded[r.name] for r in registrations if groups is None or r.group in groups)
+        self._quiet = None
+        self._tenure.stale()
+
+    # --- is there anything? ------------------------------------------------------------------
+
+    def contends(self) -> bool:
+        """Whether there is anything to do for our handlers, whoever may be doing it."""
+        if not self._knows:
+            return False
+        with self._store.begin(readonly=True) as transaction:
+            return self._pending(transaction)
+
+    def _pending(self, transaction: Transaction) -> bool:
+        horizon, groups = transaction.horizon(), transaction.groups()
+        if (horizon, groups) != self._quiet:
+            followed = self._followed(transaction, groups).followed
+            cursors = transaction.cursors()
+            # After the cursors: a settle in between moves them and appends what its handlers emitted.
+            horizon = transaction.horizon()
+            if any(c.position < horizon and (c.group, c.name) in followed for c in cursors):
+                return True
+            self._quiet = horizon, groups
+        due = self._any_due(transaction, transaction.waiting(), groups)
+        # Each look sees what was committed by then: a settle between them may have appended what was emitted.
+        return due or transaction.horizon() != horizon
+
+    def _followed(self, transaction: Transaction, groups: Mapping[str, Group]) -> Following:
+        """Who follows, as of these groups, which the transaction has just read."""
+        return self._of(groups, lambda: self._tenure.followers(transaction, groups))
+
+    def _of(self, groups: Mapping[str, Group], followers: Callable[[], Sequence[Follower]]) -> Following:
+        found = self._following
+        if found is None or found.groups != groups:
+            found = self._following = Following(groups, followers(), self._knows, self._solitary)
+        return found
+
+    def _any_due(self, transaction: Transaction, waiting: Mapping[str, Waiting], groups: Mapping[str, Group]) -> bool:
+        """Whether a delivery set aside is due, or runs; if not, when the next one will be."""
+        ours: Collection[str] = self._followed(transaction, groups).workable if waiting else ()
+        waits = [wait for name, wait in waiting.items() if name in ours]
+        dues = [wait.due for wait in waits if wait.due is not None]
+        self.next_due = (min(dues) - transaction.now()).total_seconds() if dues else None
+        return any(wait.running for wait in waits) or (self.next_due is not None and self.next_due <= 0)
+
+    # --- the next window ---------------------------------------------------------------------
+
+    def window(self, *, active: bool) -> Window:
+        """What is to be run next; the leases are looked after before, if it is time. Takes none unless `active`."""
+        for _ in range(_TRIES):
+            if not self._tenure.is_fresh:
+                self._tenure.look(self._knows, active=active, solitary=self._solitary)
+            view = self._tenure.view
+            assert view is not None
+            with self._store.begin(readonly=True) as transaction:
+                # The horizon first: who subscribes after it was read starts at or past it.
+                horizon = transaction.horizon()
+                if transaction.groups() == view.groups:
+                    return self._read(transaction, view, horizon)
+            self._tenure.stale()
+        return Window()
+
+    def _read(self, transaction: Transaction, view: View, horizon: int) -> Window:
+        """What there is to do by the cursors held here: from the log, and set aside and due."""
+        limit = self._pace.size
+        front = self._front(view, horizon, limit)
+        return self._planned(transaction, front, horizon, limit, transaction.waiting)
+
+    def _planned(
+        self,
+        transaction: Transaction,
+        front: Front,
+        horizon: int,
+        limit: int,
+        look: Callable[[], Mapping[str, Waiting]],
+    ) -> Window:
+        start, slots = front.start, front.slots
+        entries = transaction.read(start, horizon, limit, slots) if front.cursors and start < horizon else []
+        end = entries[-1].position if len(entries) == limit else horizon
+        window = plan(entries, end, front, self._audience.hearing)
+        waiting = look()
+        if waiting:
+            window = window.hold_back(transaction.blocked(window.pairs))
+            due = self._due(transaction, waiting, front, limit)
+            suspects = [delivery for delivery in due if delivery.suspect]
+            # One of them and everything else in turns.
+            if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
+                return alone(window, suspects[0])
+            window = window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
+        return window
+
+    def _front(self, view: View, horizon: int, reach: int) -> Front:
+        """Each turn another front, so that one that catches up does not keep those waiting that are up to date."""
+        following = self._of(view.groups, lambda: view.followers)
+        cursors = [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
+        fronts = fronts_of((c for c in cursors if c.position < horizon), reach)
+        level = [c for c in cursors if c.position >= horizon]
+        self._number += 1
+        chosen = fronts[self._number % len(fronts)] if fronts else []
+        return Front([*chosen, *level], following.together)
+
+    def own_windows(self, busy: Collection[str], size: Callable[[str], int]) -> list[tuple[str, Window]]:
+        """What is to be run by itself, by subscription, but of the `busy` ones; `size` is how many entries to read."""
+        view = self._tenure.view
+        fronts = {} if view is None or not self._solitary else self._own_fronts(view, busy)
+        if not fronts:
+            return []
+        assert view is not None
+        with self._store.begin(readonly=True) as transaction:
+            horizon = transaction.horizon()
+            if transaction.groups() != view.groups:
+                self._tenure.stale()
+                return []
+            look = cache(transaction.waiting)
+            windows = [
+                (name, self._planned(transaction, front, horizon, size(name), look)) for name, front in fronts.items()
+            ]
+        first = self._number % len(windows)
+        return [(name, window) for name, window in (*windows[first:], *windows[:first]) if not window.is_empty]
+
+    def _own_fronts(self, view: View, busy: Collection[str]) -> dict[str, Front]:
+        own: dict[tuple[str, str], list[Cursor]] = {}
+        for cursor in self._tenure.held:
+            own.setdefault((cursor.group, cursor.name), []).append(cursor)
+        free = [f for f in self._of(view.groups, lambda: view.followers).alone if f.name not in busy]
+        return {f.name: Front(cursors, {f.name: f}) for f in free if (cursors := own.get((f.group, f.name)))}
+
+    def _due(
+        self, transaction: Transaction, waiting: Mapping[str, Waiting], front: Front, limit: int
+    ) -> list[Delivery]:
+        now = transaction.now()
+        names = [name for name, wait in waiting.items() if wait.due is not None and wait.due <= now]
+        found: list[Delivery] = []
+        # Each turn another one is first, so that none has to wait for all that another has.
+        first = self._number % len(names) if names else 0
+        for name in (*names[first:], *names[:first]):
+            if len(found) < limit and (slots := front.slots_of(name)):
+                found += transaction.due(name, slots, limit - len(found))
+        return found
+
+    def plans(self) -> dict[str, Plan]:
+        """Who is given what the shared cursors pass, as of the last look."""
+        view = self._tenure.view
+        assert view is not None
+        sharing = self._of(view.groups, lambda: view.followers).sharing
+        shared = dict.fromkeys(cursor.group for cursor in self._tenure.held if cursor.name == SHARED)
+        return {name: Plan(view.groups[name].generation, sharing[name]) for name in shared}

@@ -1,0 +1,199 @@
+"""A statement and COMMIT as one message: psycopg's pipeline, one round trip to the server and not two.
+
+A savepoint goes before them. If the statement is refused, the server skips the COMMIT behind it, and without the
+savepoint the whole transaction would be lost with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from psycopg import AsyncConnection, Connection, Pipeline, errors, generators
+from psycopg.pq import DiagnosticField, ExecStatus, Format, PipelineStatus, TransactionStatus
+from sqlalchemy import Connection as SQLAlchemyConnection
+from sqlalchemy import LargeBinary, SmallInteger, String
+from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
+from sqlalchemy.types import BigInteger, TypeEngine
+from sqlalchemy.util import await_only
+
+__all__ = ["arrays", "driver_of", "send_with_commit", "values"]
+
+Driver = Connection[Any] | AsyncConnection[Any]
+
+_SAVEPOINT = b"SAVEPOINT earnorm_append"
+_UNDO = b"ROLLBACK TO SAVEPOINT earnorm_append; RELEASE SAVEPOINT earnorm_append"
+_UNKNOWN_STATEMENT = b"26000"
+_REFUSED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
+
+
+def driver_of(connection: SQLAlchemyConnection) -> Driver | None:
+    """The connection of psycopg, if a statement can go with COMMIT there and nobody wants to hear of each statement."""
+    found: Any = connection.connection.dbapi_connection
+    driver = found.driver_connection if isinstance(found, AsyncAdapt_psycopg_connection) else found
+    if not isinstance(driver, Connection | AsyncConnection) or not _can_send(driver):
+        return None
+    heard = connection.dispatch.before_cursor_execute or connection.dispatch.after_cursor_execute
+    return None if heard or connection._echo else driver
+
+
+def _can_send(driver: Driver) -> bool:
+    pgconn = driver.pgconn
+    # Where statements may be prepared, the session is one's own (`postgresql_engines`): no pooler is in between, which
+    # may not know of pipelines.
+    if driver.prepare_threshold is None or driver.autocommit or not Pipeline.is_supported():
+        return False
+    if pgconn.pipeline_status != PipelineStatus.OFF or pgconn.parameter_status(b"client_encoding") != b"UTF8":
+        return False
+    if pgconn.transaction_status == TransactionStatus.IDLE:
+        # Nothing was sent yet, so that BEGIN goes along; in its plainer forms.
+        return driver.read_only is None and driver.deferrable is None
+    return pgconn.transaction_status == TransactionStatus.INTRANS
+
+
+def send_with_commit(driver: Driver, text: bytes, given: Sequence[bytes | None], formats: Sequence[int]) -> bool:
+    """Run the statement and COMMIT. False: the statement was refused, and the transaction is as it was before.
+
+    Raises what the driver does if COMMIT fails, or the connection.
+    """
+    if not _can_send(driver):
+        return False
+    talk = _talk(driver, text, given, formats)
+    if isinstance(driver, AsyncConnection):
+        return await_only(_asend(driver, talk))
+    with driver.lock:
+        return driver.wait(talk)
+
+
+async def _asend(driver: AsyncConnection[Any], talk: Generator[Any, Any, bool]) -> bool:
+    async with driver.lock:
+        return await driver.wait(talk)
+
+
+def _talk(
+    driver: Driver, text: bytes, given: Sequence[bytes | None], formats: Sequence[int]
+) -> Generator[Any, Any, bool]:
+    pgconn = driver.pgconn
+    begun = pgconn.transaction_status == TransactionStatus.INTRANS
+    name, is_new = _prepared(driver, text)
+    pgconn.enter_pipeline_mode()
+    try:
+        pgconn.send_query_params(_SAVEPOINT if begun else _begin(driver), None)
+        if is_new:
+            pgconn.send_prepare(name, text)
+        pgconn.send_query_prepared(name, given, param_formats=formats)
+        pgconn.send_query_params(b"COMMIT", None)
+        pgconn.pipeline_sync()
+        yield from generators.send(pgconn)
+        found: list[Any] = []
+        for _ in range(5 if is_new else 4):
+            found.extend((yield from generators.fetch_many(pgconn)))
+    finally:
+        _leave(driver)
+    first, *middle, commit, _ = found
+    if commit.status not in _REFUSED:
+        return True
+    if commit.status == ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(commit, encoding="utf-8")
+    if is_new or any(each.error_field(DiagnosticField.SQLSTATE) == _UNKNOWN_STATEMENT for each in middle):
+        _forget(driver, text)
+    if first.status not in _REFUSED:
+        pgconn.send_query(_UNDO if begun else b"ROLLBACK")
+        yield from generators.execute(pgconn)
+    return False
+
+
+def _begin(driver: Driver) -> bytes:
+    level = driver.isolation_level
+    return b"BEGIN" if level is None else f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}".encode()
+
+
+def _leave(driver: Driver) -> None:
+    """Out of the pipeline. If answers are still to come, the connection is of no use to anybody."""
+    try:
+        driver.pgconn.exit_pipeline_mode()
+    except errors.OperationalError:
+        driver.pgconn.finish()
+
+
+# --- prepared, as psycopg prepares ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """What psycopg knows a statement by."""
+
+    query: bytes
+    types: tuple[int, ...] = ()
+
+
+def _prepared(driver: Driver, text: bytes) -> tuple[bytes, bool]:
+    """The statement's name on the server, and whether it is still to be prepared.
+
+    In psycopg's own book, since a ROLLBACK lets it drop every statement of the session.
+    """
+    book: Any = driver._prepared
+    query = _Query(text)
+    prepare, name = book.get(query, True)
+    book.maybe_add_to_cache(query, prepare, name)
+    is_new = prepare.name == "SHOULD"
+    if is_new:
+        book._rotate()
+    return name, is_new
+
+
+def _forget(driver: Driver, text: bytes) -> None:
+    book: Any = driver._prepared
+    book._names.pop(book.key(_Query(text)), None)
+
+
+# --- values, as the protocol has them ---------------------------------------------------------
+
+
+def values(row: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
+    """A row's values, and the format of each. Text goes as it is, too: as a C string it would end at a NUL."""
+    given = [each if each is None or isinstance(each, bytes) else _written(each) for each in row]
+    return given, [Format.TEXT if isinstance(each, int) else Format.BINARY for each in row]
+
+
+def _written(value: str | int) -> bytes:
+    return value.encode() if isinstance(value, str) else b"%d" % value
+
+
+def arrays(types: Sequence[TypeEngine[Any]], rows: Sequence[tuple[Any, ...]]) -> tuple[list[bytes | None], list[int]]:
+    """The columns of many rows, each as an array of its type."""
+    columns = [_array(type_, column) for type_, column in zip(types, zip(*rows, strict=True), strict=True)]
+    return list(columns), [Format.BINARY] * len(columns)
+
+
+_NULL = b"\xff\xff\xff\xff"
+_size = struct.Struct(">i").pack
+
+
+def _array(type_: TypeEngine[Any], column: Sequence[Any]) -> bytes:
+    """A value of one dimension: its header, then each element behind its size (`array_recv`)."""
+    match type_:
+        case LargeBinary():
+            oid, parts = 17, [_NULL if each is None else _size(len(each)) + each for each in column]
+        case String():
+            written = [None if each is None else each.encode() for each in column]
+            oid, parts = 25, [_NULL if each is None else _size(len(each)) + each for each in written]
+        case _:
+            oid, width, pack = _number(type_)
+            parts = [_NULL if each is None else pack(width, each) for each in column]
+    header = struct.pack(">iiIii", 1, int(None in column), oid, len(column), 1)
+    return b"".join(chain((header,), parts))
+
+
+def _number(type_: TypeEngine[Any]) -> tuple[int, int, Callable[..., bytes]]:
+    """The type's oid, its width and what packs both it and a value."""
+    match type_:
+        case SmallInteger():
+            return 21, 2, struct.Struct(">ih").pack
+        case BigInteger():
+            return 20, 8, struct.Struct(">iq").pack
+        case _:
+            return 23, 4, struct.Struct(">ii").pack

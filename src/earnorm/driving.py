@@ -1,0 +1,204 @@
+"""Driving: async handlers of a batch's lanes, by tasks of a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from contextvars import Context
+from functools import partial
+from typing import Any, Protocol
+
+from earnorm.batch import Batch
+from earnorm.clock import Clock
+from earnorm.delivery import Delivery, Outcome
+from earnorm.places import Entrance, Place, Places
+from earnorm.portal import LoopThread
+from earnorm.underway import Run
+
+__all__ = ["Driving"]
+
+_log = logging.getLogger("earnorm.worker")
+
+# Seconds for which handlers that never wait may keep a loop from its other tasks.
+_SLICE = 0.005
+# Seconds that cancelled handlers are given to be gone.
+_CALM = 1.0
+
+
+class AsyncPerformer(Protocol):
+    """Who performs attempts on a loop: the runner."""
+
+    def begin(self, delivery: Delivery, loaded: Any = None) -> Run: ...
+
+    def start(self, run: Run) -> Outcome | None: ...
+
+    async def finish(self, run: Run, executor: Executor | None = None) -> Outcome | None: ...
+
+
+class Driving:
+    """As many handlers wait side by side as `concurrency` says. What may block for them is done in `loaders`."""
+
+    def __init__(
+        self, performer: AsyncPerformer, clock: Clock, concurrency: int, own_loop: LoopThread, loaders: Executor
+    ) -> None:
+        self._performer = performer
+        self._clock = clock
+        self._concurrency = concurrency
+        self._own_loop = own_loop
+        self._loaders = loaders
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def use_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Run handlers on `loop` for as long as it runs; otherwise they run on the loop thread."""
+        self._loop = loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where handlers run now."""
+        given = self._loop
+        return given if given is not None and given.is_running() else self._own_loop.loop
+
+    def begin(self, batch: Batch, lanes: Iterable[int], entrance: Entrance | None) -> None:
+        places = Places(batch, lanes, entrance, resume=self._drive_later, left=partial(_left, batch))
+        if len(places):
+            self._on_loop(batch, lambda: self._drive_more(places))
+
+    def abandon(self, batch: Batch) -> None:
+        """Cancel what runs on a loop, and wait a moment until it has ended."""
+        loop = batch.loop
+        if loop is None or batch.calm.is_set() or loop.is_closed():
+            return
+        loop.call_soon_threadsafe(_cancel, batch)
+        self._clock.wait(batch.calm, _CALM)
+
+    def _on_loop(self, batch: Batch, callback: Callable[[], None]) -> None:
+        given = self._loop
+        if given is not None and given.is_running():
+            try:
+                batch.loop = given
+                given.call_soon_threadsafe(callback, context=Context())
+                return
+            except RuntimeError:  # closed in this very moment
+                self._loop = None
+        batch.loop = self._own_loop.loop
+        batch.loop.call_soon_threadsafe(callback, context=Context())
+
+    # --- tasks -------------------------------------------------------------------------------
+
+    def _drive_more(self, places: Places) -> None:
+        """See to it that a task follows these lanes, unless as many handlers wait as may.
+
+        One does, until its handler waits: handlers that never do need no other.
+        """
+        places.sent = 0
+        batch = places.batch
+        if not places or batch.driving or batch.waiting >= self._concurrency:
+            return
+        batch.driving += 1
+        batch.calm.clear()
+        task = asyncio.get_running_loop().create_task(self._drive(places), context=Context())
+        batch.tasks.add(task)
+        task.add_done_callback(partial(self._task_ended, places))
+
+    def _drive_later(self, places: Places, _count: int) -> None:
+        """From whatever thread has made room. What comes back before the loop has come to it is seen then."""
+        if places.sent:
+            return
+        places.sent = 1
+        assert places.batch.loop is not None
+        try:
+            places.batch.loop.call_soon_threadsafe(self._drive_more, places, context=Context())
+        except RuntimeError:  # it was closed
+            places.forgo()
+
+    async def _drive(self, places: Places) -> None:
+        """Perform one delivery after the other until a handler waits. That one keeps this task, and a new one goes on.
+
+        So whatever a handler ties to its task, a timeout or a session, it finds again after it waited, and nobody
+        else does.
+        """
+        run, since = None, time.perf_counter()
+        try:
+            while (place := places.take()) is not None:
+                run = self._start(places, place)
+                if run is not None:
+                    break
+                if time.perf_counter() - since > _SLICE:
+                    await asyncio.sleep(0)
+                    since = time.perf_counter()
+        finally:
+            places.batch.driving -= 1
+        if place is not None and run is not None:
+            await self._finish(places, place, run)
+
+    def _start(self, places: Places, place: Place) -> Run | None:
+        """Perform a delivery up to where it waits: returned if it does."""
+        try:
+            if places.batch.closed:
+                places.end(place)
+                return None
+            run = self._performer.begin(places.delivery(place), place.loaded)
+            outcome = self._performer.start(run)
+            if outcome is None:
+                return run
+            places.note(place, outcome)
+        except BaseException as error:
+            places.end(place)
+            if not isinstance(error, Exception):
+                raise
+            _log.exception("a delivery was stopped and will be made again")
+        return None
+
+    async def _finish(self, places: Places, place: Place, run: Run) -> None:
+        """The rest of one that waits, while another task follows the other lanes."""
+        batch = places.batch
+        batch.runs(place.lane)
+        batch.waiting += 1
+        self._drive_more(places)
+        if run.timeout is not None:
+            run.on_given_up = partial(self._go_on, places, place)
+        try:
+            outcome = await self._performer.finish(run, self._loaders)
+            if outcome is None:
+                return
+            places.note(place, outcome)
+        except BaseException as error:
+            if run.is_given_up:
+                return
+            places.end(place)
+            if not isinstance(error, Exception):
+                batch.waiting -= 1
+                raise
+            _log.exception("a delivery was stopped and will be made again")
+        batch.waiting -= 1
+        self._drive_more(places)
+
+    def _go_on(self, places: Places, place: Place, outcome: Outcome) -> None:
+        """A handler goes on past its time, deaf to being cancelled: leave it its task, and go on in another."""
+        places.batch.waiting -= 1
+        places.note(place, outcome)
+        self._drive_more(places)
+
+    def _task_ended(self, places: Places, task: asyncio.Task[None]) -> None:
+        batch = places.batch
+        batch.tasks.discard(task)
+        if batch.tasks:
+            return
+        if task.cancelled() or task.exception() is not None:
+            places.forgo()
+        # What came back while the last task ended has none yet.
+        self._drive_more(places)
+        if not batch.tasks:
+            batch.calm.set()
+
+
+def _left(batch: Batch, count: int) -> None:
+    batch.left(on_loop=count)
+
+
+def _cancel(batch: Batch) -> None:
+    for task in tuple(batch.tasks):
+        task.cancel()

@@ -1,0 +1,170 @@
+"""Stages on a database: one Connection in one transaction, in which each handler has a session of its own.
+
+A handler's session joins by a savepoint, inside of another one that is the attempt's: whatever it commits or rolls back
+itself, the attempt stays or goes as a whole. Both are opened when the session first has something to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from earnorm.backends.sqlalchemy.boundary import _outboxes
+from earnorm.backends.sqlalchemy.dialects.severing import sever
+from earnorm.backends.sqlalchemy.scope import Scope, enter_scope
+from earnorm.errors import TransactionError
+from earnorm.orm.engines import schemas_here
+from earnorm.stage import Stage
+
+if TYPE_CHECKING:
+    from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
+    from earnorm.orm.database import Database
+
+__all__ = ["DatabaseStage", "DatabaseStages", "StageScope"]
+
+T = TypeVar("T")
+
+
+class StageScope(Scope):
+    """The scope of a handler whose database effects are committed with its mark."""
+
+    __slots__ = ()
+
+
+class _Joined(Session):
+    """A handler's session: whatever it writes, it writes on the stage."""
+
+    def __init__(self, bind: None = None, binds: None = None, *, stage: DatabaseStage) -> None:
+        super().__init__(bind, binds=binds, expire_on_commit=False, join_transaction_mode="create_savepoint")
+        self._stage = stage
+
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        return self._stage.hold(self)
+
+
+class DatabaseStage:
+    """A stage on one Connection."""
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        self.transaction: SQLAlchemyTransaction = database.store.join(connection)
+        self.severed = False
+        self._database = database
+        self._connection = connection
+        self._most = database.store.most_savepoints
+        self._count = 0
+        self._savepoint: NestedTransaction | None = None
+        self._scope: Scope | None = None
+        # Held here: SQLAlchemy finds the AsyncSession of a Session only while somebody does.
+        self._async_session: AsyncSession | None = None
+
+    @property
+    def is_full(self) -> bool:
+        return self._most is not None and self._count >= self._most
+
+    @property
+    def session(self) -> Session:
+        assert self._scope is not None
+        return self._scope.session
+
+    def async_session(self) -> AsyncSession:
+        assert self._async_session is not None
+        return self._async_session
+
+    def hold(self, session: Session) -> Connection:
+        """The Connection, once the attempt's savepoint is there. Raises TransactionError for a session left behind."""
+        if self._scope is None or self._scope.session is not session:
+            raise TransactionError("the session of a transactional handler ends with it, and is used no more")
+        if self._savepoint is None:
+            if schemas := schemas_here(self._database.schemas):
+                self._connection.execution_options(schema_translate_map=schemas)
+            self._savepoint = self._connection.begin_nested()
+            self._count += 1
+        return self._connection
+
+    # --- an attempt --------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        if self._connection.dialect.is_async:
+            self._async_session = AsyncSession(sync_session_class=_Joined, stage=self)
+            session = self._async_session.sync_session
+        else:
+            session = _Joined(stage=self)
+        self._scope = StageScope(session, self._database)
+        enter_scope(self._scope)
+
+    def keep(self) -> None:
+        if self.session.in_transaction():
+            self.session.commit()
+        if self._savepoint is not None:
+            self._savepoint.commit()
+            outbox = _outboxes.get(self._connection)
+            if outbox is not None:
+                # Of one record two attempts may tell, and each tells of its own change.
+                outbox.sealed.append(len(outbox.happenings))
+        self._leave()
+
+    def drop(self) -> None:
+        savepoint = self._savepoint
+        self.session.close()
+        if savepoint is not None:
+            savepoint.rollback()
+            # It would stay, and those to come would stand inside of it.
+            self._connection.dialect.do_release_savepoint(self._connection, savepoint._savepoint)
+        self._leave()
+
+    def _leave(self) -> None:
+        assert self._scope is not None
+        self._scope.closed = True
+        self._scope.session.close()
+        if self._savepoint is not None:
+            self._connection.execution_options(schema_translate_map=None)
+        self._scope = self._savepoint = self._async_session = None
+
+    def hint(self, error: BaseException) -> str | None:
+        if not isinstance(error, OperationalError) or "database is locked" not in str(error.orig):
+            return None
+        return (
+            "a transactional handler has SQLite's one write lock until its transaction ends; to write in that, use its "
+            "session, or save(), emit() and db.transaction(), which find it"
+        )
+
+    def sever(self) -> None:
+        self.severed = True
+        sever(self._connection.connection.dbapi_connection)
+
+
+class DatabaseStages:
+    """Those of one database: on its sync engine, and on a loop on the async one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def perform(self, work: Callable[[Stage], T]) -> T:
+        store = self._database.store
+        with store.noticing_loss(), store.own_engine.connect() as connection:
+            return self._perform(connection, work)
+
+    def blames(self, error: Exception) -> bool:
+        return not isinstance(error, DBAPIError) or isinstance(error, (IntegrityError, DataError, ProgrammingError))
+
+    async def aperform(self, work: Callable[[Stage], T]) -> T:
+        store = self._database.store
+        engine = self._database.async_engine.execution_options(**store.own_engine.get_execution_options())
+        with store.noticing_loss():
+            async with engine.connect() as connection:
+                return await connection.run_sync(self._perform, work)
+
+    def _perform(self, connection: Connection, work: Callable[[Stage], T]) -> T:
+        stage = DatabaseStage(self._database, connection)
+        try:
+            with connection.begin():
+                return work(stage)
+        finally:
+            if stage.severed:
+                # What is left of it is nothing for the pool.
+                connection.invalidate()

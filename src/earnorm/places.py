@@ -1,0 +1,136 @@
+"""Places: where lanes of a batch stand that are to be gone on with, by threads or by the tasks of a loop."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from earnorm.batch import Batch
+from earnorm.delivery import Delivery, Outcome
+from earnorm.gate import Gate
+from earnorm.preload import Preload, Share
+
+__all__ = ["Entrance", "Place", "Places"]
+
+# Lanes whose records may be asked for at a time: what is loaded is then run before it is out of date.
+_LOADING = 200
+
+
+class Place(NamedTuple):
+    """A lane, and which of its deliveries is next. `gate` is the one it is inside of, `share` that of its record."""
+
+    lane: int
+    start: int = 0
+    gate: Gate | None = None
+    share: Share | None = None
+
+    @property
+    def loaded(self) -> Any:
+        """The record that was loaded for it, if one was."""
+        return None if self.share is None else self.share.get()
+
+
+class Bounds(Protocol):
+    """Who knows how many deliveries of a subscription may run side by side: the runner."""
+
+    def concurrency(self, name: str) -> int | None: ...
+
+
+class Entrance:
+    """What a delivery may have to wait for before it begins: room beside others of its handler, and its record."""
+
+    def __init__(self, bounds: Bounds, preload: Preload) -> None:
+        self.preload = preload
+        self._bounds = bounds
+        self._gates: dict[str, Gate] = {}
+
+    def gate(self, name: str) -> Gate | None:
+        """That of a subscription that says how many of it may run side by side."""
+        room = self._bounds.concurrency(name)
+        return None if room is None else self._gates.setdefault(name, Gate(room))
+
+
+class Places:
+    """Those of a batch's lanes that threads serve, or that tasks drive. `left` is told how many lanes have ended.
+
+    `resume` is called, from any thread, with how many have come back that had to wait.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        lanes: Iterable[int],
+        entrance: Entrance | None,
+        *,
+        resume: Callable[[Places, int], None],
+        left: Callable[[int], None],
+    ) -> None:
+        self.batch = batch
+        # How often somebody was sent for who has not come yet.
+        self.sent = 0
+        self._queue = deque(map(Place, lanes))
+        self._loading: set[int] = set()
+        self._entrance = entrance
+        self._resume = resume
+        self._left = left
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def take(self) -> Place | None:
+        """The next one that may be gone on with. Those that have to wait come back."""
+        queue, entrance = self._queue, self._entrance
+        while True:
+            try:
+                place = queue.popleft()
+            except IndexError:
+                return None
+            if entrance is None:
+                return place
+            if place.gate is None and (gate := entrance.gate(self.delivery(place).subscription)) is not None:
+                place = place._replace(gate=gate)
+                if not gate.enter(partial(self._come_back, [place])):
+                    continue
+            if place.share is not None or self.batch.closed or not entrance.preload.loads(self.delivery(place)):
+                return place
+            if len(self._loading) >= _LOADING:
+                queue.appendleft(place)
+                return None
+            self._ask(place, entrance.preload)
+
+    def _ask(self, place: Place, preload: Preload) -> None:
+        self._loading.add(place.lane)
+        share = preload.share(self.batch, place.lane, place.start)
+        share.load.tell(self._come_back, place._replace(share=share))
+
+    def _come_back(self, places: list[Place]) -> None:
+        self._loading.difference_update([place.lane for place in places])
+        self._queue.extendleft(reversed(places))
+        self._resume(self, len(places))
+
+    def delivery(self, place: Place) -> Delivery:
+        return self.batch.lanes[place.lane][place.start]
+
+    def note(self, place: Place, outcome: Outcome) -> None:
+        """What a delivery came to: its lane goes on, or has come to its end."""
+        if self.batch.note(place.lane, outcome) and place.start + 1 < len(self.batch.lanes[place.lane]):
+            self._queue.appendleft(Place(place.lane, place.start + 1, place.gate))
+        else:
+            self.end(place)
+
+    def end(self, place: Place) -> None:
+        """The lane goes no further."""
+        if place.gate is not None:
+            place.gate.leave()
+        self._left(1)
+
+    def forgo(self) -> None:
+        """Nobody is left to go on with these."""
+        count = len(self._queue)
+        while self._queue:
+            gate = self._queue.popleft().gate
+            if gate is not None:
+                gate.leave()
+        self._left(count)
