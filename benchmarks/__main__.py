@@ -42,8 +42,8 @@ COUNTED: dict[str, tuple[Callable[[], Iterator[Row]], Callable[[], Iterator[Row]
         lambda: latency(Span(events=40, rounds=1, idle=4)),
     ),
     "growth": (
-        lambda: growth(Growth(5_000_000, 1_000_000, 3_000_000, 160_000, events=10_000, rounds=2)),
-        lambda: growth(Growth(20_000, 5_000, 10_000, 4_000, events=2_000, rounds=1)),
+        lambda: growth(Growth(5_000_000, 1_000_000, 3_000_000, 160_000, events=10_000, rounds=3)),
+        lambda: growth(Growth(20_000, 5_000, 10_000, 4_000, events=2_000, rounds=2)),
     ),
 }
 PARTS = [*PACED, *COUNTED]

@@ -1,50 +1,20 @@
 """Delivering: contestants that each work off a backlog, every one in a process of its own on a database of its own.
 
-`python -m benchmarks.delivering NAME URL` answers each number on stdin with the seconds, by the clock on the wall, in
-which a backlog of so many was worked off. What fills the backlog is outside of the clock. 0 asks for something else:
-the most memory that the process has had, in MB.
+`python -m benchmarks.delivering NAME URL` answers as `benchmarks.backlog` says.
 """
 
 import asyncio
-import gc
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["CONTESTANTS", "Backlog", "serve"]
+from benchmarks.backlog import Backlog, serve
+
+__all__ = ["CONTESTANTS"]
 
 PATIENCE = 900.0
 BATCH = 1_000
-
-
-class Backlog(Protocol):
-    """One contestant."""
-
-    def fill(self, count: int) -> None: ...
-
-    def deliver(self, count: int) -> None: ...
-
-
-def serve(build: Callable[[], Backlog]) -> None:
-    try:
-        backlog = build()
-    except ImportError as error:
-        print(f"missing not installed ({error.name or error})", flush=True)
-        return
-    print("ready", flush=True)
-    for line in sys.stdin:
-        count = int(line)
-        if count == 0:
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
-            continue
-        backlog.fill(count)
-        gc.collect()
-        started = time.perf_counter()
-        backlog.deliver(count)
-        print(time.perf_counter() - started, flush=True)
 
 
 async def nothing(_payload: object = None) -> None:
@@ -94,17 +64,44 @@ class InThreads(Ours):
         def hear() -> None: ...
 
 
+class Transactional(Ours):
+    """The mark of each delivery commits with whatever its handler writes; this one writes nothing."""
+
+    def listen(self) -> None:
+        from earnorm import event_handler_async
+
+        @event_handler_async("tick.told", name="hear", transactional=True)
+        async def hear() -> None: ...
+
+
+class Booking(Ours):
+    """Each delivery writes a row, which stands exactly once."""
+
+    def listen(self) -> None:
+        from sqlalchemy import insert
+
+        from earnorm import BaseModel, IntegerField, event_handler
+
+        class Booked(BaseModel):
+            number = IntegerField()
+
+        @event_handler("tick.told", name="hear", transactional=True)
+        def hear(session: Any, *, number: int) -> None:
+            session.execute(insert(Booked.__table__).values(number=number))
+
+
 class Failing(Ours):
     """One in a hundred is set aside, to be tried again later."""
 
     def listen(self) -> None:
         import logging
 
-        from earnorm import event_handler_async
+        from earnorm import Backoff, event_handler_async
 
         logging.getLogger("earnorm").setLevel(logging.CRITICAL)
 
-        @event_handler_async("tick.told", name="hear")
+        # None comes due in a later round, where it would be delivered beside that round's own.
+        @event_handler_async("tick.told", name="hear", retry=Backoff(first="1h"))
         async def hear(*, number: int) -> None:
             if number % 100 == 0:
                 raise RuntimeError("one in a hundred")
@@ -380,6 +377,8 @@ def _ignore(_number: int) -> None: ...
 CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
     "ours": Ours,
     "threads": InThreads,
+    "transactional": Transactional,
+    "booking": Booking,
     "failing": Failing,
     "hydrated": WithSelf,
     "two": ByTwo,

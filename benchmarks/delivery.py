@@ -34,6 +34,8 @@ OURS: dict[str, tuple[str, float | None]] = {
     "ours": ("async handler", 2.0),
     "hydrated": ("async handler with its record", None),
     "threads": ("plain handler, in threads", None),
+    "transactional": ("transactional async handler", None),
+    "booking": ("transactional plain handler that writes a row", None),
     "failing": ("async handler, one in a hundred fails", None),
 }
 # Beside one worker, and beside the best peer.

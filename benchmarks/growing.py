@@ -1,16 +1,18 @@
 """Growing: the same small backlog worked off in databases that have become large, one way each.
 
-`python -m benchmarks.growing WAY:SIZE URL` answers as `benchmarks.delivering` does. What is large is copied by SQL from
+`python -m benchmarks.growing WAY:SIZE URL` answers as `benchmarks.backlog` says. What is large is copied by SQL from
 what was written by the library itself.
 """
 
+import multiprocessing
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, text
 
-from benchmarks.delivering import BATCH, PATIENCE, Backlog, Ours, serve
+from benchmarks.backlog import Backlog, serve
+from benchmarks.delivering import BATCH, PATIENCE, Ours
 
 __all__ = ["CONTESTANTS"]
 
@@ -19,31 +21,55 @@ NUMBERS = {
     "sqlite": "(WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT {times}) SELECT n FROM n)",
     "postgresql": "(SELECT n FROM generate_series(1, {times}) AS n)",
 }
+# Indexes of millions of random ids are filled in memory, and not waited for.
+QUICKLY = {
+    "sqlite": ["PRAGMA cache_size = -1000000", "PRAGMA synchronous = OFF"],
+    "postgresql": ["SET synchronous_commit = off"],
+}
+# As the database would have done itself by then.
+TIDY = {
+    "sqlite": ["PRAGMA wal_checkpoint(TRUNCATE)", "ANALYZE {table}"],
+    "postgresql": ["VACUUM (ANALYZE) {table}"],
+}
 
 
-def multiply(engine: Engine, table: str, counted: str, times: int, where: str, fresh: Mapping[str, str]) -> None:
-    """Copy the rows so many times; each copy has its own number, and its own of what is `fresh`."""
-    if times <= 0:
-        return
+def multiply(url: str, table: str, counted: str, times: int, where: str, fresh: Mapping[str, str]) -> None:
+    """Copy the rows so many times; each copy has its own number, and its own of what is `fresh`.
+
+    In a process that ends with it, since the memory that it takes is none of the worker's.
+    """
+    if times > 0:
+        arguments = (url, table, counted, times, where, fresh)
+        process = multiprocessing.get_context("spawn").Process(target=_multiply, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+
+
+def _multiply(url: str, table: str, counted: str, times: int, where: str, fresh: Mapping[str, str]) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    dialect = engine.dialect.name
+    with engine.connect() as connection:
+        for statement in (*QUICKLY[dialect], _copied(engine, table, counted, times, where, fresh), *TIDY[dialect]):
+            connection.execute(text(statement.format(table=table)))
+    engine.dispose()
+
+
+def _copied(engine: Engine, table: str, counted: str, times: int, where: str, fresh: Mapping[str, str]) -> str:
     quote = engine.dialect.identifier_preparer.quote
     names = [column["name"] for column in inspect(engine).get_columns(table) if column["name"] != counted]
     values = [fresh.get(name, f"one.{quote(name)}") for name in names]
     numbers = NUMBERS[engine.dialect.name].format(times=times)
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                f"INSERT INTO {table} ({', '.join(map(quote, names))}) SELECT {', '.join(values)} "
-                f"FROM {table} AS one CROSS JOIN {numbers} AS numbers WHERE {where}"
-            )
-        )
-    # As the server would have done itself by then.
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"ANALYZE {table}"))
+    return (
+        f"INSERT INTO {table} ({', '.join(map(quote, names))}) SELECT {', '.join(values)} "
+        f"FROM {table} AS one CROSS JOIN {numbers} AS numbers WHERE {where}"
+    )
 
 
 class Grown(Ours):
     def __init__(self, url: str, size: int) -> None:
         self.size = size
+        self.url = url
         self.before(url)
         super().__init__(url)
         self.after()
@@ -55,11 +81,15 @@ class Grown(Ours):
         """Grow what the handlers have to do with."""
 
     def copy_log(self, count: int, after: int = 0) -> None:
-        """So many more events, copied from the last thousand."""
+        """So many more events, copied from the thousand past this position."""
         fresh = {"id": NEW_ID[self.database.engine.dialect.name]}
-        multiply(
-            self.database.store.own_engine, "earnorm_log", "position", count // BATCH, f"position > {after}", fresh
-        )
+        multiply(self.url, "earnorm_log", "position", count // BATCH, f"position > {after}", fresh)
+
+    def fill_by_copying(self, count: int) -> None:
+        with self.database.store.begin(readonly=True) as transaction:
+            horizon = transaction.horizon()
+        super().fill(BATCH)
+        self.copy_log(count - BATCH, horizon)
 
 
 class History(Grown):
@@ -97,7 +127,7 @@ class Aside(Grown):
             "key": "one.key || 'tock:' || n",
             "due": "one.due + 864000000000",
         }
-        multiply(engine, "earnorm_delivery", "id", self.size, "id > 0", fresh)
+        multiply(self.url, "earnorm_delivery", "id", self.size, "id > 0", fresh)
         with engine.begin() as connection:
             connection.execute(text("UPDATE earnorm_delivery SET due = due + 864000000000 WHERE id = 1"))
 
@@ -106,10 +136,7 @@ class Behind(Grown):
     """A backlog so long, filled by copying."""
 
     def fill(self, count: int) -> None:
-        with self.database.store.begin(readonly=True) as transaction:
-            horizon = transaction.horizon()
-        super().fill(BATCH)
-        self.copy_log(count - BATCH, horizon)
+        self.fill_by_copying(count)
 
 
 class Snapshot(Grown):
@@ -120,7 +147,7 @@ class Snapshot(Grown):
         options: dict[str, Any] = {"isolation_level": level} if level else {}
         self._open = self.database.store._reader.execution_options(**options).connect()
         self._open.execute(text("SELECT count(*) FROM earnorm_log"))
-        self.fill(self.size)
+        self.fill_by_copying(self.size)
         self.deliver(self.size)
 
 

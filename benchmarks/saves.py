@@ -16,6 +16,7 @@ EMITTING = "Emitting about a record"
 # What is measured beside plain SQLAlchemy, with its targets in µs and per cent. A commit that waits for a disk
 # takes longer, so that per cent are fewer.
 ADDED: dict[str, tuple[str, float | None, float | None]] = {
+    "plain_again": ("nothing: plain SQLAlchemy once more", None, None),
     "plain_beside": ("a plain model, EarnORM imported", None, None),
     "connected": ("a plain model on a connected engine", None, None),
     "attached": ("the same, attached, nobody hears of it", None, None),
@@ -45,8 +46,11 @@ def _cast(names: Iterable[str], pace: Pace) -> tuple[dict[str, Cast], dict[str, 
     """Each contestant in one process after the other, beside the others; and why some do not run here."""
     typical: dict[str, list[float]] = defaultdict(list)
     missing: dict[str, str] = {}
-    for _ in range(pace.processes):
-        with tempfile.TemporaryDirectory() as folder, running(dict.fromkeys(names, folder)) as (ready, absent):
+    for cast in range(pace.processes):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(dict.fromkeys(names, folder), seed=cast) as (ready, absent),
+        ):
             missing = absent
             for name, sample in measure(ready, pace).items():
                 typical[name].append(sample.typical)

@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import gc
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -31,14 +32,17 @@ Turn = Callable[[int], object]
 
 @contextmanager
 def running(
-    targets: Mapping[str, str], module: str = "benchmarks.saving"
+    targets: Mapping[str, str], module: str = "benchmarks.saving", *, seed: int | None = None
 ) -> Iterator[tuple[dict[str, Clocked], dict[str, str]]]:
-    """The contestants of a module as clocks, each on its target, and why the others do not run here."""
+    """The contestants of a module as clocks, each on its target, and why the others do not run here.
+
+    With a `seed` the hashes of all are alike, and the same in the next run.
+    """
     ready: dict[str, Clocked] = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:
         for name, target in targets.items():
-            process = stack.enter_context(_start([sys.executable, "-m", module, name, target]))
+            process = stack.enter_context(_start([sys.executable, "-m", module, name, target], seed))
             assert process.stdout is not None
             word, _, why = process.stdout.readline().strip().partition(" ")
             if word == "ready":
@@ -49,9 +53,10 @@ def running(
 
 
 @contextmanager
-def _start(command: list[str]) -> Iterator["subprocess.Popen[str]"]:
+def _start(command: list[str], seed: int | None) -> Iterator["subprocess.Popen[str]"]:
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+    environment = os.environ if seed is None else {**os.environ, "PYTHONHASHSEED": str(seed)}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment) as process:
         try:
             yield process
         finally:
@@ -161,6 +166,11 @@ def _committed(model: Any, engine: Any) -> Turn:
 
 def plain(path: Path) -> Turn:
     return _added(plain_model(), path)
+
+
+def plain_again(path: Path) -> Turn:
+    """The same once more: what is found between the two is the measurement's own."""
+    return plain(path)
 
 
 def plain_beside(path: Path) -> Turn:
@@ -465,6 +475,7 @@ CONTESTANTS: dict[str, Callable[[Path], Turn]] = {
     build.__name__: build
     for build in (
         plain,
+        plain_again,
         plain_beside,
         connected,
         attached,

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.delivering import Backlog, Ours, serve
+from benchmarks.backlog import Backlog, serve
+from benchmarks.delivering import Ours
 
 __all__ = ["CONTESTANTS"]
 

@@ -60,6 +60,16 @@ def test_an_event_that_nobody_hears_is_fine(bus):
     assert bus.emit("thing.made").id
 
 
+def test_names_made_up_as_one_goes_are_not_all_remembered(bus, seen):
+    bus.on("job.*")(lambda event: seen.append(event.name))
+
+    for number in range(3000):
+        bus.emit(f"job.{number}")
+
+    assert [f"job.{number}" for number in range(3000)] == seen
+    assert len(bus.plans._custom) <= 1024
+
+
 def test_a_decorated_function_stays_what_it_was(bus):
     def made(thing):
         return thing

@@ -165,3 +165,40 @@ def test_two_share_and_one_that_leaves_is_replaced(store, clock):
     assert [32, 32] == [sum(c.last - c.first + 1 for c in looked(tenure)) for tenure in (other, one)]
     one.leave()
     assert [(0, 63)] == [cursor.slots for cursor in looked(other)]
+
+
+class Racing(Undertaker):
+    """A store in which another worker takes what is free, between this one's look and its taking, once."""
+
+    def __init__(self, store, clock, other):
+        super().__init__(store, clock)
+        self.other = other
+
+    @contextmanager
+    def begin(self, *, readonly=False):
+        with self.store.begin(readonly=readonly) as transaction:
+            yield transaction
+        if readonly and self.other:
+            other, self.other = self.other, None
+            looked(other)
+
+
+def test_one_that_was_beaten_to_it_takes_what_the_quicker_one_has_left_at_once(store, clock):
+    """It held nothing until its next look, and rested meanwhile, more than a second of a backlog of two."""
+    with store.begin() as transaction:
+        transaction.subscribe([Registration(name="mail")])
+    other = Tenure(store, clock, 9)
+    tenure = Tenure(Racing(store, clock, other), clock, 9)
+
+    assert [32, 32] == [sum(c.last - c.first + 1 for c in cursors) for cursors in (looked(tenure), looked(other))]
+
+
+def test_one_that_has_come_is_short_until_the_others_have_let_go(store, clock):
+    held_by(store, "ada", 0)
+    one, other = Tenure(store, clock, 9), Tenure(store, clock, 9)
+
+    assert ([(0, 63)], False) == ([cursor.slots for cursor in looked(one)], one.is_short)
+    assert ([], True) == (looked(other), other.is_short)
+    looked(one)
+    looked(other)
+    assert (False, False) == (one.is_short, other.is_short)

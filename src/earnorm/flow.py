@@ -13,6 +13,9 @@ from earnorm.registry import ModelInfo, Registry, in_order
 
 __all__ = ["Flow", "Plans"]
 
+# Custom events whose handlers are remembered. An application has some dozens of them, but may make names up as it goes.
+_MOST_NAMES = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -52,6 +55,7 @@ class Plans:
         self._now: dict[tuple[type, Kind, frozenset[str]], tuple[Handler, ...]] = {}
         self._later: dict[tuple[type, Kind, frozenset[str], bool], tuple[Handler, ...]] = {}
         self._views: dict[type, frozenset[str]] = {}
+        self._custom: dict[tuple[str, type | None, type | None], tuple[Handler, ...]] = {}
 
     def flow(self, cls: type, kind: Kind) -> Flow:
         known = self._flows
@@ -161,7 +165,15 @@ class Plans:
 
     def custom(self, name: str, cls: type | None, declared: type | None = None) -> tuple[Handler, ...]:
         """Every handler of a custom event, in order."""
-        return tuple(in_order(self._registry.hearing(name, cls, declared), cls))
+        key = (name, cls, declared)
+        known = self._custom
+        found = known.get(key)
+        if found is None:
+            found = tuple(in_order(self._registry.hearing(name, cls, declared), cls))
+            if len(known) >= _MOST_NAMES:
+                known.clear()
+            known[key] = found
+        return found
 
 
 _NO_FIELDS: frozenset[str] = frozenset()

@@ -66,6 +66,8 @@ class Moves:
     part     by group, subscriptions that should follow a cursor of their own
     rejoin   subscriptions that may follow the shared cursor again
     merge    cursors that meet and stand alike
+
+    It `is_short` if others still hold some of what should be its own: the next look may show that they let it go.
     """
 
     release: list[Cursor] = field(default_factory=list[Cursor])
@@ -74,6 +76,7 @@ class Moves:
     part: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     rejoin: list[str] = field(default_factory=list[str])
     merge: list[tuple[Cursor, Cursor]] = field(default_factory=list[tuple[Cursor, Cursor]])
+    is_short: bool = False
 
     def spare(self, busy: Collection[str]) -> None:
         """Leave the cursors of these subscriptions where they are: they are at work."""
@@ -201,6 +204,7 @@ def _balance(moves: Moves, rows: Sequence[Cursor], mine: Sequence[Cursor], share
             kept = min(_size(row), share - have)
             moves.take.append((row, kept))
             have += kept
+    moves.is_short = moves.is_short or have < share
 
 
 def _size(row: Cursor) -> int:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from earnorm.clock import Clock
@@ -20,8 +21,9 @@ __all__ = ["Tenure"]
 
 _log = logging.getLogger("earnorm.worker")
 
-# Seconds that what was seen of the others is good for; a pause has to be heeded within two.
-_LOOK = 1.0
+# Seconds that what was seen of the others is good for: who comes to share the work waits so long for it, and a pause
+# has to be heeded within two.
+_LOOK = 0.25
 # Of an idle worker nobody waits for anything, so it may be looked at as alive for longer, and say so more rarely:
 # longer than one rests that would be woken.
 _IDLE_LIFE = 20.0
@@ -30,6 +32,11 @@ _ROUNDS = 16
 
 
 def _here() -> str:
+    return _place_of(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _place_of(_process: int) -> str:
     """This host, and on Linux the process namespace, so that containers of one name are not taken for one host."""
     try:
         return f"{socket.gethostname()}:{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -61,6 +68,8 @@ class Tenure:
         self.view: View | None = None
         # Subscriptions of which something is under way between two looks.
         self.busy: frozenset[str] = frozenset()
+        # Whether others still hold some of what should be this worker's.
+        self.is_short = False
         self._store = store
         self._clock = clock
         self._seconds = seconds
@@ -98,6 +107,7 @@ class Tenure:
             moves = moves_of(view, self._said, **policy, solitary=solitary, near=self.near)
             moves.spare(self.busy)
             self._notice_others(view, moves)
+            self.is_short = moves.is_short
             if not active:
                 moves.take.clear()
             if not self._carry_out(moves):
@@ -168,7 +178,7 @@ class Tenure:
     # --- moving ------------------------------------------------------------------------------
 
     def _carry_out(self, moves: Moves) -> bool:
-        """Do what there is to do; whether it may have changed what there is to see."""
+        """Do what there is to do; whether there was anything, and so another look is due."""
         if not moves:
             return False
         try:
@@ -179,10 +189,11 @@ class Tenure:
             for name in moves.rejoin:
                 with self._store.begin() as transaction:
                     transaction.rejoin(name)
-            return self._take(moves) or any((moves.release, moves.split, moves.part, moves.rejoin, moves.merge))
+            # Also where another worker was quicker: what it has left is to be seen.
+            self._take(moves)
         except LeaseLost as lost:
             _log.info("%s", lost)
-            return True
+        return True
 
     def _give_back(self, moves: Moves) -> None:
         if moves.release:
@@ -195,20 +206,17 @@ class Tenure:
             with self._store.begin() as transaction:
                 transaction.merge(cursor, beside)
 
-    def _take(self, moves: Moves) -> bool:
-        """Whether anything could be had. What of a cursor is too much goes back with the same transaction."""
-        taken = False
+    def _take(self, moves: Moves) -> None:
+        """Take what is free, if it still is. What of a cursor is too much goes back with the same transaction."""
         for cursor, slots in moves.take:
             with self._store.begin() as transaction:
                 # Its burial waits for this, or is seen: what the buried take is held by nobody who could be buried.
                 if not transaction.beat(self.worker, transaction.now() + timedelta(seconds=self._seconds)):
                     self._said = None
-                    return True
+                    return
                 got = transaction.take(cursor, self.worker)
                 if got is not None and got.last - got.first + 1 > slots:
                     transaction.split(got, got.first + slots)
-            taken = taken or got is not None
-        return taken
 
     # --- meanwhile ---------------------------------------------------------------------------
 

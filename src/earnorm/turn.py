@@ -66,6 +66,11 @@ class Turns:
         self._outside = outside
         self._errands = errands
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is work here that others are about to leave to this worker."""
+        return self.contending and self._tenure.is_short
+
     def forget(self) -> None:
         """What was seen and what was run is worth nothing any more: it is read again, from the last settle."""
         self._settler.forget()
@@ -95,15 +100,22 @@ class Turns:
         moved = self._settler.settle_stragglers() or moved
         moved = self._errands.conclude() or moved
         self._settler.reopen_astray(self._errands.rows)
+        moved = self._work(until) or moved
+        # Last: what is in the log already need not wait for it.
         if self._intake is not None and self._intake.take():
             self._outside.notify()
             moved = True
+        return moved
+
+    def _work(self, until: float | None) -> bool:
         if self._tenure.view is None and not self._agenda.contends():
-            return moved
+            return False
         window = self._agenda.window(active=not self.stopping.is_set())
-        moved = self._begin_errands() or moved
+        moved = self._begin_errands()
         if window.is_empty or self.stopping.is_set():
             self.contending = self._agenda.contends()
+            if self.is_waiting:
+                self._tenure.stale()
             return moved
         return self._run(window, self._agenda.plans(), until) or moved
 

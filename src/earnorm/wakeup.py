@@ -34,6 +34,10 @@ class Wakeup(Protocol):
         """Something was committed here: wake the workers of other processes. Waits for nothing, raises nothing."""
         ...
 
+    def claim(self) -> str | None:
+        """What a COMMIT may tell the workers right behind itself, in place of `notify`; None if it had better not."""
+        ...
+
     def begin_anew(self) -> None:
         """In a fork: threads and connections stayed with the parent."""
         ...
@@ -64,6 +68,9 @@ class Polling:
         """Nothing was begun."""
 
     def notify(self) -> None:
+        """Nobody hears it."""
+
+    def claim(self) -> None:
         """Nobody hears it."""
 
     def begin_anew(self) -> None:

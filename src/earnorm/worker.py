@@ -36,8 +36,9 @@ __all__ = ["Worker"]
 
 _log = logging.getLogger("earnorm.worker")
 
-# Seconds between two looks at a log that stands still, doubling: the first, and the last while others are at work.
-_SOON, _IDLE = 0.05, 1.0
+# Seconds between two looks at a log that stands still, doubling: the first, and the last while others are at work;
+# and that of one that has come to share their work.
+_SOON, _IDLE, _JOINING = 0.05, 1.0, 0.2
 # Seconds between two tries of a store that fails.
 _AGAIN, _FAILING = 0.1, 4.0
 # Seconds that stopping may take beyond its grace, for a last settle.
@@ -241,7 +242,7 @@ class Worker:
                 pause = _SOON
                 continue
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
-            pause = min(2 * pause, _IDLE)
+            pause = min(2 * pause, _JOINING if self._turns.is_waiting else _IDLE)
         self._watchers.discard(watch)
         if self._thread is None and self._settler.unsettled is None:
             # What was run and could not be settled needs its lease: without it, it would be run again.
@@ -304,6 +305,8 @@ class Worker:
             self._rest_leases()
         # Nobody tells when what another worker holds becomes free.
         pause = min(pause, _IDLE if self._turns.contending else self._outside.longest)
+        if self._turns.is_waiting:
+            pause = min(pause, _JOINING)
         due = pause if self._agenda.next_due is None else min(pause, self._agenda.next_due)
         if self._trimming is not None:
             due = min(due, self._trimming.left())

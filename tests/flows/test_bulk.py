@@ -405,6 +405,35 @@ def test_d33_a_cascade_goes_through_tables_that_no_model_has(db):
     assert ["book.deleted", "order.deleted"] == sorted(name for name in names(db) if name.endswith("deleted"))
 
 
+def test_a_cascade_is_told_though_nobody_knows_the_model_it_comes_from(db):
+    """A lone record that no one hears of had its flush taken for settled, with all that the database took along."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Whole(Base):
+        __tablename__ = "wholes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Part(Base):
+        __tablename__ = "parts"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        whole_id: Mapped[int] = mapped_column(ForeignKey("wholes.id", ondelete="CASCADE"))
+
+    earnorm.attach(Part, log="all")
+    Base.metadata.create_all(db.engine)
+    with db.session() as session:
+        session.add(Whole(id=1))
+        session.flush()
+        session.add(Part(id=2, whole_id=1))
+        session.commit()
+        session.expunge_all()
+        session.delete(session.get(Whole, 1))
+        session.commit()
+
+    assert ["part.created", "part.deleted"] == names(db)
+
+
 # --- hooks -----------------------------------------------------------------------------------
 
 

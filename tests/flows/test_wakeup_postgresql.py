@@ -65,6 +65,19 @@ def test_the_commit_itself_holds_no_notify(url, resting, another):
     assert not [statement for statement in statements if "notify" in statement.lower()]
 
 
+def test_the_first_commit_of_a_moment_tells_the_workers_right_behind_itself(resting, another, rang, monkeypatch):
+    monkeypatch.setattr(postgresql_wakeup, "_MOMENT", EVENTUALLY)
+    ring(another)
+
+    assert rang.wait(EVENTUALLY)
+    assert another.wakeup._notifier._thread is None
+
+    rang.clear()
+    ring(another)
+    assert another.wakeup._notifier._thread is not None
+    assert rang.wait(EVENTUALLY)
+
+
 def test_a_notifier_gives_its_connection_back_after_a_silence(another, monkeypatch):
     monkeypatch.setattr(postgresql_wakeup, "_SILENCE", 0.001)
     notifier = another.wakeup._notifier

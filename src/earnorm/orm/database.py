@@ -87,6 +87,7 @@ class Database:
             read=self.read,
             subscribed=self._is_subscribed,
             wake=self._wake,
+            claim=lambda: self.wakeup.claim(),  # noqa: PLW0108  a test that is rolled back has another one
             ready=self.ready,
             waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
         )
@@ -244,9 +245,10 @@ class Database:
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
 
-    def _wake(self) -> None:
+    def _wake(self, told: bool = False) -> None:  # noqa: FBT001, FBT002  # told by a COMMIT, as most of them are not
         self.worker.wake()
-        self.wakeup.notify()
+        if not told:
+            self.wakeup.notify()
         if self._absence is not None:
             self._absence.notice()
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.appending import Appending
+from earnorm.backends.sqlalchemy.appending import Appending, HeldBack
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.scope import current_scope
@@ -75,9 +75,10 @@ def _warn_of_unattached(bus: EventBus) -> None:
 class DatabaseLog:
     """What the boundary writes to and the worker's runner reads with.
 
-    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded, `wake` is
-    called after a commit, `ready` makes the tables be there, `waiter` waits for outcomes. `kept` is what it keeps of
-    models that do not say so themselves, and of events about none.
+    `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded. `wake` is
+    called after a commit, with whether that told the workers of other processes, as `claim` lets it. `ready` makes the
+    tables be there, `waiter` waits for outcomes. `kept` is what it keeps of models that do not say so themselves, and
+    of events about none.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class DatabaseLog:
         kept: Kept,
         read: Callable[[Callable[[Session], Any]], Any],
         subscribed: Callable[[], bool],
-        wake: Callable[[], object],
+        wake: Callable[[bool], object],
+        claim: Callable[[], str | None],
         ready: Callable[[], object],
         waiter: Outcomes,
     ) -> None:
@@ -105,6 +107,7 @@ class DatabaseLog:
         self._read = read
         self._subscribed = subscribed
         self._wake = wake
+        self._claim = claim
         self.waiter = waiter
 
     # --- who is subscribed -------------------------------------------------------------------
@@ -181,11 +184,23 @@ class DatabaseLog:
         if kept and all(isinstance(happening, Occurrence) for happening in kept):
             # As most transactions are.
             entries = self._entries(singly(kept))
-            last = transaction.append_with_commit(entries) if with_commit else None
-            if last is not None:
-                return Appending(kept, last, lambda: self._met(transaction, kept, transaction.append_meeting(entries)))
+            if with_commit and (held := self._held_back(transaction, kept, entries)) is not None:
+                return held
             return Appending(self._met(transaction, kept, transaction.append_meeting(entries)))
         return Appending(self._met(transaction, kept, self._write(transaction, kept)))
+
+    def _held_back(
+        self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], entries: Sequence[Entry]
+    ) -> HeldBack | None:
+        tell = self._claim()
+        last = transaction.append_with_commit(entries, tell)
+        if last is None:
+            return None
+
+        def now() -> Sequence[Happening]:
+            return self._met(transaction, kept, transaction.append_meeting(entries))
+
+        return HeldBack(kept, last, now, tells=tell is not None)
 
     def _met(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], met: bool) -> Sequence[Happening]:  # noqa: FBT001  # what the append answered
         """What is kept of events that are appended, if triggers have `met` changes of this transaction as well."""
@@ -243,13 +258,13 @@ class DatabaseLog:
     def _entries_of(many: Multitude) -> Entries:
         return many.entries(many.records.written(mappings.refer, many.info.sensitive))
 
-    def appended(self, happenings: Sequence[Happening]) -> None:
+    def appended(self, appending: Appending) -> None:
         """They are committed: the worker need not wait for its next look."""
         if wanted(Appended):
-            for occurrence in singly(happenings):
+            for occurrence in singly(appending.kept):
                 tell(Appended(occurrence.event))
-        if happenings:
-            self._wake()
+        if appending.kept:
+            self._wake(appending.told)
 
     def refresh(self, occurrence: Occurrence) -> Occurrence | None:
         """For a handler after the commit: the record as it is now; None (told as skipped) if it is gone."""

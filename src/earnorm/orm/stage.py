@@ -1,7 +1,8 @@
 """Stages on a database: one Connection in one transaction, in which each handler has a session of its own.
 
-A handler's session joins by a savepoint, inside of another one that is the attempt's: whatever it commits or rolls back
-itself, the attempt stays or goes as a whole. Both are opened when the session first has something to say.
+A handler's session stands on a savepoint, which is the attempt's: whatever the handler commits or rolls back itself,
+the attempt stays or goes as a whole. It is opened when the session first has something to say, and what comes after a
+commit of the handler's own stands on one more, inside of it.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, NestedTransaction
+from sqlalchemy import Connection, NestedTransaction, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from earnorm.backends.sqlalchemy.boundary import _outboxes
 from earnorm.backends.sqlalchemy.dialects.severing import sever
@@ -40,11 +41,17 @@ class _Joined(Session):
     """A handler's session: whatever it writes, it writes on the stage."""
 
     def __init__(self, bind: None = None, binds: None = None, *, stage: DatabaseStage) -> None:
-        super().__init__(bind, binds=binds, expire_on_commit=False, join_transaction_mode="create_savepoint")
+        super().__init__(bind, binds=binds, expire_on_commit=False, join_transaction_mode="rollback_only")
         self._stage = stage
 
     def get_bind(self, *_: Any, **__: Any) -> Connection:
         return self._stage.hold(self)
+
+
+@event.listens_for(_Joined, "after_transaction_end")
+def _after_transaction_end(session: _Joined, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session._stage.divide()
 
 
 class DatabaseStage:
@@ -57,7 +64,8 @@ class DatabaseStage:
         self._connection = connection
         self._most = database.store.most_savepoints
         self._count = 0
-        self._savepoint: NestedTransaction | None = None
+        self._first: NestedTransaction | None = None
+        self._divided = False
         self._scope: Scope | None = None
         # Held here: SQLAlchemy finds the AsyncSession of a Session only while somebody does.
         self._async_session: AsyncSession | None = None
@@ -79,12 +87,19 @@ class DatabaseStage:
         """The Connection, once the attempt's savepoint is there. Raises TransactionError for a session left behind."""
         if self._scope is None or self._scope.session is not session:
             raise TransactionError("the session of a transactional handler ends with it, and is used no more")
-        if self._savepoint is None:
+        if self._first is None:
             if schemas := schemas_here(self._database.schemas):
                 self._connection.execution_options(schema_translate_map=schemas)
-            self._savepoint = self._connection.begin_nested()
+            self._first = self._connection.begin_nested()
             self._count += 1
+        elif self._divided:
+            self._connection.begin_nested()
+        self._divided = False
         return self._connection
+
+    def divide(self) -> None:
+        """The handler has committed or rolled back itself: what comes then can be rolled back by itself."""
+        self._divided = True
 
     # --- an attempt --------------------------------------------------------------------------
 
@@ -100,8 +115,8 @@ class DatabaseStage:
     def keep(self) -> None:
         if self.session.in_transaction():
             self.session.commit()
-        if self._savepoint is not None:
-            self._savepoint.commit()
+        if self._first is not None:
+            self._end(self._first, NestedTransaction.commit, released=self._first.is_active)
             outbox = _outboxes.get(self._connection)
             if outbox is not None:
                 # Of one record two attempts may tell, and each tells of its own change.
@@ -109,21 +124,26 @@ class DatabaseStage:
         self._leave()
 
     def drop(self) -> None:
-        savepoint = self._savepoint
         self.session.close()
-        if savepoint is not None:
-            savepoint.rollback()
-            # It would stay, and those to come would stand inside of it.
-            self._connection.dialect.do_release_savepoint(self._connection, savepoint._savepoint)
+        if self._first is not None:
+            self._end(self._first, NestedTransaction.rollback, released=False)
         self._leave()
+
+    def _end(self, first: NestedTransaction, end: Callable[[NestedTransaction], None], *, released: bool) -> None:
+        while (inner := self._connection.get_nested_transaction()) is not None:
+            end(inner)
+        if not released:
+            # What was rolled back to stays, and those to come would stand inside of it.
+            self._connection.dialect.do_release_savepoint(self._connection, first._savepoint)
 
     def _leave(self) -> None:
         assert self._scope is not None
         self._scope.closed = True
         self._scope.session.close()
-        if self._savepoint is not None:
+        if self._connection.get_execution_options().get("schema_translate_map"):
             self._connection.execution_options(schema_translate_map=None)
-        self._scope = self._savepoint = self._async_session = None
+        self._scope = self._first = self._async_session = None
+        self._divided = False
 
     def hint(self, error: BaseException) -> str | None:
         if not isinstance(error, OperationalError) or "database is locked" not in str(error.orig):

@@ -50,8 +50,8 @@ def rolled_back(db: Database) -> Iterator[Database]:
         stack.callback(stage.end)
         stack.enter_context(_passes_own_locks(db))
         stack.enter_context(_begins_late(db.engine.dialect))
-        stack.enter_context(_on_stage(db.engine, db.engine.dialect, stage))
-        stack.enter_context(_on_stage(db.async_engine.sync_engine, _awaited(db.engine.dialect), stage))
+        stack.enter_context(_on_stage(db.engine, stage))
+        stack.enter_context(_on_stage(db.async_engine.sync_engine, stage, lent=db.engine.dialect))
         stack.callback(db.worker.stop, 0)
         yield db
 
@@ -141,19 +141,39 @@ def _plain_cursor(context: Any) -> Any:
     return context._dbapi_connection.cursor()
 
 
+class _Shared:
+    """What an engine is lent for a block: connections that share the one of a stage. Made once, as a listener costs."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.stage: Stage | None = None
+        # Nothing to reset: a connection that comes back is not used again.
+        self.pool = NullPool(self._connect, dialect=dialect, reset_on_return=None)
+        event.listen(self.pool, "reset", partial(boundary._reset, dialect))
+
+    def _connect(self) -> Any:
+        assert self.stage is not None
+        return SharedConnection(self.stage)
+
+
+_SHARED = "earnorm_shared"
+
+
+def _shared(engine: Engine, lent: Dialect | None) -> _Shared:
+    # On the engine itself: a table of ours would keep both alive for ever.
+    found: _Shared | None = vars(engine).get(_SHARED)
+    if found is None:
+        found = vars(engine)[_SHARED] = _Shared(engine.dialect if lent is None else _awaited(lent))
+    return found
+
+
 @contextmanager
-def _on_stage(engine: Engine, dialect: Dialect, stage: Stage) -> Iterator[None]:
-    """The engine, with connections that share the stage's."""
-
-    def connect() -> Any:
-        return SharedConnection(stage)
-
-    # Nothing to reset: a connection that comes back is not used again.
-    pool = NullPool(connect, dialect=dialect, reset_on_return=None)
-    event.listen(pool, "reset", partial(boundary._reset, dialect))
-    kept = engine.pool, engine.dialect
-    engine.pool, engine.dialect = pool, dialect
+def _on_stage(engine: Engine, stage: Stage, lent: Dialect | None = None) -> Iterator[None]:
+    """The engine with connections that share the stage's; an async one with the dialect it is lent, to be awaited."""
+    shared = _shared(engine, lent)
+    kept = engine.pool, engine.dialect, shared.stage
+    engine.pool, engine.dialect, shared.stage = shared.pool, shared.dialect, stage
     try:
         yield
     finally:
-        engine.pool, engine.dialect = kept
+        engine.pool, engine.dialect, shared.stage = kept

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
+from earnorm.backends.sqlalchemy.orphans import may_orphan
 from earnorm.backends.sqlalchemy.scope import is_nobodys, within
 from earnorm.backends.sqlalchemy.written import Written, flow_of
 from earnorm.occurrence import CHANGING, Kind
@@ -16,13 +17,17 @@ __all__ = ["as_announced", "dispatch_simply", "is_simple", "lone", "only", "run_
 
 
 def only(session: Session) -> InstanceState[Any] | None:
-    """The record this flush writes, if it is one alone."""
+    """The record this flush writes, if it is one alone and no orphan comes of it."""
     new, changed, gone = session._new, session.identity_map._modified, session._deleted
     if len(new) + len(changed) + len(gone) != 1:
         return None
     found: InstanceState[Any]
     (found,) = new or changed or gone
-    return found
+    return None if may_orphan(found) else found
+
+
+# What `size` says of a flush of one record.
+_ONE: dict[Kind, tuple[int, int, int]] = {"created": (1, 0, 0), "updated": (0, 1, 0), "deleted": (0, 0, 1)}
 
 
 def size(session: Session) -> tuple[int, int, int]:
@@ -48,6 +53,12 @@ def lone(session: Session, state: InstanceState[Any], mapping: Mapping) -> Writt
     return Written(mapping, state, kind, flow, changes)
 
 
+def is_nobodys_concern(mapping: Mapping) -> bool:
+    """Whether a new record is checked, and nobody hears of it before or after."""
+    bus = mapping.bus
+    return bus.plans.flow(mapping.cls, "created").silent and not bus.attentive
+
+
 def is_simple(written: Written) -> bool:
     """Whether hooks in the transaction that take only `self` are all that learns of it."""
     mapping, flow = written.mapping, written.flow
@@ -61,7 +72,6 @@ def run_simply(session: Session, written: Written) -> bool:
     hooks = written.flow.before
     if not hooks:
         return True
-    before = size(session)
     written.open(session, before=True)
     try:
         written.mapping.bus.caller.call_simply(hooks, written.record, written)
@@ -69,7 +79,7 @@ def run_simply(session: Session, written: Written) -> bool:
         written.close()
     if written.kind == "updated":
         written.changes = written.mapping.changes(written.state)
-    return size(session) == before
+    return size(session) == _ONE[written.kind]
 
 
 def as_announced(written: Written, context: UOWTransaction) -> bool:

@@ -83,7 +83,7 @@ class ConnectionOutbox(Outbox):
         """The transaction is committed: run what runs after it, in this process."""
         self.emissions.commit()
         if self.log is not None:
-            self.log.appended(self.appending.kept)
+            self.log.appended(self.appending)
         for occurrence in singly(filter(self._is_heard_later, self.composed or ())):
             occurrence.later = self._later(occurrence)
             if occurrence.later:

@@ -41,9 +41,9 @@ class LogVerbs(Verbs):
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
         return self._dialect.append(self._connection, log_rows(entries))
 
-    def append_with_commit(self, entries: Sequence[Entry]) -> Callable[[], bool] | None:
+    def append_with_commit(self, entries: Sequence[Entry], tell: str | None) -> Callable[[], bool] | None:
         """What will `append` them with COMMIT, and says whether it could (`Dialect.append_with_commit`); or None."""
-        return self._dialect.append_with_commit(self._connection, log_rows(entries))
+        return self._dialect.append_with_commit(self._connection, log_rows(entries), tell)
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""

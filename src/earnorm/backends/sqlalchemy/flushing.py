@@ -31,13 +31,19 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
         expressions.before_flush(session, context)
     if session._deleted:
         cascades.before_flush(session, context)
+        # What the database takes along is to be told, whoever hears of the record itself.
+        context.attributes.pop(hooks.SETTLED, None)
     if not is_last(session, _before_flush):
         after_others(session, lambda: hooks.look_again(session, context, done))
 
 
 def _after_flush(session: Session, context: UOWTransaction) -> None:
-    if hooks.is_settled(context):
-        return
+    settled = context.attributes.get(hooks.SETTLED)
+    if settled is not None:
+        if len(context.states) == 1 and settled in context.states:
+            return
+        # Something else is written as well, or instead.
+        del context.attributes[hooks.SETTLED]
     # First what the database has worked out is put where the hooks will look.
     expressions.after_flush(session, context)
     hooks.after_flush(session, context)
@@ -46,7 +52,7 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
 
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     hooks.after_flush_postexec(session, context)
-    if hooks.is_settled(context):
+    if hooks.SETTLED in context.attributes:
         return
     cascades.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)

@@ -17,6 +17,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.alone import (
     as_announced,
     dispatch_simply,
+    is_nobodys_concern,
     is_simple,
     lone,
     only,
@@ -26,9 +27,10 @@ from earnorm.backends.sqlalchemy.alone import (
 from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
+from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
-from earnorm.backends.sqlalchemy.opening import expect_nothing, outbox_in, require_boundary
-from earnorm.backends.sqlalchemy.orphans import is_orphan, may_orphan, orphaned_by
+from earnorm.backends.sqlalchemy.opening import EXPECTED, expect_nothing, outbox_in, require_boundary
+from earnorm.backends.sqlalchemy.orphans import is_orphan, orphaned_by
 from earnorm.backends.sqlalchemy.relations import associations_of
 from earnorm.backends.sqlalchemy.scope import is_nobodys, scope_of, within
 from earnorm.backends.sqlalchemy.together import one_by_one
@@ -38,11 +40,11 @@ from earnorm.event import NO_PAYLOAD, running
 from earnorm.occurrence import CHANGING, Kind, Occurrence
 
 __all__ = [
+    "SETTLED",
     "after_flush",
     "after_flush_postexec",
     "attach_session",
     "before_flush",
-    "is_settled",
     "look_again",
     "refuse_save_in_pre_hook",
 ]
@@ -53,8 +55,9 @@ Done = dict[InstanceState[Any], Kind]
 # In a flush's `attributes`: what it has written; the one known record that it writes, if there is only one.
 _FLUSH = "earnorm_written"
 _ALONE = "earnorm_alone"
-# The one record that it writes, if there is nothing to take down of it.
-_SETTLED = "earnorm_settled"
+# The one record that it writes, if there is nothing to take down of it; what its hooks are run with afterwards.
+SETTLED = "earnorm_settled"
+_SIMPLE = "earnorm_simple"
 
 
 def refuse_save_in_pre_hook(record: object) -> None:
@@ -75,17 +78,24 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 
 def before_flush(session: Session, context: UOWTransaction) -> Done:
     """Run pre hooks, and check what is to be written; returns what had its hooks, for `look_again`."""
-    expect_nothing(session)
+    if EXPECTED in session.__dict__:
+        expect_nothing(session)
     done: Done = {}
-    _run_first(session, context, done)
+    state = only(session)
+    if state is None:
+        _run_many(session, context, _pending(session), done)
+    elif (mapping := listening(session, state.class_)) is not None:
+        _run_alone(session, context, mapping, state, done)
+    elif mapping_of(state.class_) is None or not associations_of(state.mapper):
+        context.attributes[SETTLED] = state
     return done
 
 
 def look_again(session: Session, context: UOWTransaction, done: Done) -> None:
     """What listeners of others have added, changed or deleted is treated as if it had been there before."""
     context.attributes.pop(_ALONE, None)
-    context.attributes.pop(_SETTLED, None)
-    context.attributes.pop(_FLUSH, None)
+    context.attributes.pop(SETTLED, None)
+    context.attributes.pop(_SIMPLE, None)
     for change in _pending(session):
         if change.flow.before and done.get(change.state) != change.kind:
             _run_before(session, change)
@@ -95,21 +105,15 @@ def look_again(session: Session, context: UOWTransaction, done: Done) -> None:
             require_boundary(session, context, change.state, change.mapping)
 
 
-def _run_first(session: Session, context: UOWTransaction, done: Done) -> None:
-    state = only(session)
-    if state is None or may_orphan(state):
-        _run_many(session, context, _pending(session), done)
-        return
-    mapping = listening(session, state.class_)
-    if mapping is not None:
-        _run_alone(session, context, mapping, state, done)
-    elif mapping_of(state.class_) is None:
-        context.attributes[_SETTLED] = state
-
-
 def _run_alone(
     session: Session, context: UOWTransaction, mapping: Mapping, state: InstanceState[Any], done: Done
 ) -> None:
+    if session._new and is_nobodys_concern(mapping):
+        if mapping.validate is not None:
+            mapping.validate(state.obj(), None)
+        if not associations_of(state.mapper):
+            context.attributes[SETTLED] = state
+        return
     found = lone(session, state, mapping)
     if found is None:
         return
@@ -124,9 +128,9 @@ def _run_alone(
     if associations_of(state.mapper) or (found.kind != "created" and found.flow.heard):
         context.attributes[_ALONE] = found
         return
-    context.attributes[_SETTLED] = state
+    context.attributes[SETTLED] = state
     if found.flow.heard:
-        context.attributes[_FLUSH] = (found,)
+        context.attributes[_SIMPLE] = found
 
 
 def _run_many(session: Session, context: UOWTransaction, pending: list[Written], done: Done) -> None:
@@ -210,16 +214,10 @@ def _run_before(session: Session, change: Written) -> None:
 # --- after the SQL ---------------------------------------------------------------------------
 
 
-def is_settled(context: UOWTransaction) -> bool:
-    """Whether the flush wrote one record, of which there is nothing to take down, and no other."""
-    settled = context.attributes.get(_SETTLED)
-    return settled is not None and len(context.states) == 1 and settled in context.states
-
-
 def after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     expect_nothing(session)
-    context.attributes.pop(_FLUSH, None)
+    context.attributes.pop(_SIMPLE, None)
     alone: Written | None = context.attributes.get(_ALONE)
     if alone is not None and as_announced(alone, context):
         if (found := _written(alone)) is not None:
@@ -255,19 +253,18 @@ def _written(change: Written) -> Written | None:
 
 def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     """Run post hooks, with the session as it will be: what they change is kept, and they may save."""
+    simple: Written | None = context.attributes.get(_SIMPLE)
     written: Sequence[Written] = context.attributes.get(_FLUSH, ())
-    if not written:
+    if simple is None and not written:
         return
-    # The flush is done but for a flag; without lowering it a hook could not save.
-    flushing, session._flushing = session._flushing, False
-    try:
-        if len(written) == 1 and written[0].values is None and is_nobodys():
-            dispatch_simply(session, written[0])
-        else:
-            alone = one_by_one(session, context, written)
-            _dispatch(session, [found for c in alone if (found := _happened(session, context, c)) is not None])
-    finally:
-        session._flushing = flushing
+    with flagged(session, flushing=False):
+        if simple is None and len(written) == 1 and written[0].values is None and is_nobodys():
+            simple = written[0]
+        if simple is not None:
+            dispatch_simply(session, simple)
+            return
+        alone = one_by_one(session, context, written)
+        _dispatch(session, [found for c in alone if (found := _happened(session, context, c)) is not None])
 
 
 _Happened = tuple[Written, Occurrence, ConnectionOutbox | None]

@@ -49,7 +49,7 @@ class Log(Protocol):
         """See in the database who is subscribed by now."""
         ...
 
-    def appended(self, happenings: Sequence[Happening]) -> None:
+    def appended(self, appending: Appending) -> None:
         """They are committed: wake whoever waits for them."""
         ...
 

@@ -15,17 +15,17 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
 
-__all__ = ["expect_nothing", "outbox_in", "require_boundary"]
+__all__ = ["EXPECTED", "expect_nothing", "outbox_in", "require_boundary"]
 
 # In a flush's `attributes`: its outboxes.
 _OUTBOXES = "earnorm_outboxes"
 # On a Session: the models that its flush will write once it has opened a connection, by engine.
-_EXPECTED = "_earnorm_expected"
+EXPECTED = "_earnorm_expected"
 
 
 def expect_nothing(session: Session) -> None:
     """No flush is under way."""
-    vars(session).pop(_EXPECTED, None)
+    vars(session).pop(EXPECTED, None)
 
 
 def require_boundary(session: Session, context: UOWTransaction, state: InstanceState[Any], mapping: Mapping) -> None:
@@ -34,12 +34,12 @@ def require_boundary(session: Session, context: UOWTransaction, state: InstanceS
     if bind is not None and open_on(session, bind) is not None:
         outbox_in(session, context, state, mapping)
     else:
-        vars(session).setdefault(_EXPECTED, {})[bind and bind.engine] = mapping
+        vars(session).setdefault(EXPECTED, {})[bind and bind.engine] = mapping
 
 
 @event.listens_for(Session, "after_begin")
 def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    expected: dict[Any, Mapping] | None = vars(session).get(_EXPECTED) if session._flushing else None
+    expected: dict[Any, Mapping] | None = vars(session).get(EXPECTED) if session._flushing else None
     mapping = (expected.get(connection.engine) or expected.get(None)) if expected else None
     if mapping is not None:
         _outbox(session, connection, mapping)

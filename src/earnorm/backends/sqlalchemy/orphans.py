@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE, PASSIVE_OFF
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy.relations import letting_go
+from earnorm.backends.sqlalchemy.relations import LETTING_GO, letting_go
 
 __all__ = ["is_orphan", "may_orphan", "orphaned_by"]
 
@@ -27,6 +27,9 @@ def is_orphan(state: InstanceState[Any]) -> bool:
 
 def may_orphan(state: InstanceState[Any]) -> bool:
     """Whether a flush of this record may delete it or another one as an orphan."""
+    mapper: Mapper[Any] = state.manager.mapper
+    if not mapper._delete_orphans and mapper.inherits is None and not vars(mapper).get(LETTING_GO, True):
+        return False
     return is_orphan(state) or bool(_changed_relations(state))
 
 

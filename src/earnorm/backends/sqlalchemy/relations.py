@@ -6,18 +6,19 @@ from typing import Any
 
 from sqlalchemy.orm import Mapper, RelationshipDirection, RelationshipProperty
 
-__all__ = ["associations_of", "letting_go"]
+__all__ = ["LETTING_GO", "associations_of", "letting_go"]
 
-_LETTING_GO = "earnorm_letting_go"
+# On a mapper, once asked.
+LETTING_GO = "earnorm_letting_go"
 _ASSOCIATIONS = "earnorm_many_to_many"
 
 
 def letting_go(mapper: Mapper[Any]) -> dict[str, RelationshipProperty[Any]]:
     """The relationships whose records are deleted when they are let go of."""
-    found: dict[str, RelationshipProperty[Any]] | None = vars(mapper).get(_LETTING_GO)
+    found: dict[str, RelationshipProperty[Any]] | None = vars(mapper).get(LETTING_GO)
     if found is None:
         relations = mapper.relationships
-        found = vars(mapper)[_LETTING_GO] = {r.key: r for r in relations if r.cascade.delete_orphan}
+        found = vars(mapper)[LETTING_GO] = {r.key: r for r in relations if r.cascade.delete_orphan}
     return found
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.bulk.telling import vetoable
+from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of, refer
 from earnorm.backends.sqlalchemy.relations import associations_of
@@ -70,13 +71,9 @@ def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     found = context.attributes.get(_FOUND, ())
     if not found:
         return
-    flushing, session._flushing = session._flushing, False
-    try:
-        with vetoable(session):
-            for each in found:
-                _tell(session, each)
-    finally:
-        session._flushing = flushing
+    with flagged(session, flushing=False), vetoable(session):
+        for each in found:
+            _tell(session, each)
 
 
 def _tell(session: Session, found: _Found) -> None:

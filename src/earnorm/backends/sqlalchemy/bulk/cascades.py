@@ -30,6 +30,7 @@ from earnorm.backends.sqlalchemy.bulk.telling import (
     tell_batch,
     vetoable,
 )
+from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.mapping import mappings
 from earnorm.errors import BulkRefused
@@ -287,12 +288,8 @@ def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     for cascade in cascades:
         base = cascade.shape.mapper.base_mapper
         cascade.rows = {key: row for key, row in cascade.rows.items() if (base, key) not in written}
-    flushing, session._flushing = session._flushing, False
-    try:
-        with vetoable(session):
-            tell_cascades(session, cascades)
-    finally:
-        session._flushing = flushing
+    with flagged(session, flushing=False), vetoable(session):
+        tell_cascades(session, cascades)
 
 
 # --- amid a statement ------------------------------------------------------------------------

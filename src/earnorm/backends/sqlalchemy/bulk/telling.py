@@ -15,6 +15,7 @@ from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks
+from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.scope import scope_of, within
@@ -173,11 +174,8 @@ def vetoable(session: Session) -> Iterator[None]:
         transaction.rollback(_capture_exception=True)
         raise
     # As at the end of a flush: what else is dirty in the Session is not written sooner for this.
-    flushing, session._flushing = session._flushing, True
-    try:
+    with flagged(session, flushing=True):
         transaction.commit()
-    finally:
-        session._flushing = flushing
 
 
 def tell(session: Session, connection: Connection, shape: Shape, facts: Facts, gone: Records) -> None:

@@ -47,8 +47,10 @@ class Dialect(Protocol):
         """
         ...
 
-    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Callable[[], bool] | None:
-        """What will `append` and COMMIT in one round trip; None where that takes two.
+    def append_with_commit(
+        self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None
+    ) -> Callable[[], bool] | None:
+        """What will `append` and COMMIT in one round trip, and `tell` the workers; None where that takes two.
 
         It answers whether it has: not if triggers saw the transaction write, or the append was refused. The transaction
         is then as it was before. It raises what a COMMIT does.

@@ -68,9 +68,8 @@ class PostgreSQL:
     # Each statement then has a snapshot of its own, as under READ COMMITTED, and two round trips fewer.
     own_reads: Mapping[str, Any] = {"isolation_level": "AUTOCOMMIT"}
     locks_rows = True
-    # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer. A
-    # handler that writes has two.
-    most_savepoints: int | None = 32
+    # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer.
+    most_savepoints: int | None = 60
     guards: Sequence[str] = GUARDS
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
@@ -85,7 +84,9 @@ class PostgreSQL:
         found = self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING} RETURNING {_IS_CAPTURED}")
         return found is not None and bool(found.fetchone()[0])
 
-    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> Callable[[], bool] | None:
+    def append_with_commit(
+        self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None
+    ) -> Callable[[], bool] | None:
         if not connection.dialect.driver.startswith("psycopg"):
             return None
         from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
@@ -98,7 +99,8 @@ class PostgreSQL:
             given = together.values(rows[0])
         else:
             given = together.arrays([column.type for column in columns], rows)
-        return partial(together.send_with_commit, driver, self._last_text(len(columns), alone=len(rows) == 1), *given)
+        last = together.Statement(self._last_text(len(columns), alone=len(rows) == 1), *given)
+        return partial(together.send_with_commit, driver, last, tell)
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.

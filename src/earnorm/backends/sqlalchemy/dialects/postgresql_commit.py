@@ -13,21 +13,32 @@ from itertools import chain
 from typing import Any
 
 from psycopg import AsyncConnection, Connection, Pipeline, errors, generators
-from psycopg.pq import DiagnosticField, ExecStatus, Format, PipelineStatus, TransactionStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy import Connection as SQLAlchemyConnection
 from sqlalchemy import LargeBinary, SmallInteger, String
 from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
 from sqlalchemy.types import BigInteger, TypeEngine
 from sqlalchemy.util import await_only
 
-__all__ = ["arrays", "driver_of", "send_with_commit", "values"]
+from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import CHANNEL
+
+__all__ = ["Statement", "arrays", "driver_of", "send_with_commit", "values"]
 
 Driver = Connection[Any] | AsyncConnection[Any]
 
 _SAVEPOINT = b"SAVEPOINT earnorm_append"
 _UNDO = b"ROLLBACK TO SAVEPOINT earnorm_append; RELEASE SAVEPOINT earnorm_append"
-_UNKNOWN_STATEMENT = b"26000"
+_TELL = f"SELECT pg_notify({CHANNEL}, $1)".encode()
 _REFUSED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """As the protocol has it."""
+
+    text: bytes
+    given: Sequence[bytes | None]
+    formats: Sequence[int]
 
 
 def driver_of(connection: SQLAlchemyConnection) -> Driver | None:
@@ -54,14 +65,15 @@ def _can_send(driver: Driver) -> bool:
     return pgconn.transaction_status == TransactionStatus.INTRANS
 
 
-def send_with_commit(driver: Driver, text: bytes, given: Sequence[bytes | None], formats: Sequence[int]) -> bool:
+def send_with_commit(driver: Driver, last: Statement, tell: str | None) -> bool:
     """Run the statement and COMMIT. False: the statement was refused, and the transaction is as it was before.
 
-    Raises what the driver does if COMMIT fails, or the connection.
+    Listeners are told `tell` in a transaction of its own, behind that one. Raises what the driver does if COMMIT fails,
+    or the connection.
     """
     if not _can_send(driver):
         return False
-    talk = _talk(driver, text, given, formats)
+    talk = _talk(driver, last, None if tell is None else Statement(_TELL, [tell.encode()], [Format.TEXT]))
     if isinstance(driver, AsyncConnection):
         return await_only(_asend(driver, talk))
     with driver.lock:
@@ -73,33 +85,32 @@ async def _asend(driver: AsyncConnection[Any], talk: Generator[Any, Any, bool]) 
         return await driver.wait(talk)
 
 
-def _talk(
-    driver: Driver, text: bytes, given: Sequence[bytes | None], formats: Sequence[int]
-) -> Generator[Any, Any, bool]:
+def _talk(driver: Driver, last: Statement, telling: Statement | None) -> Generator[Any, Any, bool]:
     pgconn = driver.pgconn
     begun = pgconn.transaction_status == TransactionStatus.INTRANS
-    name, is_new = _prepared(driver, text)
     pgconn.enter_pipeline_mode()
     try:
         pgconn.send_query_params(_SAVEPOINT if begun else _begin(driver), None)
-        if is_new:
-            pgconn.send_prepare(name, text)
-        pgconn.send_query_prepared(name, given, param_formats=formats)
+        sent = _send(driver, last)
         pgconn.send_query_params(b"COMMIT", None)
+        # Behind COMMIT a transaction of its own, which ends with the message.
+        behind = 0 if telling is None else _send(driver, telling)
         pgconn.pipeline_sync()
         yield from generators.send(pgconn)
         found: list[Any] = []
-        for _ in range(5 if is_new else 4):
+        for _ in range(sent + behind + 3):
             found.extend((yield from generators.fetch_many(pgconn)))
     finally:
         _leave(driver)
-    first, *middle, commit, _ = found
+    first, commit = found[0], found[sent + 1]
     if commit.status not in _REFUSED:
         return True
+    for statement in (last, telling):
+        if statement is not None:
+            # It may be as unknown to the server as it was before.
+            _forget(driver, statement)
     if commit.status == ExecStatus.FATAL_ERROR:
         raise errors.error_from_result(commit, encoding="utf-8")
-    if is_new or any(each.error_field(DiagnosticField.SQLSTATE) == _UNKNOWN_STATEMENT for each in middle):
-        _forget(driver, text)
     if first.status not in _REFUSED:
         pgconn.send_query(_UNDO if begun else b"ROLLBACK")
         yield from generators.execute(pgconn)
@@ -130,24 +141,26 @@ class _Query:
     types: tuple[int, ...] = ()
 
 
-def _prepared(driver: Driver, text: bytes) -> tuple[bytes, bool]:
-    """The statement's name on the server, and whether it is still to be prepared.
+def _send(driver: Driver, statement: Statement) -> int:
+    """Send it, prepared; returns how many answers there will be.
 
-    In psycopg's own book, since a ROLLBACK lets it drop every statement of the session.
+    It stands in psycopg's own book, since a ROLLBACK lets psycopg drop every statement of the session.
     """
     book: Any = driver._prepared
-    query = _Query(text)
+    query = _Query(statement.text)
     prepare, name = book.get(query, True)
     book.maybe_add_to_cache(query, prepare, name)
     is_new = prepare.name == "SHOULD"
     if is_new:
         book._rotate()
-    return name, is_new
+        driver.pgconn.send_prepare(name, statement.text)
+    driver.pgconn.send_query_prepared(name, statement.given, param_formats=statement.formats)
+    return 2 if is_new else 1
 
 
-def _forget(driver: Driver, text: bytes) -> None:
+def _forget(driver: Driver, statement: Statement) -> None:
     book: Any = driver._prepared
-    book._names.pop(book.key(_Query(text)), None)
+    book._names.pop(book.key(_Query(statement.text)), None)
 
 
 # --- values, as the protocol has them ---------------------------------------------------------

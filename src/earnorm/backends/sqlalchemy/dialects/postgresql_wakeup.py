@@ -1,7 +1,8 @@
 """The wake-up on PostgreSQL: NOTIFY after the commit, in a tiny transaction of its own, and LISTEN in each worker.
 
-Never in the user's transaction, where NOTIFY makes commits wait for each other. The channel is the log's: two logs of a
-database are told apart by their tables' oids.
+The first commit of a moment takes it along, where its append goes with COMMIT; a thread beside tells of the others.
+Never in the user's transaction, where NOTIFY makes commits wait for each other. The channel is the log's: two logs of
+a database are told apart by their tables' oids.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import selectors
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +26,7 @@ from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
 from earnorm.backends.sqlalchemy.dialects.side_thread import SideThread
 
-__all__ = ["PostgreSQLWakeup"]
+__all__ = ["CHANNEL", "PostgreSQLWakeup"]
 
 _log = logging.getLogger("earnorm.wakeup")
 
@@ -45,9 +47,9 @@ _JITTER = 0.2
 # ten idle workers come to less than two a second in all.
 _TOLD, _UNTOLD = 180.0, 6.0
 
-_CHANNEL = f"'earnorm_' || '{tables.log.name}'::regclass::oid"
-_NOTIFY = f"SELECT pg_notify({_CHANNEL}, %s)"
-_WHO = f"SELECT pg_backend_pid(), {_CHANNEL}"
+CHANNEL = f"'earnorm_' || '{tables.log.name}'::regclass::oid"
+_NOTIFY = f"SELECT pg_notify({CHANNEL}, %s)"
+_WHO = f"SELECT pg_backend_pid(), {CHANNEL}"
 _NOW: ColumnElement[int] = literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
 
 
@@ -86,6 +88,9 @@ class PostgreSQLWakeup:
     def notify(self) -> None:
         self._notifier.notify()
 
+    def claim(self) -> str | None:
+        return self._token if self._notifier.may_others_tell() else None
+
     def begin_anew(self) -> None:
         self._token = self._notifier.token = self._listener.token = secrets.token_hex(4)
         self._notifier.begin_anew()
@@ -107,6 +112,15 @@ class _Notifier(SideThread):
         super()._state()
         self._asked = threading.Event()
         self._pending = False
+        self._silent_until = 0.0
+
+    def may_others_tell(self) -> bool:
+        """Whether it has been silent for a moment; whoever asks begins another one."""
+        now = time.monotonic()
+        if self._pending or now < self._silent_until:
+            return False
+        self._silent_until = now + _MOMENT
+        return True
 
     def notify(self) -> None:
         # On the committing thread: mostly a look at three attributes.
@@ -133,6 +147,7 @@ class _Notifier(SideThread):
             if self._ending.wait(moment) and not self._pending:
                 return
             moment = min(2 * moment, _LONG_MOMENT) if self._pending else _MOMENT
+            self._silent_until = time.monotonic() + moment
 
     def _send(self) -> None:
         self._pending = False

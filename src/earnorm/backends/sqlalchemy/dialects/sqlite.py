@@ -180,7 +180,7 @@ class SQLite:
         self.insert(connection, tables.log, rows)
         return _is_any_captured(connection)
 
-    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None) -> None:
         """A file knows no round trips."""
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:

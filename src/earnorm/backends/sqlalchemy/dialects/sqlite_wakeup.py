@@ -54,6 +54,9 @@ class SQLiteWakeup(SideThread):
     def notify(self) -> None:
         """The file tells it."""
 
+    def claim(self) -> None:
+        """The file tells it."""
+
     def close(self) -> None:
         self.end()
 
