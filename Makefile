@@ -54,7 +54,7 @@ bench: $(VENV)/.bench  ## measure, beside the peers (BENCH_ARGS=--short for a qu
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 chaos: $(VENV)/.dev  ## kill workers and count what is left, simulate thousands of stories (CHAOS=short for a quick look)
-	EARNORM_CHAOS=$(CHAOS) $(BIN)/python -m pytest tests/chaos tests/simulation -q $(PYTEST_ARGS)
+	EARNORM_CHAOS=$(CHAOS) $(BIN)/python -m pytest tests/chaos tests/simulation -q -o faulthandler_timeout=0 $(PYTEST_ARGS)
 
 compat: $(VENV)/.dev  ## run SQLAlchemy's own tests without our hooks and with them (COMPAT=short for a quick look)
 	COMPAT=$(COMPAT) JOBS=$(JOBS) $(BIN)/python -m tests.compat

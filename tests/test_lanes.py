@@ -14,6 +14,7 @@ import pytest
 from earnorm import telemetry
 from earnorm.batch import Batch
 from earnorm.bus import EventBus
+from earnorm.clock import SystemClock
 from earnorm.delivery import Dead, Delivery, Done, Retry
 from earnorm.event import Entry, Event, Origin
 from earnorm.lanes import Lanes
@@ -90,7 +91,7 @@ class Rig:
         self.loop = LoopThread()
         self.records = Records()
         self.runner = Runner(self.bus, self.records.hydrate, decode, grace=0.001, ahead=self.records)
-        self.lanes = Lanes(self.runner, threads=threads, concurrency=concurrency, own_loop=self.loop)
+        self.lanes = Lanes(self.runner, SystemClock(), threads=threads, concurrency=concurrency, own_loop=self.loop)
         self.ran: list[tuple] = []
         self.told: list[telemetry.Record] = []
 
@@ -492,7 +493,7 @@ class TestLoadingAhead:
             rig.records.written += 1
 
         rig.on(amail if colour == "async" else mail)
-        rig.lanes = Lanes(rig.runner, threads=1, concurrency=1, own_loop=rig.loop)
+        rig.lanes = Lanes(rig.runner, SystemClock(), threads=1, concurrency=1, own_loop=rig.loop)
         rig.run(*records(4))
 
         assert ["order:1", "order:2", "order:3"] == rig.records.alone

@@ -113,10 +113,11 @@ class TestLater:
 
         assert (NOON - timedelta(days=1), False) == (aside.due, aside.ordered)
 
-    def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
-        def waited(number, key, name="mail", ordered=False):
-            return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
+    def waited(self, number, key, name="mail", ordered=False):
+        return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
 
+    def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
+        waited = self.waited
         due = [
             waited(1, "order:1"),
             waited(2, "order:1"),
@@ -129,7 +130,26 @@ class TestLater:
         ]
         lanes = in_lanes(due, lambda name: name == "mail")
 
-        assert [[1, 2], [3], [4], [5], [6], [7], [8]] == positions(lanes)
+        assert [[1, 2, 8], [3], [4], [5], [6], [7]] == positions(lanes)
+
+    def test_it_comes_behind_what_its_record_has_in_the_log(self):
+        loose = Subscription("loose", ordered=False)
+        due = [(self.waited(7, "order:1"), self.waited(8, "order:1")), (self.waited(9, "order:3"),)]
+        due.append((self.waited(10, "order:1", "loose"),))
+        made = window(["order:1", "order:2"], MAIL, loose).redeliver(due)
+
+        assert [[9], [10], [1, 7, 8], [1], [2], [2]] == positions(made.lanes)
+        settlement = folded(made, [[Done()] * len(lane) for lane in made.lanes])
+        assert [9, 10, 7, 8] == settlement.finished
+        assert {"": 2} == moves(settlement)
+        assert passed(made, [[Done()] * len(lane) for lane in made.lanes], "ada", {}) is None
+
+    def test_behind_one_that_fails_it_stays_due(self):
+        made = window(["order:1"], MAIL).redeliver([(self.waited(7, "order:1"),)])
+        settlement = folded(made, [[Retry(5.0, "down")]])
+
+        assert [1] == [d.entry.position for d in settlement.set_aside]
+        assert [(7, 1, LATER)] == [(d.id, d.attempt, d.due) for d in settlement.rescheduled]
 
 
 class TestLanes:

@@ -661,10 +661,14 @@ class TestAsync:
 
     def test_no_more_than_allowed_run_at_once(self, rig):
         state = {"inside": 0, "most": 0}
+        full = asyncio.Event()
 
         async def mail(order):
             state["inside"] += 1
             state["most"] = max(state.values())
+            if state["inside"] == 4:
+                full.set()
+            await full.wait()
             await asyncio.sleep(0)
             state["inside"] -= 1
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from earnorm.batch import Batch
+from earnorm.clock import Clock
 from earnorm.delivery import Delivery, Outcome
 from earnorm.places import Entrance, Place, Places
 from earnorm.portal import LoopThread
@@ -23,6 +24,8 @@ _log = logging.getLogger("earnorm.worker")
 
 # Seconds for which handlers that never wait may keep a loop from its other tasks.
 _SLICE = 0.005
+# Seconds that cancelled handlers are given to be gone.
+_CALM = 1.0
 
 
 class AsyncPerformer(Protocol):
@@ -38,8 +41,11 @@ class AsyncPerformer(Protocol):
 class Driving:
     """As many handlers wait side by side as `concurrency` says. What may block for them is done in `loaders`."""
 
-    def __init__(self, performer: AsyncPerformer, concurrency: int, own_loop: LoopThread, loaders: Executor) -> None:
+    def __init__(
+        self, performer: AsyncPerformer, clock: Clock, concurrency: int, own_loop: LoopThread, loaders: Executor
+    ) -> None:
         self._performer = performer
+        self._clock = clock
         self._concurrency = concurrency
         self._own_loop = own_loop
         self._loaders = loaders
@@ -66,7 +72,7 @@ class Driving:
         if loop is None or batch.calm.is_set() or loop.is_closed():
             return
         loop.call_soon_threadsafe(_cancel, batch)
-        batch.calm.wait(1.0)
+        self._clock.wait(batch.calm, _CALM)
 
     def _on_loop(self, batch: Batch, callback: Callable[[], None]) -> None:
         given = self._loop

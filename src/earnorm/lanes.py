@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from earnorm.batch import Batch
+from earnorm.clock import Clock
 from earnorm.delivery import Delivery
 from earnorm.driving import AsyncPerformer, Driving
 from earnorm.places import Entrance
@@ -45,14 +46,14 @@ class _Kind(NamedTuple):
 class Lanes:
     """Runs batches. A handler sees a context of its own: nothing of whoever woke the worker or drains it."""
 
-    def __init__(self, runner: Runs, *, threads: int, concurrency: int, own_loop: LoopThread) -> None:
+    def __init__(self, runner: Runs, clock: Clock, *, threads: int, concurrency: int, own_loop: LoopThread) -> None:
         # Others than the handlers' own: plain handlers that hang must not keep records from async ones.
         self._loaders = Threads(_LOADERS, "earnorm-loaders")
         self._runner = runner
         self._preload = Preload(runner, self._loaders)
         self._entrance = Entrance(runner, self._preload)
         self._serving = Serving(runner, threads, own_loop)
-        self._driving = Driving(runner, concurrency, own_loop, self._loaders)
+        self._driving = Driving(runner, clock, concurrency, own_loop, self._loaders)
 
     def use_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Run async handlers on `loop` for as long as it runs; otherwise they run on the loop thread."""

@@ -11,7 +11,10 @@ from typing import TypeVar
 from earnorm.slots import SLOTS
 from earnorm.store import SHARED, Cursor, Follower, Group, Presence
 
-__all__ = ["Moves", "View", "moves_of", "outranks", "share_of"]
+__all__ = ["NEAR", "Moves", "View", "moves_of", "outranks", "share_of"]
+
+NEAR = 1_000
+"""How many positions behind the shared cursor one of a subscription's own is about to rejoin it."""
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -107,11 +110,18 @@ _NOBODY: frozenset[str] = frozenset()
 
 
 def moves_of(
-    view: View, me: Presence, *, divides: bool, patient: bool = True, solitary: frozenset[str] = _NOBODY
+    view: View,
+    me: Presence,
+    *,
+    divides: bool,
+    patient: bool = True,
+    solitary: frozenset[str] = _NOBODY,
+    near: int = NEAR,
 ) -> Moves:
     """What `me` should do next. With `divides`, a cursor's ranges are shared out; else one worker has it whole.
 
-    The `solitary` follow a cursor of their own for good, which is shared out as the shared one is.
+    The `solitary` follow a cursor of their own for good, which is shared out as the shared one is. That of others is
+    while it has more than `near` positions to go.
     A worker that waits for others is `patient` at first; should nobody come, it no longer leaves its work to idle ones.
     """
     moves = Moves()
@@ -121,7 +131,7 @@ def moves_of(
         for follower in view.of_group(name):
             if follower.apart:
                 stays = follower.name in solitary
-                shares = stays and divides
+                shares = divides and (stays or not _is_near(view, follower, near))
                 _work_apart(moves, view, me, others, follower, paused=group.paused, shares=shares, stays=stays)
     return moves
 
@@ -228,9 +238,9 @@ def _work_apart(
     shares: bool,
     stays: bool,
 ) -> None:
-    """Its cursor is worked whole, by one that knows it, since catching up it meets the shared one soonest so.
+    """Its cursor is shared out while it has far to go, and then worked whole, by one that takes it to the shared one.
 
-    One that `stays` apart is not to meet it, and is shared out if it can be.
+    Nobody else has a batch under way then, to be lost with the cursor. One that `stays` apart is never to meet it.
     """
     rows = view.rows(follower.group, follower.name)
     mine = [row for row in rows if row.worker == me.worker]
@@ -252,6 +262,12 @@ def _work_apart(
     moves.merge += _meeting(mine)
     if not stays and len(mine) == len(rows) and _may_rejoin(view, mine, follower, [me, *others]):
         moves.rejoin.append(follower.name)
+
+
+def _is_near(view: View, follower: Follower, near: int) -> bool:
+    """Whether none of its ranges has far to go to where the shared cursor stands."""
+    stands = min((row.position for row in view.rows(follower.group, SHARED)), default=0)
+    return all(stands - row.position <= near for row in view.rows(follower.group, follower.name))
 
 
 def _may_rejoin(view: View, own: Sequence[Cursor], follower: Follower, living: Sequence[Presence]) -> bool:

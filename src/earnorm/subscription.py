@@ -19,6 +19,7 @@ from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.front import NOBODY, Front
 from earnorm.handler import Handler, Phase
+from earnorm.later import Pair, beside, pair_of
 from earnorm.occurrence import Kind
 from earnorm.registry import TRASHING, ModelInfo, Registry, in_order
 from earnorm.slots import slot_of
@@ -38,7 +39,6 @@ __all__ = [
 ]
 
 Lane = tuple[Delivery, ...]
-Pair = tuple[str, str]
 
 # Changes that are heard by their name alone, not by the fields they changed.
 _WHOLE: dict[str, Kind] = {"created": "created", "deleted": "deleted"}
@@ -192,19 +192,19 @@ class Window:
     @property
     def pairs(self) -> list[Pair]:
         """The (subscription, record) whose later events wait for earlier ones."""
-        return [_pair(lane[0]) for lane in self.lanes if lane[0].ordered]
+        return [pair_of(lane[0]) for lane in self.lanes if lane[0].ordered]
 
     def hold_back(self, blocked: Collection[Pair]) -> Window:
         """The window without the lanes of `blocked` pairs: those wait behind what is set aside already."""
         if not blocked:
             return self
-        held = [lane for lane in self.lanes if lane[0].ordered and _pair(lane[0]) in blocked]
-        lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or _pair(lane[0]) not in blocked)
+        held = [lane for lane in self.lanes if lane[0].ordered and pair_of(lane[0]) in blocked]
+        lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or pair_of(lane[0]) not in blocked)
         return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
 
     def redeliver(self, lanes: Iterable[Lane]) -> Window:
-        """The window and, before it, lanes of deliveries set aside whose time has come."""
-        return replace(self, lanes=(*lanes, *self.lanes))
+        """The window with lanes of deliveries set aside whose time has come."""
+        return replace(self, lanes=beside(self.lanes, lanes))
 
 
 def plan(
@@ -246,10 +246,6 @@ def plan(
     return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
 
 
-def _pair(delivery: Delivery) -> Pair:
-    return delivery.subscription, delivery.entry.key
-
-
 # --- what its outcomes come to ---------------------------------------------------------------
 
 
@@ -282,7 +278,7 @@ def passed(
 
 def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
     for lane, ended in zip(lanes, outcomes, strict=True):
-        if len(ended) != len(lane) or lane[0].id:
+        if len(ended) != len(lane) or lane[-1].id:
             return False
         for outcome in ended:
             if outcome is not DONE and (type(outcome) is not Done or outcome.emitted):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from earnorm.clock import Clock
 from earnorm.errors import ConnectionLost, LeaseLost
-from earnorm.shares import Moves, View, moves_of
+from earnorm.shares import NEAR, Moves, View, moves_of
 from earnorm.store import Cursor, Follower, Group, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
@@ -64,6 +64,7 @@ class Tenure:
     def __init__(self, store: Store, clock: Clock, seconds: float, *, dedicated: bool = False) -> None:
         self.worker = f"{_here()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.third = seconds / 3
+        self.near = NEAR
         self.view: View | None = None
         # Subscriptions of which something is under way between two looks.
         self.busy: frozenset[str] = frozenset()
@@ -102,8 +103,8 @@ class Tenure:
             if self._bury(view):
                 continue
             assert self._said is not None
-            patient = self._is_patient()
-            moves = moves_of(view, self._said, divides=self._store.divides, patient=patient, solitary=solitary)
+            policy = {"divides": self._store.divides, "patient": self._is_patient()}
+            moves = moves_of(view, self._said, **policy, solitary=solitary, near=self.near)
             moves.spare(self.busy)
             self._notice_others(view, moves)
             self.is_short = moves.is_short

@@ -100,7 +100,8 @@ class Worker:
         """The state that belongs to this process alone: a fork shares nothing of it with its parent."""
         concurrency, threads = self._sizes
         self._tenure = Tenure(self._store, self._clock, self._seconds, dedicated=self._dedicated)
-        self._lanes = Lanes(self._runner, threads=threads, concurrency=concurrency, own_loop=self._own_loop)
+        sizes = {"threads": threads, "concurrency": concurrency}
+        self._lanes = Lanes(self._runner, self._clock, **sizes, own_loop=self._own_loop)
         self._wakeup = threading.Event()
         pace = Pace(self._batch)
         stragglers = Stragglers(concurrency + threads, self._wakeup.set)

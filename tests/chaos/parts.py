@@ -25,6 +25,7 @@ from earnorm import (
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.errors import LeaseLost, StoreError
 from earnorm.telemetry import Appended, listen
+from earnorm.tenure import Tenure
 from tests.chaos.ledger import HEARD, Ledger
 
 
@@ -228,8 +229,11 @@ def _worker(say, url, ledger, batch, lease, die=None, of="SIGKILL", retried=20):
 
 
 def _tell_refusals():
-    """The ledger is told of each settle that is refused, since the lease has passed to somebody else."""
-    settle = SQLAlchemyTransaction.settle
+    """The ledger is told of each settle that is refused, since the lease has passed to somebody else.
+
+    So is it where the server has ended the connection meanwhile: what was run is then dropped, and not settled at all.
+    """
+    settle, forget = SQLAlchemyTransaction.settle, Tenure.forget
 
     def telling(transaction, *arguments):
         try:
@@ -238,7 +242,12 @@ def _tell_refusals():
             _book.write("refused", os.getpid())
             raise
 
-    SQLAlchemyTransaction.settle = telling
+    def forgetting(tenure):
+        if tenure.held:
+            _book.write("refused", os.getpid())
+        forget(tenure)
+
+    SQLAlchemyTransaction.settle, Tenure.forget = telling, forgetting
 
 
 def _effect(handler, event):

@@ -32,7 +32,7 @@ class Disk:
 
 
 @pytest.mark.expect_failures
-def test_a_full_disk_refuses_loudly_keeps_what_is_committed_and_resumes(tmp_path, caplog):
+def test_a_full_disk_refuses_loudly_keeps_what_is_committed_and_resumes(tmp_path, caplog, reported):
     class Page(BaseModel):
         text = TextField()
 
@@ -65,8 +65,11 @@ def test_a_full_disk_refuses_loudly_keeps_what_is_committed_and_resumes(tmp_path
         pages.append(Page(text="x" * 5_000).save())
         counts = db.drain()
 
+    ids = [page.id for page in pages]
+    lost, twice = len(set(ids) - set(handled)), len(handled) - len(set(handled))
+    reported("SQLite", "disk full", events=len(ids), lost=lost, duplicates=twice)
     assert {"done": len(pages), "retry": len(pages), "dead": 0, "skipped": 0} == counts
-    assert sorted(page.id for page in pages) == sorted(handled)
+    assert sorted(ids) == sorted(handled)
     assert 2 * len(pages) == len(tried), "what was run before the disk was full is not run again"
 
 

@@ -15,6 +15,8 @@ from tests.chaos.conftest import FULL
 
 pytestmark = [pytest.mark.expect_failures, pytest.mark.filterwarnings("ignore")]
 
+# The seeds.
+ROWS, PAYLOADS = 7, 11
 TICK = 0.01
 # What of a healthy stream is handled as it comes, as a part of what usually is.
 KEPT = 0.8
@@ -52,10 +54,10 @@ def stream(db, seconds, heard, rows):
     return (len(healthy) - done) / (len(sent) - already)
 
 
-def test_malformed_rows_are_parked_and_the_healthy_stream_keeps_its_rate(place, scale, heard):
+def test_malformed_rows_are_parked_and_the_healthy_stream_keeps_its_rate(place, scale, heard, reported):
     sent, healthy, _ = heard
     seconds = 10.0 if FULL else 0.5
-    chance = Random(7)
+    chance = Random(ROWS)
     rows = [oddities.row(chance) for _ in range(scale.malformed // 2)]
     with connect(place[1], worker=True) as db:
         db.drain()
@@ -66,6 +68,8 @@ def test_malformed_rows_are_parked_and_the_healthy_stream_keeps_its_rate(place, 
             parked = transaction.deliveries()
             waiting = transaction.waiting()
 
+    lost, twice = len(set(sent) - set(healthy)), len(healthy) - len(set(healthy))
+    reported(place[0], "malformed rows", events=len(sent) + len(rows), lost=lost, duplicates=twice, seed=ROWS)
     assert {} == waiting
     assert {"odd"} == {delivery.subscription for delivery in parked}
     assert {"dead"} == {delivery.state for delivery in parked}
@@ -74,9 +78,9 @@ def test_malformed_rows_are_parked_and_the_healthy_stream_keeps_its_rate(place, 
         assert beside >= KEPT * usual
 
 
-def test_malformed_payloads_are_refused_where_they_are_emitted_or_come_through(place, scale, heard):
+def test_malformed_payloads_are_refused_where_they_are_emitted_or_come_through(place, scale, heard, reported):
     _, _, odd = heard
-    chance = Random(11)
+    chance = Random(PAYLOADS)
     accepted = refused = 0
     with connect(place[1], worker=False) as db:
         db.ready()
@@ -94,5 +98,7 @@ def test_malformed_payloads_are_refused_where_they_are_emitted_or_come_through(p
         with db.store.begin(readonly=True) as transaction:
             assert [] == transaction.deliveries()
 
+    lost, twice = accepted - len(set(odd)), len(odd) - len(set(odd))
+    reported(place[0], "malformed payloads", events=accepted + refused, lost=lost, duplicates=twice, seed=PAYLOADS)
     assert refused
-    assert accepted == len(odd)
+    assert (0, 0) == (lost, twice)

@@ -201,12 +201,16 @@ def test_a_delayed_handler_runs_when_its_event_is_old_enough_and_in_order_per_re
 
 def test_a_handler_works_on_no_more_at_once_than_it_says(db):
     state = {"inside": 0, "most": 0}
+    full = asyncio.Event()
 
     @event_handler_async("order.placed", name="mail", concurrency=2)
     async def mail():
         state["inside"] += 1
         state["most"] = max(state["most"], state["inside"])
-        await asyncio.sleep(0.001)
+        if state["inside"] == 2:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0)
         state["inside"] -= 1
 
     for _ in range(20):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from earnorm.backends.memory import MemoryStore
 from earnorm.clock import VirtualClock
-from earnorm.shares import View, moves_of, outranks, share_of
+from earnorm.shares import NEAR, View, moves_of, outranks, share_of
 from earnorm.slots import SLOTS
 from earnorm.store import SHARED, Presence, Registration
 from earnorm.tenure import Tenure
@@ -43,6 +43,12 @@ class Fleet:
     def rows(self, name=SHARED):
         with self.store.begin() as transaction:
             return [cursor for cursor in transaction.cursors() if cursor.name == name]
+
+    def move(self, name, position):
+        """As if all ranges of this cursor had been worked up to there, by nobody."""
+        state = self.store._state
+        moved = {c.place: replace(c, position=position) for c in state.cursors.values() if c.name == name}
+        state.cursors = {**state.cursors, **moved}
 
     def shares(self, name=SHARED):
         held = {tenure.worker: 0 for tenure, _ in self.tenures}
@@ -196,6 +202,26 @@ def test_a_paused_subscription_parts_and_comes_back_when_it_is_resumed():
         transaction.pause("mail", paused=False)
     fleet.settle_down(1)
 
+    assert [] == fleet.rows("mail")
+
+
+def test_one_that_has_far_to_go_is_shared_out_and_one_who_is_near_is_taken_home_by_one():
+    fleet = Fleet([(ALL, False), (ALL, False), (frozenset({"audit", "search"}), True)])
+    with fleet.store.begin() as transaction:
+        transaction.part("default", ["mail"])
+    fleet.move(SHARED, NEAR + 1)
+    fleet.settle_down()
+    (one, _), (other, _), (stranger, _) = fleet.tenures
+    assert {one.worker: 32, other.worker: 32, stranger.worker: 0} == fleet.shares("mail")
+
+    fleet.move("mail", 1)
+    fleet.settle_down()
+    assert {0, 64} == set(fleet.shares("mail").values())
+
+    fleet.tenures.pop()
+    stranger.leave()
+    fleet.move("mail", NEAR + 1)
+    fleet.settle_down()
     assert [] == fleet.rows("mail")
 
 

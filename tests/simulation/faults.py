@@ -19,7 +19,7 @@ WORST = {
     "unknown": 0.030,
     "delay": 0.060,
     "freeze": 0.012,
-    "stall": 0.040,
+    "stall": 0.300,
     "jump": 0.010,
     "outage": 0.0005,
     "failover": 0.015,
@@ -33,11 +33,13 @@ class Trouble(Exception):
 class Weather:
     """Which faults a story has, and how often. Half of them are missing, since they hide each other."""
 
-    def __init__(self, chance: Random, kinds: frozenset[str]) -> None:
+    def __init__(self, chance: Random, kinds: frozenset[str], always: frozenset[str]) -> None:
         self.fair = False
         self._chance = chance
         self.rates = {
-            kind: worst * chance.random() for kind, worst in WORST.items() if kind in kinds and chance.random() < 0.5
+            kind: worst * chance.random()
+            for kind, worst in WORST.items()
+            if kind in kinds and (chance.random() < 0.5 or kind in always)
         }
 
     def strikes(self, kind: str) -> bool:
@@ -87,12 +89,14 @@ class Line:
             # The connections of the pool broke while nobody used them.
             self.epoch = ground.epoch
             raise ground.lost(self.store)
+        epoch = self.epoch
         with ground.turn(self.world.kernel, readonly=readonly):
             with self.store.begin(readonly=readonly) as transaction:
                 record = Record(self.process)
                 yield Verbs(self, transaction, record)
                 faults.at(self, "commit")
-                if ground.epoch != self.epoch:
+                # Not the line's, which another thread of the process may have brought up to date meanwhile.
+                if ground.epoch != epoch:
                     self.epoch = ground.epoch
                     raise ground.lost(self.store)
             self.world.truth.committed(record)
@@ -120,7 +124,8 @@ class Verbs:
         self._line.world.faults.within(self._line)
         kernel = self._line.world.kernel
         began = kernel.now
-        result = getattr(self._transaction, name)(*arguments, **options)
+        with kernel.asking(name):
+            result = getattr(self._transaction, name)(*arguments, **options)
         call = Call(name, (*arguments, *options.values()), result, began, kernel.now)
         self._record.calls.append(call)
         return result
@@ -150,12 +155,14 @@ class Faults:
             self._kernel.pause()
         self._strike(line, "verb")
 
-    def between(self) -> None:
+    def between(self, statement: str) -> None:
         """Between two statements of a verb."""
+        verb, process = self._kernel.verb, self._kernel.process
         if self._chance.random() < 0.35:
             self._kernel.pause(self._chance.random() ** 4)
-        process = self._kernel.process
-        if process is not None and self.weather.strikes("stall"):
+        # As a settle moves its cursor, a lease that was lost a moment ago does most harm.
+        moves = verb == "settle" and statement.startswith("UPDATE earnorm_cursor")
+        if process is not None and moves and self.weather.strikes("stall"):
             self._freeze(process, "statement")
 
     def committed(self, line: Line) -> None:
@@ -168,6 +175,9 @@ class Faults:
 
     def handling(self, process: Process) -> None:
         """Amid a handler."""
+        if process.dead:
+            # On a loop, whose other handlers go on to where they wait next.
+            raise Crash
         self._kernel.deeds += 1
         if self.weather.strikes("crash"):
             self.crash(process, "in a handler")

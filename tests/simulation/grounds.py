@@ -23,6 +23,8 @@ BUSY_TIMEOUT = 5.0
 class Ground:
     """A store, and who may be in it at once.
 
+    always           faults that all of its stories have
+    fewest           workers that a story begins with
     switches_within  whether others go on between two verbs of a transaction, each time
     calm             whether the weather is fair, and nobody needs to interfere between statements any more
     epoch            raised when all connections break
@@ -31,13 +33,15 @@ class Ground:
     """
 
     kinds = frozenset(WORST) - {"failover"}
+    always: frozenset[str] = frozenset()
+    fewest = 1
     switches_within = False
     refusals: tuple[type[Exception], ...] = ()
 
     def __init__(self) -> None:
         self.epoch = 0
         self.calm = False
-        self.between = lambda: None
+        self.between = lambda _statement: None
         self._busy = False
 
     @contextmanager
@@ -124,10 +128,10 @@ class SQL(Ground):
     def store_for(self, process):
         return SQLAlchemyStore(self._engine, clock=ProcessClock(self._kernel))
 
-    def _before(self, *_: object) -> None:
+    def _before(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
         # From outside of any task, as the truth looks, nothing interferes.
         if not self.calm and self._kernel.process is not None:
-            self.between()
+            self.between(statement)
 
     def remember(self) -> None:
         """A database has no way back."""
@@ -159,6 +163,9 @@ class SQLite(SQL):
 class PostgreSQL(SQL):
     """A server: transactions stay open side by side. Who would have to wait for a lock is refused, since the one who
     has it cannot go on meanwhile."""
+
+    always = frozenset({"stall"})
+    fewest = 2
 
     def __init__(self, kernel: Kernel, url: str) -> None:
         engine = create_engine(url, pool_size=30, connect_args={"prepare_threshold": None})

@@ -6,6 +6,7 @@ on. So a seed tells the same story each time, whatever the machine does meanwhil
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -39,10 +40,11 @@ class Process:
 
 
 class Task:
-    """One thread of a process."""
+    """One thread of a process. `verb` is what it asks the store for."""
 
     def __init__(self, process: Process, function: Callable[[], None], hub: greenlet) -> None:
         self.process = process
+        self.verb = ""
         self.wakes = 0.0
         self.until: Callable[[], bool] | None = None
         self.greenlet = greenlet(function, parent=hub)
@@ -137,7 +139,13 @@ class Kernel:
         if task.process.dead:
             raise Crash
         task.wakes, task.until = self.now + seconds, until
-        self._hub.switch()
+        # Whatever runs meanwhile is not on this task's loop, if it has one.
+        loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        try:
+            self._hub.switch()
+        finally:
+            asyncio._set_running_loop(loop)
         if task.process.dead:
             raise Crash
 
@@ -153,6 +161,22 @@ class Kernel:
     @property
     def process(self) -> Process | None:
         return self._current.process if self._current else None
+
+    @property
+    def verb(self) -> str:
+        return self._current.verb if self._current else ""
+
+    @contextmanager
+    def asking(self, verb: str) -> Iterator[None]:
+        """The task that runs asks the store for this, and for nothing else meanwhile."""
+        task = self._current
+        if task is not None:
+            task.verb = verb
+        try:
+            yield
+        finally:
+            if task is not None:
+                task.verb = ""
 
     def tell(self, process: Process | None, *words: object) -> None:
         who = process.name if process else "-"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from random import Random
+from unittest.mock import patch
 from uuid import UUID
 
+from earnorm import driving
 from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.errors import RetryLater, StoreError
@@ -17,6 +21,7 @@ from earnorm.settling import settling_here
 from earnorm.worker import Worker
 from tests.simulation.faults import LEASE, Faults, Line, Trouble, Weather
 from tests.simulation.kernel import START, Greenlets, Kernel, Lock, Process, ProcessClock, Thread
+from tests.simulation.loop import OwnLoop
 from tests.simulation.stages import Stages
 from tests.simulation.truth import PAID, Subscribed, Truth, Violation
 
@@ -50,11 +55,13 @@ class Story:
         self.truth = Truth(HANDLERS)
         self.ground = ground(self.kernel)
         self.truth.ground = self.ground
-        self.faults = Faults(self, self.kernel, Weather(self.chance, self.ground.kinds))
+        self.faults = Faults(self, self.kernel, Weather(self.chance, self.ground.kinds, self.ground.always))
         self.ground.between = self.faults.between
         self.closing = False
         self._producing = 0
-        self._cast = (self.chance.randint(1, 3), self.chance.randint(1, 4))
+        self._cast = (self.chance.randint(1, 3), self.chance.randint(self.ground.fewest, 4))
+        # A story's log is short, and what stands apart in it has never far to go by the usual measure.
+        self._near = self.chance.choice((2, 1_000))
         self._count = 0
 
     # --- telling it ---
@@ -194,19 +201,22 @@ class Story:
 
     def _work(self, process: Process) -> None:
         """The worker's own thread; another one stops it some day, or when the story ends."""
-        worker = self.worker(process)
+        loop = OwnLoop(self.kernel, process)
+        worker = self.worker(process, loop)
         task = self.kernel.spawn(process, worker._serve)
         worker._thread = Thread(self.kernel, task)
         self.kernel.pause(600.0 * self.chance.random() ** 2, lambda: self.closing)
         worker.stop(5.0)
+        loop.close()
         self.kernel.tell(process, "stops")
 
-    def worker(self, process: Process) -> Worker:
-        """The shipped worker, with its threads made of tasks."""
+    def worker(self, process: Process, loop: OwnLoop) -> Worker:
+        """The shipped worker, with its threads and its loop made of tasks."""
         bus = EventBus()
         for handler in VERSIONS[self.chance.random() < 0.7]:
             options = {"name": handler.name, "ordered": handler.ordered, "transactional": handler.transactional}
-            does = self._paying(process) if handler.transactional else self._handler(process, handler.name)
+            colour = self._plain if self.chance.random() < 0.5 else self._awaited
+            does = self._paying(process) if handler.transactional else colour(process, handler.name)
             bus.on(handler.pattern, **options)(does)
         clock = ProcessClock(self.kernel, process)
         line = Line(self, process, self.ground.store_for(process))
@@ -219,44 +229,60 @@ class Story:
             random=Random(self.chance.random()),
         )
         batch = self.chance.choice((2, 5, 50))
-        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=batch, stages=Stages(line))
+        stages = Stages(line)
+        worker = Worker(bus, line, runner, clock=clock, lease=LEASE, batch=batch, loop=loop, stages=stages)
         worker._tenure.worker = process.name
+        worker._tenure.near = self._near
         worker._passing = Lock(self.kernel)
-        worker._lanes._serving.threads = worker._errands._threads = Greenlets(self.kernel, process)
+        threads = Greenlets(self.kernel, process)
+        worker._lanes._serving.threads = worker._errands._threads = threads
+        worker._lanes._driving._loaders = threads
         return worker
 
-    def _handler(self, process: Process, name: str):
+    def _plain(self, process: Process, name: str):
         def handle(event: Event) -> None:
-            self._handle(process, name, event)
+            self._wait_through(self._handle(process, name, event))
+
+        return handle
+
+    def _awaited(self, process: Process, name: str):
+        async def handle(event: Event) -> None:
+            for seconds in self._handle(process, name, event):
+                await asyncio.sleep(seconds)
 
         return handle
 
     def _paying(self, process: Process):
         def pay(event: Event, session) -> None:
-            self._may_fail(event)
+            self._wait_through(self._may_fail(event))
             self.faults.handling(process)
             paid = self._entry(PAID, cause=event.id)
             self.truth.begun.add(paid.id)
             session.append([paid])
             self.kernel.pause()
-            self._may_fail(event)
+            self._wait_through(self._may_fail(event))
             self.faults.handling(process)
 
         return pay
 
-    def _handle(self, process: Process, name: str, event: Event) -> None:
-        self._may_fail(event)
+    def _wait_through(self, waits: Iterator[float]) -> None:
+        for seconds in waits:
+            self.kernel.pause(seconds)
+
+    def _handle(self, process: Process, name: str, event: Event) -> Iterator[float]:
+        """What a handler does; it waits for as long as is said here."""
+        yield from self._may_fail(event)
         self.faults.handling(process)
         self.truth.effect(name, event.id, event.key)
-        self.kernel.pause()
+        yield 0.0
         self.faults.handling(process)
         if name == "mail" and self.chance.random() < 0.2:
             self._emit(event)
 
-    def _may_fail(self, event: Event) -> None:
+    def _may_fail(self, event: Event) -> Iterator[float]:
         chance, fair = self.chance, self.faults.weather.fair
         if not fair and chance.random() < 0.02:
-            self.kernel.pause(chance.random() * 2.5 * LEASE)
+            yield chance.random() * 2.5 * LEASE
         if event.id in self.truth.poison:
             raise ValueError("poison")
         if not fair and event.attempt <= 2 and chance.random() < 0.1:
@@ -280,7 +306,9 @@ def tell(story: Story, steps: int, *, to_the_end: bool = True) -> None:
     # Thousands of failures are meant, and each would be logged.
     logging.disable(logging.CRITICAL)
     try:
-        story.tell(steps, to_the_end=to_the_end)
+        # How long a handler really takes is no part of it.
+        with patch.object(driving, "_SLICE", float("inf")):
+            story.tell(steps, to_the_end=to_the_end)
     except Violation as broken:
         before = "\n".join(story.kernel.trace)
         raise Violation(f"{broken}\nEARNORM_SIM_SEED={story.seed}\n{before}") from None

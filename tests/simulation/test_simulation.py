@@ -29,7 +29,7 @@ def test_a_planted_bug_is_found(play, bug, monkeypatch):
     # On servers the harm is seen amid the bad weather, and waiting for its end would take most of the time.
     options = {"to_the_end": False} if bug.on == "postgresql" else {}
     with pytest.raises(Violation):
-        for seed in (*range(bug.first, IN_CI[bug.on]), *range(bug.first)):
+        for seed in range(IN_CI[bug.on]):
             play(seed, **options)
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from msgspec import structs
 
 from earnorm.emission import IdempotencyKey
@@ -118,6 +119,18 @@ class KeySuite:
         settle(store, lease, emitted=[again], keys=[key(event=again.id)])
 
         assert ["user.seen", "user.paid"] == [e.name for e in read_all(store)]
+
+    def test_one_that_says_something_else_is_told(self, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+        lease = take(store)
+        first, same, other = (entry("user.paid") for _ in range(3))
+        settle(store, lease, emitted=[first], keys=[key(event=first.id)])
+        settle(store, lease, emitted=[same], keys=[key(event=same.id)])
+        assert not caplog.records
+        settle(store, lease, emitted=[other], keys=[key(event=other.id, digest=b"another")])
+
+        (told,) = caplog.messages
+        assert told.startswith(f"user.paid: the key 'r1' belongs to event {first.id}")
+        assert [first.id] == [e.id for e in read_all(store)]
 
     # --- later ---
 

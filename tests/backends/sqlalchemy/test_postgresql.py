@@ -148,6 +148,49 @@ def test_a_client_that_dies_before_its_commit_holds_the_log_for_half_a_minute_at
     assert (during, own) == (found, after)
 
 
+@pytest.mark.parametrize("own, during", [("0", "10s"), ("1d", "10s"), ("5s", "5s")])
+def test_who_is_cut_off_amid_a_settle_keeps_others_from_its_cursor_for_ten_seconds_at_most(engine, store, own, during):
+    """A frozen process, or a host that is gone without a word: its lock would stay for as long as its connection."""
+    subscribe(store, "mail")
+    append(store, "old")
+    lease = take(store)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"SET idle_in_transaction_session_timeout = '{own}'")
+        connection.commit()
+        end = read_all(store)[-1].position
+        store.join(connection).settle(settlement(lease, advances=move(lease, end)))
+        found = connection.exec_driver_sql(LIMIT).scalar_one()
+        connection.commit()
+        after = connection.exec_driver_sql(LIMIT).scalar_one()
+        connection.invalidate()
+
+    assert (during, own) == (found, after)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda t, lease: t.beat(lease.worker, NOON),
+        lambda t, lease: t.release([lease]),
+        lambda t, lease: t.take(lease, lease.worker),
+        lambda t, lease: t.split(lease, 5),
+        lambda t, lease: t.bury(lease.worker),
+        lambda t, lease: t.leave(lease.worker),
+        lambda t, lease: t.pause("mail", paused=True),
+    ],
+    ids=["beat", "release", "take", "split", "bury", "leave", "pause"],
+)
+def test_nor_does_who_is_cut_off_amid_a_move(engine, store, act):
+    subscribe(store, "mail")
+    enter(store, "ada")
+    lease = take(store)
+    with engine.begin() as connection:
+        act(store.join(connection), lease)
+        found = connection.exec_driver_sql(LIMIT).scalar_one()
+
+    assert "10s" == found
+
+
 # --- pruning ---
 
 
@@ -297,6 +340,40 @@ def test_a_settlement_without_a_move_is_waited_for_too(clocked, engine):
         wait_for_a_lock(engine)
 
     assert burial() is True
+
+
+@pytest.mark.parametrize("cursor", ["shared", "own"])
+@pytest.mark.parametrize("end", ["retire", "bury"])
+def test_a_settlement_of_what_was_set_aside_and_the_end_of_its_handler_or_worker_do_not_wait_in_a_circle(
+    clocked, engine, cursor, end
+):
+    """Each would have had a row that the other asked for next: a deadlock, of which the server ends one."""
+    enter(clocked, "ada")
+    subscribe(clocked, "mail")
+    if cursor == "own":
+        with clocked.begin() as t:
+            t.part("default", ["mail"])
+    held = take(clocked, "ada", name="mail" if cursor == "own" else "")
+    settle(clocked, held, set_aside=[set_aside("mail", worker="ada")])
+    (row,) = deliveries(clocked)
+    plans = {} if cursor == "own" else plan_of(clocked)
+    joins = []
+
+    def other():
+        with clocked.begin() as t:
+            return t.retire("mail") if end == "retire" else t.bury("ada", dead=True)
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def amid(_connection, _cursor, statement, *_):
+        if statement.startswith("DELETE FROM earnorm_delivery") and not joins:
+            joins.append(in_thread(other))
+            wait_for_a_lock(engine)
+
+    settle(clocked, held, finished=[row.id], advances=move(held, 5), plans=plans)
+    event.remove(engine, "after_cursor_execute", amid)
+
+    assert (0 if end == "retire" else True) == joins[0]()
+    assert [] == deliveries(clocked)
 
 
 def test_a_delivery_run_on_its_own_is_settled_before_its_worker_is_buried_or_not_at_all(clocked, engine):

@@ -10,6 +10,7 @@ from msgspec import structs
 from earnorm.backends.memory.leases import LeaseVerbs
 from earnorm.backends.memory.log import LogVerbs, is_in
 from earnorm.backends.memory.state import forget, of_cursor, put
+from earnorm.backends.reuse import left_out
 from earnorm.delivery import Attempt, Delivery
 from earnorm.errors import LeaseLost
 from earnorm.room import fitting
@@ -88,8 +89,8 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         self.state.deliveries = {number: row for number, row in rows.items() if row not in over}
         self.state.attempts += tuple(settlement.attempts)
         forget(self.state, over)
-        taken = self.reserve(settlement.keys)
-        self.append([entry for entry in settlement.emitted if entry.id not in taken])
+        repeated = left_out(self, settlement.keys)
+        self.append([entry for entry in settlement.emitted if entry.id not in repeated])
 
     def _require_all(self, settlement: Settlement) -> None:
         for advance in settlement.advances:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from earnorm.backends.reuse import left_out
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempts import AttemptVerbs
 from earnorm.backends.sqlalchemy.entries import LogVerbs, parameters_of
@@ -72,13 +73,14 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
 
     def settle(self, settlement: Settlement) -> None:
         with self._guarded(settlement):
+            # Before the deliveries, as whoever changes who follows has the groups' rows before those.
+            parted = {group: self._check_plan(group, settlement) for group in sorted(settlement.plans)}
             self._write_deliveries(settlement)
             if settlement.emitted:
-                taken = self.reserve(settlement.keys)
-                self.append([entry for entry in settlement.emitted if entry.id not in taken])
+                repeated = left_out(self, settlement.keys)
+                self.append([entry for entry in settlement.emitted if entry.id not in repeated])
             # Last, so that on databases with row locks these are held for as short as can be.
             self._require_seen(settlement)
-            parted = {group: self._check_plan(group, settlement) for group in sorted(settlement.plans)}
             for advance in sorted(settlement.advances, key=lambda advance: advance.cursor.place):
                 self._move_cursor(advance, settlement.worker)
             for group, names in parted.items():

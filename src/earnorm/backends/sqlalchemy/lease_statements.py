@@ -10,14 +10,18 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects.idling import LimitIdling
 from earnorm.backends.sqlalchemy.prepared import prepared
 from earnorm.backends.sqlalchemy.tables import alias, cursor, group, subscription, worker
 
-__all__ = ["LeaseStatements"]
+__all__ = ["SOON_OVER", "LeaseStatements"]
 
 _ONE: ColumnElement[int] = literal_column("1")
 _NOUGHT: ColumnElement[int] = literal_column("0")
 _NOBODY: ColumnElement[str] = literal_column("''")
+# Who is frozen or cut off amid a settle or a move must not keep others from what they take over from the dead.
+SOON_OVER = LimitIdling(10)
+"""Of every statement that locks what somebody else may have to take over."""
 
 
 # --- groups and subscriptions ----------------------------------------------------------------
@@ -25,11 +29,11 @@ _NOBODY: ColumnElement[str] = literal_column("''")
 
 def _lock_group() -> ClauseElement:
     # To the letter, where rows have locks: an UPDATE alone would not wait for those that share the row (`share_group`).
-    return select(group.c.generation).where(group.c.name == bindparam("called")).with_for_update()
+    return select(group.c.generation).where(group.c.name == bindparam("called"), SOON_OVER).with_for_update()
 
 
 def _share_group() -> ClauseElement:
-    """As the last thing but the cursors: nobody changes who follows, from here to the commit."""
+    """Nobody changes who follows, from here to the commit."""
     query = select(group.c.generation).where(group.c.name == bindparam("called"))
     return query.with_for_update(key_share=True, read=True)
 
@@ -43,7 +47,7 @@ def _change_follower(**values: Any) -> Update:
 
 
 def _note_seen() -> ClauseElement:
-    return _change_follower(seen=bindparam("at")).where(subscription.c.seen < bindparam("at"))
+    return _change_follower(seen=bindparam("at")).where(subscription.c.seen < bindparam("at"), SOON_OVER)
 
 
 def _follow() -> ClauseElement:
@@ -62,14 +66,14 @@ def _is_it() -> ColumnElement[bool]:
 
 
 def _is_held() -> ColumnElement[bool]:
-    return _is_it() & (cursor.c.worker == bindparam("by")) & (cursor.c.fence == bindparam("under"))
+    return _is_it() & (cursor.c.worker == bindparam("by")) & (cursor.c.fence == bindparam("under")) & SOON_OVER
 
 
 def _take() -> ClauseElement:
     is_free = or_(cursor.c.worker == _NOBODY, cursor.c.worker == bindparam("by"))
     return (
         update(cursor)
-        .where(_is_it(), cursor.c.last == bindparam("to_slot"), is_free)
+        .where(_is_it(), cursor.c.last == bindparam("to_slot"), is_free, SOON_OVER)
         .values(worker=bindparam("by"), fence=cursor.c.fence + _ONE)
         .returning(cursor)
     )
@@ -101,7 +105,7 @@ def _move_along() -> ClauseElement:
 
 
 def _unhold(**values: Any) -> ClauseElement:
-    held = update(cursor).where(cursor.c.worker == bindparam("by"))
+    held = update(cursor).where(cursor.c.worker == bindparam("by"), SOON_OVER)
     return held.values(worker=_NOBODY, fence=cursor.c.fence + _ONE, **values)
 
 
@@ -114,12 +118,16 @@ def _regroup() -> ClauseElement:
 
 
 def _lock_worker() -> ClauseElement:
-    return select(worker.c.expires).where(worker.c.id == bindparam("by")).with_for_update()
+    return select(worker.c.expires).where(worker.c.id == bindparam("by"), SOON_OVER).with_for_update()
+
+
+def _beat() -> ClauseElement:
+    return update(worker).where(worker.c.id == bindparam("by"), SOON_OVER).values(expires=bindparam("to_expires"))
 
 
 def _reenter() -> ClauseElement:
     values: dict[str, Any] = {name: bindparam(f"to_{name}") for name in ("expires", "dedicated", "idle", "knows")}
-    return update(worker).where(worker.c.id == bindparam("by")).values(**values)
+    return update(worker).where(worker.c.id == bindparam("by"), SOON_OVER).values(**values)
 
 
 class LeaseStatements:
@@ -161,7 +169,5 @@ class LeaseStatements:
     workers = prepared(lambda: select(worker).order_by(worker.c.id))
     lock_worker = prepared(_lock_worker)
     reenter = prepared(_reenter)
-    beat = prepared(
-        lambda: update(worker).where(worker.c.id == bindparam("by")).values(expires=bindparam("to_expires"))
-    )
+    beat = prepared(_beat)
     remove = prepared(lambda: delete(tables.worker).where(worker.c.id == bindparam("by")))

@@ -1,7 +1,8 @@
 """The SQL store's verbs on workers and the cursors that they hold.
 
 A settle moves the rows of its cursors under its fence, and so locks them; whoever takes a cursor over updates the same
-rows, and so waits for a settle under way or makes it fail.
+rows, and so waits for a settle under way or makes it fail. Nobody waits in a circle, since all lock in one order:
+workers, groups, deliveries, cursors.
 """
 
 from __future__ import annotations
@@ -37,20 +38,18 @@ class LeaseVerbs(Verbs):
         return bool(self._statements.beat(self._connection, by=worker, to_expires=microseconds(expires)).rowcount)
 
     def leave(self, worker: str) -> None:
+        self._statements.unhand(self._connection, by=worker)
         self._statements.unhold(self._connection, by=worker)
-        self._remove(worker)
+        self._statements.remove(self._connection, by=worker)
 
     def bury(self, worker: str, *, dead: bool = False) -> bool:
         row = self._statements.lock_worker(self._connection, by=worker).fetchone()
         if row is None or not (dead or row[0] <= microseconds(self.now())):
             return False
-        self._statements.unhold_dead(self._connection, by=worker)
-        self._remove(worker)
-        return True
-
-    def _remove(self, worker: str) -> None:
         self._statements.unhand(self._connection, by=worker)
+        self._statements.unhold_dead(self._connection, by=worker)
         self._statements.remove(self._connection, by=worker)
+        return True
 
     def workers(self) -> list[Presence]:
         return [to_presence(row) for row in self._statements.workers(self._connection)]

@@ -12,7 +12,7 @@ from sqlalchemy.sql.elements import ClauseElement
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempt_statements import AttemptStatements
-from earnorm.backends.sqlalchemy.lease_statements import LeaseStatements
+from earnorm.backends.sqlalchemy.lease_statements import SOON_OVER, LeaseStatements
 from earnorm.backends.sqlalchemy.payloads import columns_of
 from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
 from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
@@ -148,7 +148,7 @@ def _ours() -> ColumnElement[bool]:
 def _reschedule() -> ClauseElement:
     return (
         update(delivery)
-        .where(delivery.c.id == bindparam("row"), _ours())
+        .where(delivery.c.id == bindparam("row"), _ours(), SOON_OVER)
         .values(
             attempt=bindparam("to_attempt"),
             due=bindparam("to_due"),
@@ -162,14 +162,14 @@ def _reschedule() -> ClauseElement:
 
 
 def _finish() -> ClauseElement:
-    return delete(delivery).where(delivery.c.id == bindparam("row"), _ours())
+    return delete(delivery).where(delivery.c.id == bindparam("row"), _ours(), SOON_OVER)
 
 
 def _is_run_by() -> ClauseElement:
     # Locked, where rows have locks: whoever buries this worker waits for the settle.
     return (
         select(delivery.c.id)
-        .where(delivery.c.id == bindparam("row"), delivery.c.worker == bindparam("by"))
+        .where(delivery.c.id == bindparam("row"), delivery.c.worker == bindparam("by"), SOON_OVER)
         .with_for_update()
     )
 

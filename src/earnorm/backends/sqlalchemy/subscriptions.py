@@ -197,12 +197,13 @@ class SubscriptionVerbs(Verbs):
         if follower is None:
             return None
         name = follower.name
+        # Deliveries before cursors, as in a settle.
+        self._statements.drop_open_attempts(self._connection, called=name)
+        dropped = self._statements.drop_open(self._connection, called=name).rowcount
         self._statements.drop_rows(self._connection, of_group=follower.group, called=name)
         self._statements.forget(self._connection, called=name)
         self._statements.forget_aliases(self._connection, called=name)
         self._statements.forget_interests(self._connection, name=name)
-        self._statements.drop_open_attempts(self._connection, called=name)
-        dropped = self._statements.drop_open(self._connection, called=name).rowcount
         self._statements.change_group(self._connection, called=follower.group)
         return dropped
 

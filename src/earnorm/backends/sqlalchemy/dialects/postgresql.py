@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
+from earnorm.backends.sqlalchemy.dialects.idling import limit_idling
 from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
@@ -33,12 +34,8 @@ _IS_CAPTURED = f"coalesce(current_setting('{CAPTURED}', true) = 'y', false)"
 # Where nothing can be brought back any more, as COMMIT follows at once: an error, and so none of both.
 _NOT_CAPTURED = f"1 / (current_setting('{CAPTURED}', true) IS DISTINCT FROM 'y')::int = 1"
 
-_IDLE = "idle_in_transaction_session_timeout"
-# A client that died between append and COMMIT must not hold the horizon for hours. A shorter limit of the user's stays.
-_LIMIT_IDLING = (
-    f"(SELECT set_config('{_IDLE}', CASE WHEN current_setting('{_IDLE}')::interval "
-    f"BETWEEN '1 microsecond' AND '30 seconds' THEN current_setting('{_IDLE}') ELSE '30s' END, true)) IS NOT NULL"
-)
+# A client that died between append and COMMIT must not hold the horizon for hours.
+_LIMIT_IDLING = limit_idling(30)
 
 # connection_exception, operator_intervention: the server shuts down, or the backend was ended.
 _CONNECTION_GONE = ("08", "57P")
