@@ -36,7 +36,7 @@ from earnorm.preparation import Ahead, Hydrated, Loaded, Preparation
 from earnorm.stepping import Rest, Timer, awaiting
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
-from earnorm.verdict import STOPPED, Verdict, judge
+from earnorm.verdict import STOPPED, Verdict, judge, process_ends
 
 __all__ = ["Hydrated", "Runner"]
 
@@ -172,7 +172,7 @@ class Runner:
             # Ours, as the record was loaded: no doing of the handler, and so no attempt.
             raise
         except _FAILURES as error:
-            if _process_ends(error):
+            if process_ends(error):
                 raise
             return self._failed(run, error)
         return self._ended(run, outcome)
@@ -189,7 +189,7 @@ class Runner:
             # As above.
             raise
         except _FAILURES as error:
-            if _process_ends(error):
+            if process_ends(error):
                 raise
             return self._failed(run, error)
         return None if outcome is None else self._ended(run, outcome)
@@ -210,7 +210,7 @@ class Runner:
             # As above.
             raise
         except _FAILURES as error:
-            if _process_ends(error):
+            if process_ends(error):
                 raise
             return self._failed(run, error)
         return self._ended(run, outcome)
@@ -392,14 +392,3 @@ def _tell(record: telemetry.Record) -> None:
         telemetry.tell(record)
     except Exception:  # noqa: BLE001  a listener's or an error's own code
         _log.exception("%s could not be told", type(record).__name__)
-
-
-def _process_ends(error: BaseException) -> bool:
-    """Whether this is no failure of the handler but the end of its task or of the interpreter."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
-        return task is not None and task.cancelling() > 0
-    # Not of its text: that is code of the user.
-    words = error.args[0] if isinstance(error, RuntimeError) and error.args else None
-    refused = isinstance(words, str) and "cannot schedule new futures" in words
-    return refused and not threading.main_thread().is_alive()

@@ -8,9 +8,10 @@ from contextvars import Context
 from earnorm.delivery import Done, Outcome
 from earnorm.errors import ConnectionLost, HandlerTimedOut
 from earnorm.portal import await_here
-from earnorm.runner import _FAILURES, Runner, _process_ends, _tell_refused
+from earnorm.runner import _FAILURES, Runner, _tell_refused
 from earnorm.stage import Stage
 from earnorm.underway import Run
+from earnorm.verdict import process_ends
 
 __all__ = ["StageLost", "perform_staged"]
 
@@ -40,7 +41,7 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
         # Ours, as the record was loaded: no doing of the handler, and so no attempt.
         raise
     except _FAILURES as error:
-        if _process_ends(error):
+        if process_ends(error):
             raise
         if run.end():
             return _failed(runner, run, stage, error)
@@ -73,7 +74,7 @@ def _over(runner: Runner, run: Run, stage: Stage, outcome: Outcome, context: Con
         # Whatever was not written yet is now, with its hooks.
         context.run(stage.keep)
     except _FAILURES as error:
-        if _process_ends(error):
+        if process_ends(error):
             raise
         return _failed(runner, run, stage, error)
     return runner._tell_of(run, outcome)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import sysconfig
+import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from earnorm.errors import (
 )
 from earnorm.telemetry import escaped
 
-__all__ = ["STOPPED", "Verdict", "error_text", "judge"]
+__all__ = ["STOPPED", "Verdict", "error_text", "judge", "process_ends"]
 
 # No later attempt would find anything else.
 _HOPELESS = (
@@ -154,3 +156,14 @@ def _codes(trace: TracebackType | None) -> Iterator[CodeType]:
 @lru_cache(maxsize=1024)
 def _is_library(file: str) -> bool:
     return file.startswith(("<earnorm ", "<frozen ", *_PLACES_OF_LIBRARIES, _OURSELVES))
+
+
+def process_ends(error: BaseException) -> bool:
+    """Whether this is no failure of the handler but the end of its task or of the interpreter."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+        return task is not None and task.cancelling() > 0
+    # Not of its text: that is code of the user.
+    words = error.args[0] if isinstance(error, RuntimeError) and error.args else None
+    refused = isinstance(words, str) and "cannot schedule new futures" in words
+    return refused and not threading.main_thread().is_alive()
