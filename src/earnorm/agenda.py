@@ -106,12 +106,12 @@ class Agenda:
 
     def _followed(self, transaction: Transaction, groups: Mapping[str, Group]) -> Following:
         """Who follows, as of these groups, which the transaction has just read."""
-        return self._of(groups, lambda: self._tenure.followers(transaction, groups))
+        return self._of(groups, self._tenure.followers(transaction, groups))
 
-    def _of(self, groups: Mapping[str, Group], followers: Callable[[], Sequence[Follower]]) -> Following:
+    def _of(self, groups: Mapping[str, Group], followers: Sequence[Follower]) -> Following:
         found = self._following
-        if found is None or found.groups != groups:
-            found = self._following = Following(groups, followers(), self._knows, self._solitary)
+        if found is None or found.groups != groups or found.followers is not followers:
+            found = self._following = Following(groups, followers, self._knows, self._solitary)
         return found
 
     def _any_due(self, transaction: Transaction, waiting: Mapping[str, Waiting], groups: Mapping[str, Group]) -> bool:
@@ -173,7 +173,7 @@ class Agenda:
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
         """Each turn another front, so that one that catches up does not keep those waiting that are up to date."""
-        following = self._of(view.groups, lambda: view.followers)
+        following = self._of(view.groups, view.followers)
         cursors = [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
         fronts = fronts_of((c for c in cursors if c.position < horizon), reach)
         level = [c for c in cursors if c.position >= horizon]
@@ -207,7 +207,7 @@ class Agenda:
         own: dict[tuple[str, str], list[Cursor]] = {}
         for cursor in self._tenure.held:
             own.setdefault((cursor.group, cursor.name), []).append(cursor)
-        free = [f for f in self._of(view.groups, lambda: view.followers).alone if f.name not in busy]
+        free = [f for f in self._of(view.groups, view.followers).alone if f.name not in busy]
         return {f.name: Front(cursors, {f.name: f}) for f in free if (cursors := own.get((f.group, f.name)))}
 
     def _due(
@@ -229,6 +229,6 @@ class Agenda:
         """Who is given what the shared cursors pass, as of the last look."""
         view = self._tenure.view
         assert view is not None
-        sharing = self._of(view.groups, lambda: view.followers).sharing
+        sharing = self._of(view.groups, view.followers).sharing
         shared = dict.fromkeys(cursor.group for cursor in self._tenure.held if cursor.name == SHARED)
         return {name: Plan(view.groups[name].generation, sharing[name]) for name in shared}
