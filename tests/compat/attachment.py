@@ -122,6 +122,9 @@ class CountingLog:
     def keeps_of(self, info):
         return True
 
+    def join(self, connection):
+        """Nothing has an idempotency key here, and nobody asks for more."""
+
     def append(self, connection, occurrences):
         self._calls["appended"] += sum(1 for _ in singly(occurrences))
         return occurrences
