@@ -83,3 +83,14 @@ def test_criteria_for_each_set_of_parameters_are_refused(db, users):
             [{"who": "Ada", "times": 1}, {"who": "Bob", "times": 2}],
             execution_options={"dml_strategy": "orm", "synchronize_session": None},
         )
+
+
+@pytest.mark.parametrize("write", [insert, delete])
+def test_a_schema_that_the_statement_alone_names_is_refused_since_its_rows_are_read_from_another(db, users, write):
+    options = {"schema_translate_map": {None: "elsewhere"}}
+
+    with (
+        pytest.raises(BulkRefused, match="schema_translate_map is not that of its connection"),
+        db.session() as session,
+    ):
+        session.execute(write(users), {"name": "Di"} if write is insert else None, execution_options=options)

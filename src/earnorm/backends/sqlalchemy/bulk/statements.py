@@ -33,6 +33,7 @@ __all__ = [
     "locks",
     "matching",
     "narrow",
+    "require_schema",
     "returning",
     "updated",
 ]
@@ -52,6 +53,7 @@ class Execution:
     run: Run
     many: bool
     what: str
+    options: Mapping[str, Any]
 
     def refuse(self, why: str) -> BulkRefused:
         return BulkRefused(self.model.info.name, self.what, why)
@@ -266,6 +268,16 @@ def _looked(execution: Execution, statement: Update | Delete, wanted: Iterable[A
     looked._where_criteria = statement._where_criteria
     looked = looked.with_for_update(of=shape.table) if locks(execution) else looked
     return session.execute(looked, execution.params, execution_options={"autoflush": False})
+
+
+def require_schema(execution: Execution, statement: Insert | Update | Delete) -> None:
+    """Raises BulkRefused of a statement that writes in another schema than the one its rows are read from."""
+    name = "schema_translate_map"
+    given = execution.options.get(name) or statement._execution_options.get(name)
+    if given and given != execution.connection.get_execution_options().get(name):
+        raise execution.refuse(
+            f"its {name} is not that of its connection; give it with session.connection(execution_options=...)"
+        )
 
 
 def require_readable(execution: Execution, statement: Update | Delete) -> None:
