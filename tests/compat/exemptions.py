@@ -81,6 +81,7 @@ _ROWS = {
     ],
     _HANDED: [
         "EagerLoadTest::test_insert_handles_implicit",
+        "InsertStmtTest::test_returning_col_property",
         "M2OEvaluateTest::test_delete_expired",
         "OnUpdatePopulationTest::test_server_onupdate_expired_all_matched",
         "OnUpdatePopulationTest::test_sql_expr_unloaded_expired_all_matched",
@@ -124,7 +125,6 @@ _ROWS = {
         "InheritTest::test_update_from",
         "InsertStmtTest::test_insert_returning_cols_dont_give_me_defaults",
         "InsertStmtTest::test_render_nulls",
-        "InsertStmtTest::test_returning_col_property",
         "UpdateDeleteTest::test_auto_synchronize",
         "UpdateDeleteTest::test_bulk_update_synchronize_session",
         "UpdateDeleteTest::test_delete_fetch_returning",
