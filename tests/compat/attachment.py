@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper, Session
 
 from earnorm import telemetry
 from earnorm.backends.sqlalchemy import boundary, flushing, mapping, opening
+from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.bus import EventBus
 from earnorm.handler import Options, Phase, make_handler
 from earnorm.multitude import singly
@@ -122,15 +123,18 @@ class CountingLog:
     def keeps_of(self, info):
         return True
 
+    def look(self, connection):
+        """It keeps everything, whoever is subscribed."""
+
     def join(self, connection):
         """Nothing has an idempotency key here, and nobody asks for more."""
 
-    def append(self, connection, occurrences):
-        self._calls["appended"] += sum(1 for _ in singly(occurrences))
-        return occurrences
+    def append(self, connection, told, muted, *, with_commit):
+        self._calls["appended"] += sum(1 for _ in singly(told))
+        return Appending(told)
 
-    def appended(self, occurrences):
-        self._calls["committed"] += sum(1 for _ in singly(occurrences))
+    def appended(self, appending):
+        self._calls["committed"] += sum(1 for _ in singly(appending.kept))
 
     def refresh(self, occurrence):
         return occurrence

@@ -5,6 +5,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from earnorm import BaseModel, StringField, attach, connect, emit, event_handler, on_event, post_create
 from earnorm.errors import BindNotConnected
@@ -172,3 +173,24 @@ def test_a_model_without_a_bind_is_sqlalchemys_own_error(db, two):
         session.add(two.Metric())
         with pytest.raises(UnboundExecutionError):
             session.commit()
+
+
+@pytest.mark.parametrize("written_with", ["the same options", "others", "none"])
+def test_an_engine_with_options_is_the_database_of_the_engine_behind_it(two, memory_engine, written_with):
+    same = memory_engine.execution_options(logging_token="same")
+    engines = {"the same options": same, "others": memory_engine.execution_options(), "none": memory_engine}
+
+    with connect(same, name="optional", worker=False) as optional:
+        two.Order.__table__.create(memory_engine)
+        with Session(engines[written_with]) as session:
+            session.add(two.Order())
+            session.commit()
+
+        assert ["order.created"] == names(optional)
+
+
+@pytest.fixture
+def memory_engine():
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    yield engine
+    engine.dispose()

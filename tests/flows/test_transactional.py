@@ -70,6 +70,13 @@ def handle(request):
     return register
 
 
+def open_shops(db):
+    """Three events of one transaction, for a handler to have in one turn."""
+    with db.transaction():
+        for word in "abc":
+            emit("shop.opened", text=word)
+
+
 def texts(db, Note):
     with db.session() as session:
         return sorted(session.scalars(select(Note.text)))
@@ -117,9 +124,7 @@ def test_a_failing_one_takes_its_own_effects_alone_and_is_set_aside_with_the_mar
             raise RetryLater(0)
 
     handle("shop.opened", write)
-    with db.transaction():
-        for word in "abc":
-            emit("shop.opened", text=word)
+    open_shops(db)
 
     assert {**NONE, "done": 3, "retry": 1} == retried_at_once(db)
     assert ["a", "b", "c"] == texts(db, Note)
@@ -201,9 +206,7 @@ def test_what_the_database_refuses_at_the_commit_is_the_attempt_of_the_one_that_
             session.add(child)
 
     handle("shop.opened", write)
-    with db.transaction():
-        for word in "abc":
-            emit("shop.opened", text=word)
+    open_shops(db)
 
     assert {**NONE, "done": 2, "retry": 1} == db.drain()
     assert ["a", "c"] == texts(db, Note)
@@ -227,9 +230,7 @@ def test_a_statement_that_fails_and_is_swallowed_is_no_success(db, models, handl
                 return
 
     handle("shop.opened", write)
-    with db.transaction():
-        for word in "abc":
-            emit("shop.opened", text=word)
+    open_shops(db)
 
     assert {**NONE, "done": 2, "retry": 1} == db.drain()
     assert ["a", "c"] == texts(db, Note)
@@ -417,9 +418,7 @@ def test_an_async_one_that_times_out_is_cancelled_and_keeps_nothing(db, models):
         if event.payload["text"] == "b":
             await asyncio.Event().wait()
 
-    with db.transaction():
-        for word in "abc":
-            emit("shop.opened", text=word)
+    open_shops(db)
 
     assert {**NONE, "done": 2, "dead": 1} == db.drain()
     assert ["a", "c"] == texts(db, Note)
@@ -437,9 +436,7 @@ def test_one_cancelled_amid_a_statement_takes_the_transaction_along_and_the_othe
         elif event.payload["text"] == "b":
             await asyncio.Event().wait()
 
-    with db.transaction():
-        for word in "abc":
-            emit("shop.opened", text=word)
+    open_shops(db)
 
     assert {**NONE, "done": 2, "dead": 1} == db.drain()
     assert ["a", "c"] == texts(db, Note)
@@ -463,9 +460,7 @@ def test_one_that_cannot_be_stopped_is_cut_off_from_the_database(db, models):
                 ended.set()
 
     listen(stuck.append, HandlerStuck)
-    with db.transaction():
-        for word in "abc":
-            emit("shop.opened", text=word)
+    open_shops(db)
     counts = db.drain()
     release.set()
     assert ended.wait(30)

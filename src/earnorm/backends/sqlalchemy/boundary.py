@@ -172,13 +172,13 @@ _ready: dict[int, list[ConnectionOutbox]] = {}
 
 def connect_engine(engine: Engine, log: Log) -> None:
     """From now on, what commits on `engine` (and engines of the same URL) is kept in `log`."""
-    _logs[engine] = log
+    _logs[_root(engine)] = log
     watch(engine)
 
 
 def disconnect_engine(engine: Engine) -> None:
     """From now on the engine has no database; what is still under way on it is kept in its log all the same."""
-    log = _logs.pop(engine, None)
+    log = _logs.pop(engine := _root(engine), None)
     if log is not None:
         # On the engine itself: a table of ours would keep both alive for ever.
         vars(engine)[_CLOSED] = log

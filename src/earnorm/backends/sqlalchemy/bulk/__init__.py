@@ -21,7 +21,16 @@ from earnorm.backends.sqlalchemy.bulk import methods
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
 from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
-from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, deleted, inserted, matching, narrow, updated
+from earnorm.backends.sqlalchemy.bulk.statements import (
+    Execution,
+    Outcome,
+    deleted,
+    inserted,
+    matching,
+    narrow,
+    require_schema,
+    updated,
+)
 from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, Fact, Facts, hears, tell, tell_batch, vetoable
 from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values, upserted
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
@@ -60,7 +69,7 @@ def _wrap(compile_state: Any, verb: str, write: Callable[[Execution, Any], Any])
         shape = shape_of(mapper)
         model = mapping_of(mapper.class_) or shape.known[0]
         many = statement._annotations.get("dml_strategy") == "bulk"
-        return write(Execution(session, connection, shape, model, params, run, many, verb), statement)
+        return write(Execution(session, connection, shape, model, params, run, many, verb, options), statement)
 
     compile_state.orm_execute_statement = classmethod(orm_execute_statement)
 
@@ -134,6 +143,7 @@ def _delete(execution: Execution, statement: Delete) -> Any:
     _refuse_if_asked(shape, execution.model, execution.what)
     cascades: list[Cascade] = []
     if concerned(session, shape.table):
+        require_schema(execution, statement)
         rows = matching(execution, statement)
         cascades = cascades_of_rows(session, execution.connection, shape, rows.values())
         statement = narrow(execution, statement, rows)
@@ -160,6 +170,7 @@ def _written(
         return result
     if not any(hears(session, shape.known, kind) for kind in kinds) and not _pre_hooks(shape, kinds[0]):
         return execution.run(statement)
+    require_schema(execution, statement)
     outcome = write(execution, statement)
     with vetoable(session):
         tell(session, execution.connection, shape, outcome.facts, outcome.gone)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Delete, Insert, Update, event, select
+from sqlalchemy import Alias, Column, Connection, Delete, Insert, Update, event, select
 from sqlalchemy.engine import IteratorResult, Result
 from sqlalchemy.engine.cursor import null_dml_result
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.interfaces import LoaderOption
 
 from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, alike, columns_of, updated_alike
 from earnorm.backends.sqlalchemy.bulk.given import Params
@@ -32,6 +33,7 @@ __all__ = [
     "locks",
     "matching",
     "narrow",
+    "require_schema",
     "returning",
     "updated",
 ]
@@ -51,6 +53,7 @@ class Execution:
     run: Run
     many: bool
     what: str
+    options: Mapping[str, Any]
 
     def refuse(self, why: str) -> BulkRefused:
         return BulkRefused(self.model.info.name, self.what, why)
@@ -120,6 +123,7 @@ def _gathered(execution: Execution, statement: Insert, places: Sequence[Any]) ->
 def _counted(rows: Sized) -> Any:
     empty = _Written(null_dml_result()._metadata, iter([]))
     empty.rowcount = len(rows)
+    empty._soft_close()
     return empty
 
 
@@ -185,8 +189,8 @@ def updated(execution: Execution, statement: Update, sets: Iterable[str]) -> Out
     before = matching(execution, statement)
     narrowed = narrow(execution, statement, before)
     if not beside:
-        result = execution.run(narrowed)
-        result, after = _kept(result), shape.read(connection, before)
+        result = _kept(statement, execution.run(narrowed))
+        after = shape.read(connection, before)
     else:
         result = execution.run(_with_defaults(narrowed, shape.key_columns, shape.columns))
         after = {row.key: row for row in shape.rows(_beside(result, shape.columns))}
@@ -229,9 +233,13 @@ def _works_out(column: Column[Any]) -> bool:
     return column.onupdate is not None or column.server_onupdate is not None
 
 
-def _kept(result: Result[Any]) -> Any:
+def _kept(statement: Update | Delete, result: Result[Any]) -> Any:
     """A result read to its end: our own statements may follow on the same connection."""
-    return result.freeze()() if getattr(result, "returns_rows", True) else result
+    if statement._returning:
+        return result.freeze()()
+    # It may have rows all the same, of keys, by which the ORM has found what to synchronize.
+    result.close()
+    return result
 
 
 def changed(before: Mapping[Key, Row], after: Mapping[Key, Row]) -> Iterable[Fact]:
@@ -253,10 +261,31 @@ def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]
 
 def _looked(execution: Execution, statement: Update | Delete, wanted: Iterable[Any]) -> Result[Any]:
     shape, session = execution.shape, execution.session
-    looked: Any = select(*wanted).select_from(shape.mapper).options(*statement._with_options)
+    require_readable(execution, statement)
+    # How records are to be loaded is asked of the caller's own RETURNING.
+    options = [option for option in statement._with_options if not isinstance(option, LoaderOption)]
+    looked: Any = select(*wanted).select_from(shape.mapper).options(*options)
     looked._where_criteria = statement._where_criteria
     looked = looked.with_for_update(of=shape.table) if locks(execution) else looked
     return session.execute(looked, execution.params, execution_options={"autoflush": False})
+
+
+def require_schema(execution: Execution, statement: Insert | Update | Delete) -> None:
+    """Raises BulkRefused of a statement that writes in another schema than the one its rows are read from."""
+    name = "schema_translate_map"
+    given = execution.options.get(name) or statement._execution_options.get(name)
+    if given and given != execution.connection.get_execution_options().get(name):
+        raise execution.refuse(
+            f"its {name} is not that of its connection; give it with session.connection(execution_options=...)"
+        )
+
+
+def require_readable(execution: Execution, statement: Update | Delete) -> None:
+    """Raises BulkRefused of a statement that no SELECT with its criteria finds the rows of."""
+    if isinstance(statement.table, Alias):
+        raise execution.refuse("it writes an alias of its table; name the model itself")
+    if not isinstance(execution.params, Mapping) and execution.params:
+        raise execution.refuse("it has criteria of its own for each set of parameters; execute it once for each")
 
 
 def locks(execution: Execution) -> bool:
@@ -287,9 +316,10 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
         if pre:
             for key, row in rows.items():
                 run_before(session, row, "deleted", records.get(key))
-        result = _kept(execution.run(narrow(execution, statement, rows)))
+        result = _kept(statement, execution.run(narrow(execution, statement, rows)))
         forget(session, records.values())
         return Outcome(result, _all("deleted", rows.values()), records)
+    require_readable(execution, statement)
     result = execution.run(_with_defaults(statement, shape.key_columns, shape.columns))
     return Outcome(result, _told("deleted", shape, _beside(result, shape.columns)), {})
 
