@@ -22,7 +22,7 @@ from earnorm.backends.memory import MemoryStore
 from earnorm.bus import EventBus
 from earnorm.clock import SystemClock, VirtualClock
 from earnorm.delivery import Delivery
-from earnorm.errors import Discard, UnknownHandler
+from earnorm.errors import ConnectionLost, Discard, UnknownHandler
 from earnorm.event import Entry, Event, Origin
 from earnorm.runner import Hydrated, Runner
 from earnorm.store import Presence, Registration
@@ -1098,3 +1098,74 @@ class TestThreads:
         with pytest.raises(ZeroDivisionError):
             pool.submit(lambda: 1 / 0).result(20)
         pool.shutdown()
+
+
+class BreakingStages:
+    """Stages whose connection breaks the first time. Later ones wait to be let in, and do nothing else."""
+
+    def __init__(self) -> None:
+        self.broke = False
+        self.gate = threading.Event()
+
+    def perform(self, work):
+        if not self.broke:
+            self.broke = True
+            raise ConnectionLost("the server closed the connection")
+        self.gate.wait(20)
+
+
+class LateStages:
+    """Stages that come to their work when they are let."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.left: list[BaseException] = []
+
+    def perform(self, work):
+        self.gate.wait(20)
+        try:
+            work(object())
+        except BaseException as error:
+            self.left.append(error)
+            raise
+
+
+class TestAConnectionThatBreaksBesideTheTurns:
+    """Behind the next one may stand a server that knows less, whoever noticed it."""
+
+    def test_what_a_turn_has_read_before_is_not_settled(self, rig):
+        ended = threading.Event()
+        rig.on(lambda event: ended.wait(20) and rig.note("mail", event))
+        rig.on(lambda event, session: None, name="pay", transactional=True)
+        worker = rig.worker(stages=(stages := BreakingStages()))
+        rig.append("order:1")
+        with worker.watched(ended):
+            while not stages.broke:
+                worker.run_once()
+
+        assert 0 == rig.cursors()["mail"]
+        worker.run_once()
+        assert 2 == len(rig.ran)
+        assert 1 == rig.cursors()["mail"]
+        stages.gate.set()
+
+    def test_what_has_not_come_to_its_work_yet_does_none(self, rig, monkeypatch):
+        rig.on(lambda event, session: rig.note("pay", event), name="pay", transactional=True)
+        worker = rig.worker(stages=(stages := LateStages()))
+        rig.append("order:1")
+        while not worker._errands:
+            worker.run_once()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.store, "begin", self.broken)
+            worker.run_once()
+        stages.gate.set()
+        until(lambda: stages.left)
+
+        assert ["GivenUp"] == [type(error).__name__ for error in stages.left]
+        assert [] == rig.ran
+
+    @contextmanager
+    def broken(self, *, readonly=False):
+        raise ConnectionLost("the server closed the connection")
+        yield

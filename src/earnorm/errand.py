@@ -28,21 +28,24 @@ __all__ = ["Errand"]
 _SPAN = 0.1
 
 
+_OnEnd = Callable[[BaseException | None], object]
+
+
 class GivenUp(Exception):
     """An attempt of it cannot be stopped, so that its stage is worth nothing any more."""
 
 
 class Errand:
-    """Runs until its window or its time is over, and tells `on_end`. Until it has ended, nobody else has its cursors.
+    """Runs until its window or its time is over, and tells `on_end` what it failed of, if it did.
+
+    Until it has ended, nobody else has its cursors.
 
     settlement  what was committed, with `outcomes`
     error       why nothing was
     verdict     of an attempt that took the stage with it: its outcome
     """
 
-    def __init__(
-        self, window: Window, runner: Runner, *, worker: str, most: int, clock: Clock, on_end: Callable[[], object]
-    ) -> None:
+    def __init__(self, window: Window, runner: Runner, *, worker: str, most: int, clock: Clock, on_end: _OnEnd) -> None:
         self.window = window
         self.outcomes: list[list[Outcome]] = [[] for _ in window.lanes]
         self.settlement: Settlement | None = None
@@ -115,15 +118,21 @@ class Errand:
     def _end(self, error: BaseException | None) -> None:
         if not self._ended:
             self.error, self._ended = error, True
-            self._on_end()
+            self._on_end(error)
 
     def stop(self) -> None:
         """Begin no further delivery, and settle those that are done."""
         self._stopping = True
 
+    def disown(self) -> None:
+        """What it began from is worth nothing any more: nothing of it is settled, and nothing of it was an attempt."""
+        self.closed = True
+
     def abandon(self) -> None:
         """Leave it to itself. Nothing of it commits, and nothing of it was an attempt."""
-        self.closed = True
+        self.disown()
+        # That its connection breaks says nothing of the server.
+        self._on_end = _unheard
         loop, task, stage = self._loop, self._task, self._stage
         if loop is not None:
             with suppress(RuntimeError):  # it was closed
@@ -142,6 +151,8 @@ class Errand:
             ended = self.outcomes[lane]
             if not (ended and isinstance(ended[-1], Retry)):
                 ended.append(self._attempt(stage, lane, index))
+        if self.closed:
+            raise GivenUp
         if self.begun:
             self._settle(stage)
 
@@ -223,6 +234,10 @@ def _in_order(window: Window) -> Iterator[tuple[int, int]]:
         return (0, at) if delivery.id else (1, delivery.entry.position)
 
     return iter(sorted(every, key=place))
+
+
+def _unheard(_error: BaseException | None) -> None:
+    """Nobody waits for it any more."""
 
 
 def _nothing() -> None:

@@ -114,12 +114,19 @@ class Errands:
             worker=self._tenure.worker,
             most=self._most.get(name, _NO_LIMIT),
             clock=self._clock,
-            on_end=self._wake,
+            on_end=self._ended,
         )
         if self._runner.is_async(name):
             errand.begin_on(self._lanes.loop, self._stages)
         else:
             errand.begin_in(self._threads, self._stages, self._timers)
+
+    def _ended(self, error: BaseException | None) -> None:
+        """One has, in whatever thread it ran."""
+        if isinstance(error, ConnectionLost):
+            # The pool has replaced the other connections as well, so that nobody else would notice.
+            self._tenure.is_cut = True
+        self._wake()
 
     # --- concluding --------------------------------------------------------------------------
 
@@ -187,6 +194,11 @@ class Errands:
         """Let those under way begin no further delivery."""
         for errand in tuple(self._all.values()):
             errand.stop()
+
+    def forget(self) -> None:
+        """They began from what is worth nothing any more. Until they have ended, no other begins in their place."""
+        for errand in self._all.values():
+            errand.disown()
 
     def abandon(self) -> None:
         """They are no attempts, and no longer this worker's."""

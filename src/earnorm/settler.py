@@ -75,6 +75,7 @@ class Settler:
         settlement = None if result.apart else passed(window, outcomes, worker, result.plans)
         with self.counting:
             with self._store.begin() as transaction:
+                self._tenure.require_line()
                 if settlement is None:
                     settlement = fold(window, outcomes, transaction.now(), worker, result.plans, apart=result.apart)
                 moves = any((settlement.advances, settlement.set_aside, settlement.rescheduled, settlement.finished))
@@ -92,6 +93,7 @@ class Settler:
     def write(self, settlement_at: Callable[[datetime], Settlement]) -> None:
         """Write down what is no outcome, as of the store's time."""
         with self._store.begin() as transaction:
+            self._tenure.require_line()
             settlement = settlement_at(transaction.now())
             transaction.settle(settlement)
         self._note(settlement)
@@ -124,6 +126,7 @@ class Settler:
         with self.counting:
             try:
                 with self._store.begin() as transaction:
+                    self._tenure.require_line()
                     settlement = fold(window, [outcomes], transaction.now(), worker, {})
                     transaction.settle(settlement)
             except LeaseLost as lost:

@@ -70,6 +70,8 @@ class Tenure:
         self.busy: frozenset[str] = frozenset()
         # Whether others still hold some of what should be this worker's.
         self.is_short = False
+        # Whether a connection broke beside the turns, and what they have seen is still to be forgotten.
+        self.is_cut = False
         self._store = store
         self._clock = clock
         self._seconds = seconds
@@ -253,6 +255,12 @@ class Tenure:
         """Nothing that was seen is to be relied on: not who holds what, and not where it stands."""
         self.view = None
         self._said = self._followers = None
+        self.is_cut = False
+
+    def require_line(self) -> None:
+        """Raises ConnectionLost if another server may have taken over since what is to be settled was read."""
+        if self.is_cut:
+            raise ConnectionLost("a connection broke beside this one")
 
     def lose(self) -> None:
         """Something is not as it was seen to be; this worker is still there."""

@@ -75,6 +75,7 @@ class Turns:
         """What was seen and what was run is worth nothing any more: it is read again, from the last settle."""
         self._settler.forget()
         self._agenda.forget()
+        self._errands.forget()
         self._tenure.forget()
 
     def lose(self) -> None:

@@ -158,6 +158,7 @@ def positions_trusted_after_a_failover(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryTransaction, "settle", lambda self, settlement: settle(self, replace(settlement, seen=None)))
     patch.setattr(workers, "ConnectionLost", Never)
     patch.setattr(tenures, "ConnectionLost", Never)
+    patch.setattr(tenures.Tenure, "require_line", lambda self: None)
 
 
 @bug("lost cancel", on="memory")

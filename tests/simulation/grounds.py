@@ -93,7 +93,7 @@ class Memory(Ground):
         yield MemoryTransaction(replace(self.store._state), self.store._clock)
 
     def remember(self) -> None:
-        self._states = [*self._states[-2:], self.store._state]
+        self._states = [*self._states[-11:], self.store._state]
 
     def lost(self, store) -> Exception:
         return ConnectionLost("the server closed the connection")
@@ -101,7 +101,11 @@ class Memory(Ground):
     def fail_over(self, chance: Random, truth, kernel: Kernel) -> None:
         if len(self._states) < 2:
             return
-        self.store._state = chance.choice(self._states[-3:-1])
+        # What tells most is a server that has the lease and not the event.
+        ends = self.store._state.last_position
+        poorer = [state for state in self._states if state.last_position < ends]
+        few = self._states[-3:-1]
+        self.store._state = poorer[-1] if poorer and chance.random() < 0.5 else chance.choice(few)
         self._states = []
         self.epoch += 1
         kernel.tell(None, f"another server takes over, whose log ends at {self.store._state.last_position}")

@@ -58,8 +58,11 @@ class Story:
         self.faults = Faults(self, self.kernel, Weather(self.chance, self.ground.kinds, self.ground.always))
         self.ground.between = self.faults.between
         self.closing = False
-        self._producing = 0
+        # Producers and operators; what one of them has begun in bad weather may still end in fair weather.
+        self._outside = 0
         self._cast = (self.chance.randint(1, 3), self.chance.randint(self.ground.fewest, 4))
+        # Positions that a server gives out again do harm if that is soon.
+        self._rest = self.chance.choice((0.4, 4.0))
         # A story's log is short, and what stands apart in it has never far to go by the usual measure.
         self._near = self.chance.choice((2, 1_000))
         self._count = 0
@@ -80,7 +83,7 @@ class Story:
         if not to_the_end:
             return
         self._clear_up()
-        self._run_until(lambda: not self._producing and self._is_drained(), "is drained")
+        self._run_until(lambda: not self._outside and self._is_drained(), "is drained")
         self.closing = True
         self._run_until(lambda: not self.kernel._tasks, "has ended")
         self.truth.check_order()
@@ -127,10 +130,10 @@ class Story:
     def _start(self, kind: str, part, after: float = 0.0) -> None:
         self._count += 1
         process = Process(f"{kind} {self._count}")
-        self._producing += kind == "producer"
+        self._outside += kind != "worker"
 
         def again() -> None:
-            self._producing -= kind == "producer"
+            self._outside -= kind != "worker"
             if not self.closing and not (kind != "worker" and self.faults.weather.fair):
                 self._start(kind, part, self.chance.random() * 3.0)
 
@@ -140,9 +143,11 @@ class Story:
     # --- producing ---
 
     def _produce(self, process: Process) -> None:
-        line = Line(self, process, self.ground.store_for(process))
+        store = self.ground.store_for(process)
         while not self.faults.weather.fair:
-            self.kernel.pause(self.chance.random() * 4.0)
+            self.kernel.pause(self.chance.random() * self._rest)
+            # Connected anew, so that a server that took over is written to before workers know of it.
+            line = Line(self, process, store)
             entries = [self._entry() for _ in range(self.chance.randint(1, 3))]
             self._append(process, line, entries)
 
@@ -183,10 +188,8 @@ class Story:
         """Dead letters are tried again, what all have passed is pruned, a handler is retired while it is at work."""
         line = Line(self, process, self.ground.store_for(process))
         operations = Operations(line, clock=ProcessClock(self.kernel, process))
-        while not self.closing:
-            self.kernel.pause(60.0 * self.chance.random(), lambda: self.closing)
-            if self.faults.weather.fair:
-                continue
+        while not self.faults.weather.fair:
+            self.kernel.pause(60.0 * self.chance.random(), lambda: self.faults.weather.fair)
             with suppress(StoreError, Trouble, *self.ground.refusals):
                 match self.chance.randrange(3):
                     case 0:
