@@ -18,6 +18,8 @@ COUNTED = 100_000
 
 # Seconds that an open transaction may hold the horizon, and events may wait that no worker knows what to do with.
 _STALLED, _UNKNOWN = 5.0, 30.0
+# Handlers with dead letters that are named; `earnorm dead list` knows the others.
+_NAMED = 3
 _NONE = Tally()
 
 
@@ -87,7 +89,10 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """As of `at`, by the store's clock. `problems` are sentences; without any, all is well."""
+    """As of `at`, by the store's clock. `problems` are sentences; without any, nothing is wrong.
+
+    `dead` counts all dead letters, also those of handlers that are retired.
+    """
 
     at: datetime
     horizon: int
@@ -96,6 +101,7 @@ class Status:
     leases: Sequence[LeaseStatus]
     workers: Sequence[WorkerStatus]
     stall: Stall | None
+    dead: int
     problems: Sequence[str]
 
 
@@ -103,13 +109,15 @@ def status_of(transaction: Transaction) -> Status:
     """Look at everything, in one transaction that only reads."""
     now, horizon = transaction.now(), transaction.horizon()
     cursors, presences, groups = transaction.cursors(), transaction.workers(), transaction.groups()
-    look = _Look(transaction, now, horizon, cursors, known_to(presences, now), transaction.tally())
+    tallies = transaction.tally()
+    look = _Look(transaction, now, horizon, cursors, known_to(presences, now), tallies)
     subscriptions = [
         look.subscription(follower, paused=follower.paused or groups[follower.group].paused)
         for follower in transaction.followers()
     ]
     workers = [_worker(presence, cursors, now) for presence in presences]
     stall = transaction.stall()
+    dead = {name: tally.dead for name, tally in tallies.items() if tally.dead}
     return Status(
         at=now,
         horizon=horizon,
@@ -118,7 +126,8 @@ def status_of(transaction: Transaction) -> Status:
         leases=[_lease(cursor) for cursor in cursors],
         workers=workers,
         stall=stall,
-        problems=list(_problems(subscriptions, stall)),
+        dead=sum(dead.values()),
+        problems=[*_problems(subscriptions, stall), *_dead(dead)],
     )
 
 
@@ -209,9 +218,20 @@ def _problems(subscriptions: Sequence[SubscriptionStatus], stall: Stall | None) 
     for one in subscriptions:
         if one.missed:
             yield f"{one.name} missed {one.missed} events, which were pruned while nobody knew it"
-        if one.paused or one.known or not (one.waiting or one.set_aside) or one.seconds < _UNKNOWN:
+        if one.paused or one.known or one.seconds < _UNKNOWN:
             continue
         yield (
             f"{one.name} has had events waiting for {one.seconds:.0f} s and no worker knows it; start one that imports "
             f"it, or: earnorm handlers retire {one.name}"
         )
+
+
+def _dead(dead: Mapping[str, int]) -> Iterator[str]:
+    if not dead:
+        return
+    most = sorted(dead, key=lambda name: (-dead[name], name))
+    named = ", ".join(f"{name} ({dead[name]:,})" for name in most[:_NAMED])
+    others = f" and {len(most) - _NAMED} more handlers" if len(most) > _NAMED else ""
+    count = sum(dead.values())
+    letters = "dead letter" if count == 1 else "dead letters"
+    yield f"{count:,} {letters}, of {named}{others}; see: earnorm dead list, then earnorm dead retry or discard"

@@ -139,6 +139,53 @@ def test_dead_and_set_aside_are_counted(url):
     assert (1, 2, 2) == (by_name(found)["fails"]["set_aside"], by_name(found)["fails"]["dead"], found["dead"])
 
 
+@pytest.mark.expect_failures
+def test_dead_letters_are_wrong_also_those_of_a_handler_that_is_retired(url):
+    @event_handler("order.placed", name="fails")
+    def fails(event, *, number):
+        raise PayloadError("number", number, "for good")
+
+    with connect(url, worker=False) as db:
+        place(db, 1, 2)
+        db.drain()
+        told = run(url, "status")
+        assert 0 == run(url, "handlers", "retire", "fails").exit_code
+        code, found = looked(url)
+
+    said = "2 dead letters, of fails (2); see: earnorm dead list, then earnorm dead retry or discard"
+    assert (1, said) == (told.exit_code, told.stdout.splitlines()[-1])
+    assert (1, [said], 2, []) == (code, found["problems"], found["dead"], found["subscriptions"])
+
+
+@pytest.mark.expect_failures
+def test_what_is_meant_so_is_told_though_nothing_is_wrong(url):
+    @event_handler("order.placed", name="fails")
+    def fails(event, *, number):
+        raise ValueError("for now")
+
+    with connect(url, worker=False) as db:
+        place(db, 1)
+        db.drain()
+        run(url, "pause", "fails")
+        told = run(url, "status")
+
+    said = "nothing is wrong at position 1, but no worker is alive; paused: fails; 1 set aside until their next attempt"
+    assert (0, said) == (told.exit_code, told.stdout.splitlines()[-1])
+
+
+def test_a_handler_that_the_workers_do_not_know_is_named_before_anything_waits_for_it(url, handled):
+    with connect(url, worker=False) as db:
+        place(db, 1)
+        db.drain()
+        with db.store.begin() as t:
+            lives = t.now() + timedelta(seconds=600)
+            t.enter(Presence(worker="box:17/4711/ab12", expires=lives, knows=frozenset({"mail"}), dedicated=True))
+        told = run(url, "status")
+
+    said = "nothing is wrong at position 1, but no worker knows bill"
+    assert (0, said) == (told.exit_code, told.stdout.splitlines()[-1])
+
+
 def test_status_for_the_eye(url, handled):
     with connect(url, worker=True) as db:
         place(db, 1)

@@ -15,6 +15,7 @@ from earnorm.cli.lists import as_json, columns
 from earnorm.cli.target import Target, choose, named
 from earnorm.cli.times import length
 from earnorm.status import COUNTED, Status, SubscriptionStatus, WorkerStatus
+from earnorm.telemetry import escaped
 
 __all__ = ["status", "status_as_json"]
 
@@ -31,8 +32,8 @@ _AGAIN = 2.0
 def status(app: str | None, url: str | None, *, max_lag: float | None, watch: bool, as_json: bool) -> None:
     """Show how the log stands: groups, subscriptions, leases, workers. Reads only; ends with 1 if something is wrong.
 
-    Wrong is an open transaction that keeps events from being read, or events waiting for a handler that no worker
-    knows; and, with --max-lag, events that have waited for longer than that.
+    Wrong is an open transaction that keeps events from being read, events waiting for a handler that no worker knows,
+    events that a handler has missed, and dead letters; and, with --max-lag, events that have waited for longer.
     """
     target = choose(app, url)
     while True:
@@ -68,7 +69,6 @@ def _late(found: Status, longest: float | None) -> Iterator[str]:
 def status_as_json(found: Status) -> dict[str, Any]:
     plain = asdict(found)
     plain["workers"] = [{**asdict(worker), "alive": worker.alive} for worker in found.workers]
-    plain["dead"] = sum(one.dead for one in found.subscriptions)
     return {name: _plain(value) for name, value in plain.items()}
 
 
@@ -97,7 +97,30 @@ def _page(found: Status, problems: Sequence[str]) -> Iterator[str]:
     yield ""
     yield from columns(("WORKER", "HOST", "PID", "CURSORS", "HANDLERS", ""), map(_worker, found.workers))
     yield ""
-    yield from problems or [f"all is well at position {found.horizon:,}"]
+    yield from problems or [_verdict(found)]
+
+
+def _verdict(found: Status) -> str:
+    """What is said if nothing is wrong: also what keeps events from being handled though somebody meant it so."""
+    remarks = list(_remarks(found))
+    if not remarks:
+        return f"all is well at position {found.horizon:,}"
+    return escaped(f"nothing is wrong at position {found.horizon:,}, but {'; '.join(remarks)}")
+
+
+def _remarks(found: Status) -> Iterator[str]:
+    unknown = [one.name for one in found.subscriptions if not one.known]
+    if unknown and not any(worker.alive for worker in found.workers):
+        yield "no worker is alive"
+    elif unknown:
+        yield f"no worker knows {', '.join(unknown)}"
+    groups = {group.name for group in found.groups if group.paused}
+    paused = [f"group {name}" for name in sorted(groups)]
+    paused += [one.name for one in found.subscriptions if one.paused and one.group not in groups]
+    if paused:
+        yield f"paused: {', '.join(paused)}"
+    if aside := sum(one.set_aside for one in found.subscriptions):
+        yield f"{aside:,} set aside until their next attempt"
 
 
 def _group(group: Any) -> Sequence[object]:

@@ -27,6 +27,7 @@ from earnorm.testing._store_verbs import (
     try_take,
 )
 from earnorm.testing.store_suite import StoreSuite
+from earnorm.upkeep import ALL, Selection
 
 
 @pytest.fixture
@@ -162,6 +163,29 @@ def test_every_other_read_uses_an_index(store, engine, request, analysed):
     assert ["SEARCH earnorm_log USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"] == plans["read"]
     assert ["SEARCH earnorm_log USING INDEX earnorm_log_key (key=? AND position>?)"] == plans["find"]
     assert ["SEARCH earnorm_delivery USING INDEX earnorm_delivery_event (event=?)"] == plans["of"]
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_those_who_look_after_it_are_answered_from_narrow_indexes(store, engine, request, analysed):
+    if analysed:
+        request.getfixturevalue("filled")
+    asked = []
+
+    def note(connection, cursor, statement, parameters, context, executemany):
+        if "FROM earnorm_delivery" in statement and not statement.startswith("EXPLAIN"):
+            asked.append((statement, parameters))
+
+    event.listen(store.own_engine, "before_cursor_execute", note)
+    with store.begin() as t:
+        t.tally()
+        t.dead(ALL, 10)
+        t.dead(Selection(handler="mail"), 10)
+    plans = [plan(engine, *statement) for statement in asked]
+
+    assert ["SCAN earnorm_delivery USING INDEX earnorm_delivery_due"] == plans[0]
+    assert ["SCAN earnorm_delivery USING INDEX earnorm_delivery_dead"] == plans[1]
+    assert "SCAN earnorm_delivery USING INDEX earnorm_delivery_dead" in plans[2]
+    assert any(line.startswith("SEARCH earnorm_delivery USING INDEX earnorm_delivery_dead") for line in plans[3])
 
 
 @pytest.mark.parametrize("analysed", [False, True])

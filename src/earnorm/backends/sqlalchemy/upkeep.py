@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Delete, Update, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Delete, Update, delete, func, or_, select, update
 
 from earnorm.backends.sqlalchemy.attempt_statements import is_attempt_at
 from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs
 from earnorm.backends.sqlalchemy.rows import microseconds, parse_id, to_delivery, to_time
 from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
-from earnorm.backends.sqlalchemy.tables import attempt, delivery, is_dead, log, subscription
+from earnorm.backends.sqlalchemy.tables import attempt, delivery, is_dead, is_open, log, subscription
 from earnorm.delivery import Delivery
 from earnorm.retention import reach_of
 from earnorm.upkeep import Behind, Pruned, Selection, Stall, Tally
@@ -32,8 +32,14 @@ class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
 
     def dead(self, selection: Selection, limit: int, after: int = 0) -> list[Delivery]:
         found: list[Delivery] = []
+        # Computed, or a database would walk all deliveries in the order of their ids to find the first dead one. Those
+        # of a handler are in that order in the index of the dead; past one, the next is not far.
+        search = selection.handler is None and not after
+        place = delivery.c.id + 0 if search else delivery.c.id
         for chosen in _conditions(selection):
-            rows = select(delivery).where(*chosen, delivery.c.id > after).order_by(delivery.c.id).limit(limit)
+            # The rows and their data are read only of those that are wanted.
+            lowest = select(delivery.c.id).where(*chosen, place > after).order_by(place).limit(limit).subquery()
+            rows = select(delivery).join(lowest, lowest.c.id == delivery.c.id)
             found += map(to_delivery, self._connection.execute(rows))
         return sorted(found, key=lambda row: row.id)[:limit]
 
@@ -106,10 +112,14 @@ class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
         return Behind(self._connection.execute(counted).scalar_one(), to_time(first.at))
 
     def tally(self) -> dict[str, Tally]:
-        states = {state: func.count(case((delivery.c.state == state, 1))) for state in ("open", "dead")}
+        # Each state by itself, so that each is answered by its narrow index, and not by the deliveries and their data.
+        opened, dead = self._counts(is_open(delivery)), self._counts(is_dead(delivery))
+        return {name: Tally(opened.get(name, 0), dead.get(name, 0)) for name in sorted({*opened, *dead})}
+
+    def _counts(self, state: ColumnElement[bool]) -> dict[str, int]:
         name = delivery.c.subscription
-        counts = select(name, *states.values()).group_by(name).order_by(name)
-        return {called: Tally(*found) for called, *found in self._connection.execute(counts)}
+        counts = select(name, func.count()).where(state).group_by(name)
+        return {row.subscription: row[1] for row in self._connection.execute(counts)}
 
     def stall(self) -> Stall | None:
         return self._dialect.stall(self._connection)
