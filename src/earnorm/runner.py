@@ -182,9 +182,9 @@ class Runner:
 
         A handler that never waits needs no more, and no task.
         """
-        run.context = Context()
+        context = Context()
         try:
-            outcome = None if self._preparation.may_block(run) else run.context.run(self._first_steps, run)
+            outcome = None if self._preparation.may_block(run) else context.run(self._first_steps, run)
         except ConnectionLost:
             # As above.
             raise
@@ -192,11 +192,15 @@ class Runner:
             if process_ends(error):
                 raise
             return self._failed(run, error)
-        return None if outcome is None else self._ended(run, outcome)
+        if outcome is None:
+            run.context = context
+            return None
+        return self._ended(run, outcome)
 
     async def finish(self, run: Run, executor: Executor | None = None) -> Outcome | None:
         """What `start` has left, in the caller's task: what may block (loading, `when=`) is done in `executor`."""
-        context = run.context
+        # The context has the attempt: it would wait for the garbage collector, and large payloads with it.
+        context, run.context = run.context, None
         assert context is not None
         try:
             outcome = None

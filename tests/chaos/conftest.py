@@ -158,7 +158,7 @@ def reported(request):
 
     def add(backend, run, *, events, lost, duplicates, seed="-"):
         seconds = time.perf_counter() - began
-        report = Report(backend, run, events, 0, seconds, lost, duplicates, None, str(seed))
+        report = Report(backend, run, events, 0, seconds, lost, 0, duplicates, None, str(seed))
         request.config.stash[REPORTS].append(report)
 
     return add
