@@ -25,10 +25,11 @@ from earnorm.binding import (
 )
 from earnorm.declared import payload_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
-from earnorm.event import Event
+from earnorm.event import NO_PAYLOAD, Event, Origin
 from earnorm.handle import EventHandle, Handle
 from earnorm.handler import Handler, Phase
 from earnorm.portal import wait_for
+from earnorm.tenant import _tenant
 
 __all__ = ["Step", "compile_plan", "noted"]
 
@@ -88,6 +89,7 @@ class _Writer:
             "RESERVED": RESERVED,
             "StopPropagation": StopPropagation,
             "event_name": name,
+            "event_for": _event_for,
             "failed": self._failed,
             "missing": self._missing,
             "new_value": new_value,
@@ -95,6 +97,7 @@ class _Writer:
             "old_value": old_value,
             "payload_of": payload_of,
             "refuse_reserved": refuse_reserved,
+            "tenant": _tenant.get,  # itself, with no function around it: this is the hot path
             "wait": wait_for,
         }
 
@@ -126,7 +129,9 @@ class _Writer:
             self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
         if self._wants_event:
             payload = "payload_of(o)" if self.inlined else "p"
-            self.lines.append(f"    e = Event(event_name, s, {payload})")
+            self.lines.append("    t = tenant()")
+            made = f"Event(event_name, s, {payload}) if t is None else event_for(t, event_name, s, {payload})"
+            self.lines.append(f"    e = {made}")
 
     def _take_keys(self) -> None:
         """All keys are looked up before the first handler runs: a missing one starts nothing.
@@ -210,7 +215,7 @@ class _Writer:
             raise _loop(error) from None
         if isinstance(error, (StopPropagation, EventLoopError, SyncDoorInCoroutine)):
             raise error
-        event = event if event is not None else Event(self.name, subject)
+        event = event if event is not None else _event_for(_tenant.get(), self.name, subject)
         telemetry.tell(telemetry.HandlerFailed(event, self.steps[i].handler.name, error))
 
 
@@ -224,6 +229,10 @@ class WeakTarget:
 
     def get(self) -> Callable[..., Any] | None:
         return self._handler.target
+
+
+def _event_for(tenant: str | None, name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> Event:
+    return Event(name, subject, payload, origin=Origin(tenant=tenant))
 
 
 def _in_process(phase: Phase) -> Phase:

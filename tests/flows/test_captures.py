@@ -32,8 +32,10 @@ from earnorm import (
     UUIDField,
     attach,
     connect,
+    current_tenant,
     default_bus,
     event_handler,
+    tenant,
 )
 from earnorm.errors import NotCapturable
 from earnorm.testing import isolated
@@ -154,6 +156,38 @@ def test_what_is_rolled_back_is_not_told(Order, captured, other):
     other.commit()
 
     assert [("order.created", "order:2")] == [(event.name, event.key) for event in told(captured)]
+
+
+def test_what_another_program_wrote_is_of_no_tenant(Order, captured, other):
+    acting = []
+    event_handler("order.created", name="hear")(lambda event: acting.append((event.tenant, current_tenant())))
+    write(other, "INSERT INTO orders (id, status) VALUES (1, 'new')")
+    with tenant("whoever looks first"):
+        captured.drain()
+
+    assert ([("order.created", None)], [(None, None)]) == (
+        [(event.name, event.tenant) for event in log(captured)],
+        acting,
+    )
+
+
+def test_what_the_model_wrote_keeps_its_tenant(Order, captured, other):
+    write(other, "INSERT INTO orders (id, status) VALUES (1, 'new')")
+    captured.drain()
+    with tenant("acme"):
+        Order(id=2, status="new").save()
+    with tenant("whoever looks next"):
+        captured.drain()
+
+    assert [("order:1", None), ("order:2", "acme")] == [(event.key, event.tenant) for event in log(captured)]
+
+
+async def test_what_the_model_wrote_in_async_code_keeps_its_tenant(Order, captured):
+    with tenant("acme"):
+        await Order(id=1, status="new").asave()
+    await captured.adrain()
+
+    assert [("order:1", "acme")] == [(event.key, event.tenant) for event in log(captured)]
 
 
 def test_an_update_that_changes_nothing_is_not_told(Order, captured, other):

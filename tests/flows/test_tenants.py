@@ -1,6 +1,7 @@
 """Tenants: events carry on whose behalf they happened, and their handlers run, and load, on the same behalf."""
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import event, select
@@ -9,16 +10,19 @@ from sqlalchemy.orm import Session, with_loader_criteria
 from earnorm import (
     BaseModel,
     StringField,
+    aemit,
     connect,
     current_tenant,
     emit,
     event_handler,
     event_handler_async,
+    event_type,
     post_commit,
     post_save,
     tenant,
 )
 from earnorm.errors import InvalidTenant
+from earnorm.testing import expect_failures
 from tests.flows.stories import log
 
 
@@ -192,6 +196,68 @@ def test_records_are_loaded_on_the_same_behalf(db, Order):
         event.remove(Session, "do_orm_execute", narrow)
 
     assert ([("acme", "acme"), ("bolt", "bolt")], ["acme"]) == (sorted(seen), mine)
+
+
+# --- in memory ------------------------------------------------------------------------------
+
+
+def test_events_in_memory_carry_their_tenant():
+    seen = []
+
+    @event_handler("day.closed")
+    def plain(event, context):
+        seen.append((event.tenant, context.tenant, current_tenant()))
+
+    @event_handler_async("day.closed")
+    async def awaited(event):
+        seen.append((event.tenant, event.tenant, current_tenant()))
+
+    with tenant("acme"):
+        emit("day.closed")
+    emit("day.closed")
+
+    assert [("acme",) * 3] * 2 + [(None,) * 3] * 2 == seen
+
+
+async def test_awaited_events_in_memory_carry_their_tenant_too():
+    seen = []
+
+    @event_handler_async("day.closed")
+    async def awaited(event, context):
+        seen.append((event.tenant, context.tenant, current_tenant()))
+
+    with tenant("acme"):
+        await aemit("day.closed")
+    with tenant("bolt"):
+        await aemit("day.closed")
+
+    assert [("acme",) * 3, ("bolt",) * 3] == seen
+
+
+def test_a_failure_in_memory_is_told_with_the_tenant():
+    @event_handler("day.closed")
+    def fails():
+        raise ValueError("no")
+
+    with expect_failures() as failures, tenant("acme"):
+        emit("day.closed")
+
+    assert ["acme"] == [failure.event.tenant for failure in failures]
+
+
+def test_declared_events_in_memory_carry_their_tenant():
+    seen = []
+
+    @event_type("day.closed")
+    @dataclass(frozen=True)
+    class DayClosed:
+        day: int
+
+    event_handler(DayClosed)(lambda event: seen.append((event.tenant, event.payload["day"])))
+    with tenant("acme"):
+        emit(DayClosed(day=1))
+
+    assert [("acme", 1)] == seen
 
 
 # --- a schema each --------------------------------------------------------------------------
