@@ -61,8 +61,6 @@ class Story:
         # Producers and operators; what one of them has begun in bad weather may still end in fair weather.
         self._outside = 0
         self._cast = (self.chance.randint(1, 3), self.chance.randint(self.ground.fewest, 4))
-        # Positions that a server gives out again do harm if that is soon.
-        self._rest = self.chance.choice((0.4, 4.0))
         # A story's log is short, and what stands apart in it has never far to go by the usual measure.
         self._near = self.chance.choice((2, 1_000))
         self._count = 0
@@ -145,7 +143,7 @@ class Story:
     def _produce(self, process: Process) -> None:
         store = self.ground.store_for(process)
         while not self.faults.weather.fair:
-            self.kernel.pause(self.chance.random() * self._rest)
+            self.kernel.pause(self.chance.random() * 4.0)
             # Connected anew, so that a server that took over is written to before workers know of it.
             line = Line(self, process, store)
             entries = [self._entry() for _ in range(self.chance.randint(1, 3))]
