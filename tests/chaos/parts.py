@@ -26,7 +26,7 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.errors import LeaseLost, StoreError
 from earnorm.telemetry import Appended, listen
 from earnorm.tenure import Tenure
-from tests.chaos.ledger import HEARD, Ledger
+from tests.chaos.ledger import HEARD, TRANSACTIONAL, Ledger
 
 
 class Item(BaseModel):
@@ -65,6 +65,20 @@ def prepare(say, *, url, counters):
     with connect(url, worker=False) as db, db.transaction():
         for _ in range(counters):
             Counter(number=0).save()
+
+
+def pause(say, *, url, ledger):
+    """The transactional handlers, until they are resumed."""
+    with connect(url, worker=False) as db:
+        for handler in TRANSACTIONAL:
+            db.operations.pause(handler)
+
+
+def resume(say, *, url, ledger):
+    """The transactional handlers again."""
+    with connect(url, worker=False) as db:
+        for handler in TRANSACTIONAL:
+            db.operations.resume(handler)
 
 
 def produce(say, *, url, ledger, name, transactions, threads=1, seed=0, delay=0.0, die=None):
@@ -158,20 +172,20 @@ def _drop(batch, item, counters, chance):
 
 
 def read(say, *, url, ledger, name):
-    """Follow the log as any reader may, by its horizon, until the ledger is closed and nothing is left to read."""
+    """Follow the log as any reader may, by its horizon, until all is delivered and nothing is left to read."""
     book = Ledger(Path(ledger))
     db = connect(url, worker=False)
     db.ready()
-    seen, position, closed = [], 0, False
+    seen, position, delivered = [], 0, False
     while True:
         with db.store.begin(readonly=True) as transaction:
             horizon = transaction.horizon()
             entries = transaction.read(position, horizon, 500)
         seen += [entry.id for entry in entries]
         position = entries[-1].position if entries else horizon
-        if not entries and closed:
+        if not entries and delivered:
             break
-        closed = not entries and bool(book.read("closed"))
+        delivered = not entries and bool(book.read("delivered"))
         time.sleep(0 if entries else 0.005)
     book.write("read", name, *seen)
     db.close()

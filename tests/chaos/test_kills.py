@@ -60,8 +60,8 @@ def test_a_worker_killed_at_a_point_loses_nothing(scene, point):
 
     verdict = scene.verify(f"worker {point}")
 
-    bound = 0 if point == "after the settle" else 5 * len(HANDLERS)
-    assert verdict.duplicates <= bound
+    # Also after the settle of one: transactional handlers run beside the turns, each with a settle of its own.
+    assert verdict.duplicates <= 5 * len(HANDLERS)
 
 
 def test_of_two_workers_killed_at_any_moment_the_other_goes_on_and_nothing_is_lost(scene, scale):
@@ -111,6 +111,9 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_o
     """It stops in the middle of its first batch, and another one does everything. Then it ends that batch, and finds
     that the lease is lost: what it wanted to set aside is not, or it would be handled once more."""
     scene.prepare()
+    # Who stands still in a transaction has SQLite's one lock, and nobody can overtake it.
+    if scene.backend == "SQLite":
+        scene.play("pause")
     overtaken = []
     while len(overtaken) < scale.stops:
         scene.play("produce", name=f"p{scene.kills}", transactions=6, seed=scene.seed)
@@ -120,9 +123,11 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing_when_it_goes_o
         os.kill(stopped, signal.SIGCONT)
         assert 0 == scene.nursery.wait(stopped)
         scene.kills += 1
-        # Now and then another thread of it has SQLite's one lock at that moment, and nobody can overtake it.
+        # Now and then another thread of it has that lock at that moment all the same.
         if other == 0:
             overtaken.append(str(stopped))
+    if scene.backend == "SQLite":
+        scene.play("resume")
     scene.play("finish", batch=BATCH, lease=LONG)
 
     verdict = scene.verify("worker stopped past its lease")

@@ -14,9 +14,11 @@ def sever(connection: Any) -> None:
     """End a driver's connection, of which nobody here has any more use; who still has it gets errors."""
     driver = getattr(connection, "driver_connection", None) or connection
     if isinstance(driver, sqlite3.Connection):
-        # What runs on it now ends first.
+        # Not closed: a thread that is inside SQLite would go on with freed memory. Not only rolled back: what came
+        # after would commit by itself. What runs on it now ends first.
         driver.interrupt()
-        driver.close()
+        driver.set_authorizer(_only_rollback)
+        driver.rollback()
     elif hasattr(driver, "pgconn"):
         # Below psycopg, whose own close is nothing for another thread. The server rolls back when it sees the end.
         with socket.socket(fileno=os.dup(driver.pgconn.socket)) as wire:
@@ -25,3 +27,8 @@ def sever(connection: Any) -> None:
         driver.terminate()
     else:
         driver.stop()
+
+
+def _only_rollback(action: int, operation: str | None, *_: str | None) -> int:
+    is_rollback = action == sqlite3.SQLITE_TRANSACTION and operation == "ROLLBACK"
+    return sqlite3.SQLITE_OK if is_rollback else sqlite3.SQLITE_DENY
