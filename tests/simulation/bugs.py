@@ -76,10 +76,10 @@ def horizon_with_the_rows(patch: pytest.MonkeyPatch) -> None:
         seen[self._connection] = read(self, 0, 1 << 40, 1 << 20)
         return horizon(self)
 
-    def rows(self, after, upto, limit, slots=()):
+    def rows(self, after, upto, limit, slots=(), room=None):
         found = seen.pop(self._connection, None)
         if found is None:
-            return read(self, after, upto, limit, slots)
+            return read(self, after, upto, limit, slots, room)
         ours = [entry for entry in found if not slots or is_in(entry, slots)]
         return [entry for entry in ours if after < entry.position <= upto][:limit]
 
