@@ -307,7 +307,10 @@ class Worker:
         pause = min(pause, _IDLE if self._turns.contending else self._outside.longest)
         if self._turns.is_waiting:
             pause = min(pause, _JOINING)
-        due = pause if self._agenda.next_due is None else min(pause, self._agenda.next_due)
+        due = pause
+        # What is overdue and was left alone is not this worker's to run now: it is looked for as other things are.
+        if self._agenda.next_due is not None and self._agenda.next_due > 0:
+            due = min(pause, self._agenda.next_due)
         if self._trimming is not None:
             due = min(due, self._trimming.left())
         woken = self._clock.wait(self._wakeup, due)
