@@ -192,15 +192,14 @@ class DatabaseLog:
     def _held_back(
         self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], entries: Sequence[Entry]
     ) -> HeldBack | None:
-        tell = self._claim()
-        last = transaction.append_with_commit(entries, tell)
+        last = transaction.append_with_commit(entries)
         if last is None:
             return None
 
         def now() -> Sequence[Happening]:
             return self._met(transaction, kept, transaction.append_meeting(entries))
 
-        return HeldBack(kept, last, now, tells=tell is not None)
+        return HeldBack(kept, last, now, self._claim)
 
     def _met(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], met: bool) -> Sequence[Happening]:  # noqa: FBT001  # what the append answered
         """What is kept of events that are appended, if triggers have `met` changes of this transaction as well."""

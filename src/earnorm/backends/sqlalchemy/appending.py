@@ -23,24 +23,24 @@ class Appending:
 
 class HeldBack(Appending):
     """`last` sends what is held back together with COMMIT, and says whether it could; where not, `now` appends it in
-    the ordinary way and returns what is kept then. `tells` is whether `last` tells the workers, too.
+    the ordinary way and returns what is kept then. What `last` may tell the workers, `claim` says.
     """
 
     def __init__(
         self,
         kept: Sequence[Happening],
-        last: Callable[[], bool],
+        last: Callable[[str | None], bool],
         now: Callable[[], Sequence[Happening]],
-        *,
-        tells: bool,
+        claim: Callable[[], str | None],
     ) -> None:
         super().__init__(kept)
         self._last = last
         self._now = now
-        self._tells = tells
+        self._claim = claim
 
     def finish(self) -> None:
-        if self._last():
-            self.told = self._tells
+        tell = self._claim()
+        if self._last(tell):
+            self.told = tell is not None
         else:
             self.kept = self._now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -44,9 +45,9 @@ class LogVerbs(Verbs):
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
         return self._dialect.append(self._connection, log_rows(entries))
 
-    def append_with_commit(self, entries: Sequence[Entry], tell: str | None) -> Callable[[], bool] | None:
+    def append_with_commit(self, entries: Sequence[Entry]) -> Callable[[str | None], bool] | None:
         """What will `append` them with COMMIT, and says whether it could (`Dialect.append_with_commit`); or None."""
-        return self._dialect.append_with_commit(self._connection, log_rows(entries), tell)
+        return self._dialect.append_with_commit(self._connection, partial(log_rows, entries))
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""

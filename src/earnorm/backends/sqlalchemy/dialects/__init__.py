@@ -48,9 +48,11 @@ class Dialect(Protocol):
         ...
 
     def append_with_commit(
-        self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None
-    ) -> Callable[[], bool] | None:
-        """What will `append` and COMMIT in one round trip, and `tell` the workers; None where that takes two.
+        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]]
+    ) -> Callable[[str | None], bool] | None:
+        """What will `append` and COMMIT in one round trip, and tell the workers what it is given, if anything.
+
+        None where that takes two: the rows are not asked for then.
 
         It answers whether it has: not if triggers saw the transaction write, or the append was refused. The transaction
         is then as it was before. It raises what a COMMIT does.

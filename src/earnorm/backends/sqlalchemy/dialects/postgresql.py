@@ -85,8 +85,8 @@ class PostgreSQL:
         return found is not None and bool(found.fetchone()[0])
 
     def append_with_commit(
-        self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None
-    ) -> Callable[[], bool] | None:
+        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]]
+    ) -> Callable[[str | None], bool] | None:
         if not connection.dialect.driver.startswith("psycopg"):
             return None
         from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
@@ -94,13 +94,14 @@ class PostgreSQL:
         driver = together.driver_of(connection)
         if driver is None:
             return None
-        columns = _given(tables.log)[: len(rows[0])]
-        if len(rows) == 1:
-            given = together.values(rows[0])
+        written = rows()
+        columns = _given(tables.log)[: len(written[0])]
+        if len(written) == 1:
+            given = together.values(written[0])
         else:
-            given = together.arrays([column.type for column in columns], rows)
-        last = together.Statement(self._last_text(len(columns), alone=len(rows) == 1), *given)
-        return partial(together.send_with_commit, driver, last, tell)
+            given = together.arrays([column.type for column in columns], written)
+        last = together.Statement(self._last_text(len(columns), alone=len(written) == 1), *given)
+        return partial(together.send_with_commit, driver, last)
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
 from itertools import chain
@@ -180,7 +180,7 @@ class SQLite:
         self.insert(connection, tables.log, rows)
         return _is_any_captured(connection)
 
-    def append_with_commit(self, connection: Connection, rows: Sequence[tuple[Any, ...]], tell: str | None) -> None:
+    def append_with_commit(self, connection: Connection, rows: Callable[[], object]) -> None:
         """A file knows no round trips."""
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
