@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, delete
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.lists import in_lists
 from earnorm.backends.sqlalchemy.payloads import within
 from earnorm.backends.sqlalchemy.rows import key_row, log_rows, microseconds, to_entry, to_key
 from earnorm.backends.sqlalchemy.verbs import Verbs
@@ -21,12 +22,8 @@ from earnorm.store import Range
 
 __all__ = ["LogVerbs", "parameters_of"]
 
-# Values in one IN list: below the parameters that any database takes (SQLite 32,766).
-_VALUES_A_LIST = 10_000
 # Where an entry read, a position, an id and the ENTRY_COLUMNS, has its data.
 _PLACE = 2 + tables.ENTRY_COLUMNS.index("data")
-
-T = TypeVar("T")
 
 
 class LogVerbs(Verbs):
@@ -51,7 +48,7 @@ class LogVerbs(Verbs):
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""
-        for some in _in_lists(list(ids)):
+        for some in in_lists(ids):
             self._connection.execute(delete(tables.log).where(tables.log.c.id.in_(some)))
 
     def append_many(self, entries: Entries) -> None:
@@ -102,8 +99,3 @@ def parameters_of(slots: Sequence[Range]) -> dict[str, int]:
     """The parameters of so many ranges (`Statements.read_slots`)."""
     firsts = {f"first_{number}": first for number, (first, _) in enumerate(slots)}
     return firsts | {f"last_{number}": last for number, (_, last) in enumerate(slots)}
-
-
-def _in_lists(values: list[T]) -> Iterator[list[T]]:
-    for start in range(0, len(values), _VALUES_A_LIST):
-        yield values[start : start + _VALUES_A_LIST]

@@ -6,20 +6,18 @@ So one statement brings no more than so many small ones, whatever the next rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 from sqlalchemy import Column, Connection, Table, case, func, literal_column, select
 from sqlalchemy.sql import ColumnElement
 
+from earnorm.backends.sqlalchemy.lists import in_lists
 from earnorm.room import fitting
 
 __all__ = ["columns_of", "within"]
 
 # Bytes. Thousands of such are read at once; a larger one is worth a look of its own.
 _SMALL = 4096
-# Values in one IN list: below the parameters that any database takes (SQLite 32,766).
-_A_LIST = 10_000
 
 
 def columns_of(table: Table, names: Sequence[str]) -> list[ColumnElement[Any]]:
@@ -67,7 +65,6 @@ def _filled(
 def _looked_up(
     connection: Connection, number: Column[Any], numbers: Sequence[int], what: ColumnElement[Any]
 ) -> Iterator[tuple[int, Any]]:
-    rest = iter(numbers)
-    while some := list(islice(rest, _A_LIST)):
+    for some in in_lists(numbers):
         for found in connection.execute(select(number, what).where(number.in_(some))):
             yield found[0], found[1]
