@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from earnorm.clock import Clock
 from earnorm.counts import Counts
@@ -150,7 +149,7 @@ class Errands:
         if errand.settlement is not None and errand.error is None:
             with self._settler.counting:
                 self._settler.totals += Counts.of(outcome for lane in errand.outcomes for outcome in lane)
-            self._tenure.moved([replace(a.cursor, position=a.position, deaths=0) for a in errand.settlement.advances])
+            self._tenure.moved(errand.settlement.advances)
             self._adapt(name, errand)
             return True
         self._settler.astray = True

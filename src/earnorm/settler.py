@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 
@@ -14,7 +15,7 @@ from earnorm.counts import Counts
 from earnorm.delivery import Outcome
 from earnorm.errors import LeaseLost
 from earnorm.runner import Runner
-from earnorm.store import SHARED, Plan, Settlement, Store
+from earnorm.store import SHARED, Plan, Settlement, Store, Transaction
 from earnorm.stragglers import Straggler, Stragglers, reopen_astray
 from earnorm.subscription import Window, fold, passed
 from earnorm.tenure import Tenure
@@ -74,8 +75,7 @@ class Settler:
         window, outcomes, worker = result.window, result.outcomes, self._tenure.worker
         settlement = None if result.apart else passed(window, outcomes, worker, result.plans)
         with self.counting:
-            with self._store.begin() as transaction:
-                self._tenure.require_line()
+            with self._writing() as transaction:
                 if settlement is None:
                     settlement = fold(window, outcomes, transaction.now(), worker, result.plans, apart=result.apart)
                 moves = any((settlement.advances, settlement.set_aside, settlement.rescheduled, settlement.finished))
@@ -92,14 +92,20 @@ class Settler:
 
     def write(self, settlement_at: Callable[[datetime], Settlement]) -> None:
         """Write down what is no outcome, as of the store's time."""
-        with self._store.begin() as transaction:
-            self._tenure.require_line()
+        with self._writing() as transaction:
             settlement = settlement_at(transaction.now())
             transaction.settle(settlement)
         self._note(settlement)
 
+    @contextmanager
+    def _writing(self) -> Iterator[Transaction]:
+        """A transaction of the server that what is written down was read from."""
+        with self._store.begin() as transaction:
+            self._tenure.require_line()
+            yield transaction
+
     def _note(self, settlement: Settlement) -> None:
-        self._tenure.moved([replace(a.cursor, position=a.position, deaths=0) for a in settlement.advances])
+        self._tenure.moved(settlement.advances)
         if any(advance.cursor.name != SHARED for advance in settlement.advances):
             # It may have caught up with the others.
             self._tenure.stale()
@@ -125,8 +131,7 @@ class Settler:
         window = Window(lanes=((straggler.row,),))
         with self.counting:
             try:
-                with self._store.begin() as transaction:
-                    self._tenure.require_line()
+                with self._writing() as transaction:
                     settlement = fold(window, [outcomes], transaction.now(), worker, {})
                     transaction.settle(settlement)
             except LeaseLost as lost:

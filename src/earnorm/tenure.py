@@ -15,7 +15,7 @@ from pathlib import Path
 from earnorm.clock import Clock
 from earnorm.errors import ConnectionLost, LeaseLost
 from earnorm.shares import NEAR, Moves, View, moves_of
-from earnorm.store import Cursor, Follower, Group, Presence, Store, Transaction
+from earnorm.store import Advance, Cursor, Follower, Group, Presence, Store, Transaction
 
 __all__ = ["Tenure"]
 
@@ -105,8 +105,14 @@ class Tenure:
             if self._bury(view):
                 continue
             assert self._said is not None
-            policy = {"divides": self._store.divides, "patient": self._is_patient()}
-            moves = moves_of(view, self._said, **policy, solitary=solitary, near=self.near)
+            moves = moves_of(
+                view,
+                self._said,
+                divides=self._store.divides,
+                patient=self._is_patient(),
+                solitary=solitary,
+                near=self.near,
+            )
             moves.spare(self.busy)
             self._notice_others(view, moves)
             self.is_short = moves.is_short
@@ -241,10 +247,10 @@ class Tenure:
         else:
             self._beaten = beaten
 
-    def moved(self, cursors: Iterable[Cursor]) -> None:
-        """They were settled, and stand there now."""
+    def moved(self, advances: Iterable[Advance]) -> None:
+        """They were settled, and their cursors stand there now."""
         if self.view is not None:
-            now = {cursor.place: cursor for cursor in cursors}
+            now = {a.cursor.place: replace(a.cursor, position=a.position, deaths=0) for a in advances}
             self.view = replace(self.view, cursors=[now.get(c.place, c) for c in self.view.cursors])
 
     def stale(self) -> None:
