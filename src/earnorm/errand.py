@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -96,18 +96,17 @@ class Errand:
         self._task = loop.create_task(self._aserve(stages), context=Context())
 
     def _serve(self, stages: Stages) -> None:
-        try:
+        with self._ending():
             stages.perform(self._work)
-        except BaseException as error:
-            self._end(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            self._end(None)
 
     async def _aserve(self, stages: Stages) -> None:
-        try:
+        with self._ending():
             await stages.aperform(self._work)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
             self._end(error)
             if not isinstance(error, Exception):
