@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from benchmarks.saving import UNSAFE, Turn, answer, earnorm_model, plain_engine, plain_model
@@ -82,46 +83,6 @@ def _by_hand(write: Callable[..., Turn], url: str) -> Turn:
     return both
 
 
-def bulk_insert_plain(url: str) -> Turn:
-    return _bulk(plain_model, _inserting, url, connected=False)
-
-
-def bulk_insert_unheard(url: str) -> Turn:
-    return _bulk(earnorm_model, _inserting, url, connected=False)
-
-
-def bulk_insert_log(url: str) -> Turn:
-    return _bulk(earnorm_model, _inserting, url, connected=True)
-
-
-def bulk_insert_batch(url: str) -> Turn:
-    return _bulk(_batch_model, _inserting, url, connected=True)
-
-
-def bulk_update_plain(url: str) -> Turn:
-    return _bulk(plain_model, _updating, url, connected=False)
-
-
-def bulk_update_unheard(url: str) -> Turn:
-    return _bulk(earnorm_model, _updating, url, connected=False)
-
-
-def bulk_update_log(url: str) -> Turn:
-    return _bulk(earnorm_model, _updating, url, connected=True)
-
-
-def bulk_update_batch(url: str) -> Turn:
-    return _bulk(_batch_model, _updating, url, connected=True)
-
-
-def bulk_insert_by_hand(url: str) -> Turn:
-    return _by_hand(_inserting, url)
-
-
-def bulk_update_by_hand(url: str) -> Turn:
-    return _by_hand(_updating, url)
-
-
 def _batch_model() -> Any:
     from earnorm import BaseModel, IntegerField, StringField
 
@@ -135,21 +96,19 @@ def _batch_model() -> Any:
     return Person
 
 
-CONTESTANTS: dict[str, Callable[[str], Turn]] = {
-    build.__name__: build
-    for build in (
-        bulk_insert_plain,
-        bulk_insert_unheard,
-        bulk_insert_log,
-        bulk_insert_batch,
-        bulk_insert_by_hand,
-        bulk_update_plain,
-        bulk_update_unheard,
-        bulk_update_log,
-        bulk_update_batch,
-        bulk_update_by_hand,
-    )
+_WRITES: dict[str, Callable[..., Turn]] = {"bulk_insert": _inserting, "bulk_update": _updating}
+# How the model is made, and whether its events are kept.
+_MODELS: dict[str, tuple[Callable[[], Any], bool]] = {
+    "plain": (plain_model, False),
+    "unheard": (earnorm_model, False),
+    "log": (earnorm_model, True),
+    "batch": (_batch_model, True),
 }
+CONTESTANTS: dict[str, Callable[[str], Turn]] = {
+    f"{name}_{kind}": partial(_bulk, make, write, connected=connected)
+    for name, write in _WRITES.items()
+    for kind, (make, connected) in _MODELS.items()
+} | {f"{name}_by_hand": partial(_by_hand, write) for name, write in _WRITES.items()}
 
 if __name__ == "__main__":
     chosen, target = sys.argv[1:]
