@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 from earnorm.delivery import Delivery
+from earnorm.fleet import by_name
 from earnorm.following import Following
 from earnorm.front import Front, fronts_of
 from earnorm.later import in_lanes
@@ -13,7 +14,7 @@ from earnorm.pace import Pace
 from earnorm.room import ROOM
 from earnorm.runner import Runner
 from earnorm.shares import View
-from earnorm.store import SHARED, Cursor, Follower, Group, Plan, Store, Transaction, Waiting
+from earnorm.store import SHARED, Follower, Group, Plan, Store, Transaction, Waiting
 from earnorm.subscription import Audience, Window, plan
 from earnorm.suspects import alone
 from earnorm.tenure import Tenure
@@ -204,9 +205,7 @@ class Agenda:
         return [(name, window) for name, window in (*windows[first:], *windows[:first]) if not window.is_empty]
 
     def _own_fronts(self, view: View, busy: Collection[str]) -> dict[str, Front]:
-        own: dict[tuple[str, str], list[Cursor]] = {}
-        for cursor in self._tenure.held:
-            own.setdefault((cursor.group, cursor.name), []).append(cursor)
+        own = by_name(self._tenure.held)
         free = [f for f in self._of(view.groups, view.followers).alone if f.name not in busy]
         return {f.name: Front(cursors, {f.name: f}) for f in free if (cursors := own.get((f.group, f.name)))}
 

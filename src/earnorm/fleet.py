@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -18,6 +19,7 @@ __all__ = [
     "Range",
     "Registration",
     "Since",
+    "by_name",
 ]
 
 Range = tuple[int, int]
@@ -128,3 +130,11 @@ class Cursor:
     @property
     def slots(self) -> Range:
         return self.first, self.last
+
+
+def by_name(cursors: Iterable[Cursor]) -> dict[tuple[str, str], list[Cursor]]:
+    """By group and name, the rows of each cursor."""
+    found: dict[tuple[str, str], list[Cursor]] = {}
+    for cursor in cursors:
+        found.setdefault((cursor.group, cursor.name), []).append(cursor)
+    return found

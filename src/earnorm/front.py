@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from earnorm.event import Entry
+from earnorm.fleet import by_name
 from earnorm.slots import SLOTS, slot_of
 from earnorm.store import Cursor, Follower, Range
 
@@ -73,10 +74,7 @@ class Front:
 
     @cached_property
     def _rows(self) -> Mapping[tuple[str, str], Sequence[Cursor]]:
-        found: dict[tuple[str, str], list[Cursor]] = {}
-        for cursor in self.cursors:
-            found.setdefault((cursor.group, cursor.name), []).append(cursor)
-        return found
+        return by_name(self.cursors)
 
 
 class _Floors(dict[str, Floor | None]):

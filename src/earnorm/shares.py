@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import TypeVar
 
+from earnorm.fleet import by_name
 from earnorm.slots import SLOTS
 from earnorm.store import SHARED, Cursor, Follower, Group, Presence
 
@@ -15,9 +15,6 @@ __all__ = ["NEAR", "Moves", "View", "moves_of", "outranks", "share_of"]
 
 NEAR = 1_000
 """How many positions behind the shared cursor one of a subscription's own is about to rejoin it."""
-
-T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -38,22 +35,18 @@ class View:
         return self._by_group.get(group, ())
 
     def rows(self, group: str, name: str) -> Sequence[Cursor]:
-        return self._by_place.get((group, name), ())
+        return self._by_name.get((group, name), ())
 
     @cached_property
     def _by_group(self) -> Mapping[str, Sequence[Follower]]:
-        return _sorted_by(self.followers, lambda follower: follower.group)
+        found: dict[str, list[Follower]] = {}
+        for follower in self.followers:
+            found.setdefault(follower.group, []).append(follower)
+        return found
 
     @cached_property
-    def _by_place(self) -> Mapping[tuple[str, str], Sequence[Cursor]]:
-        return _sorted_by(self.cursors, lambda cursor: (cursor.group, cursor.name))
-
-
-def _sorted_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    found: dict[K, list[T]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
+    def _by_name(self) -> Mapping[tuple[str, str], Sequence[Cursor]]:
+        return by_name(self.cursors)
 
 
 @dataclass(slots=True)
