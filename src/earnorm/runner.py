@@ -20,7 +20,6 @@ from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import DONE, Dead, Delivery, Done, Outcome, Retry, Skipped
 from earnorm.envelope import origin_of
 from earnorm.errors import (
-    ConnectionLost,
     Control,
     HandlerTimedOut,
     PayloadError,
@@ -36,7 +35,7 @@ from earnorm.preparation import Ahead, Hydrated, Loaded, Preparation
 from earnorm.stepping import Rest, Timer, awaiting
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
-from earnorm.verdict import STOPPED, Verdict, judge, process_ends
+from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
 
 __all__ = ["Hydrated", "Runner"]
 
@@ -168,11 +167,8 @@ class Runner:
         run.thread = threading.get_ident()
         try:
             outcome = Context().run(self._work, run)
-        except ConnectionLost:
-            # Ours, as the record was loaded: no doing of the handler, and so no attempt.
-            raise
         except _FAILURES as error:
-            if process_ends(error):
+            if is_no_attempt(error):
                 raise
             return self._failed(run, error)
         return self._ended(run, outcome)
@@ -185,11 +181,8 @@ class Runner:
         context = Context()
         try:
             outcome = None if self._preparation.may_block(run) else context.run(self._first_steps, run)
-        except ConnectionLost:
-            # As above.
-            raise
         except _FAILURES as error:
-            if process_ends(error):
+            if is_no_attempt(error):
                 raise
             return self._failed(run, error)
         if outcome is None:
@@ -210,11 +203,8 @@ class Runner:
                 outcome = skipped or context.run(self._first_step, run)
             if outcome is None:
                 outcome = self._returned(run, await self._waited_for(run, context))
-        except ConnectionLost:
-            # As above.
-            raise
         except _FAILURES as error:
-            if process_ends(error):
+            if is_no_attempt(error):
                 raise
             return self._failed(run, error)
         return self._ended(run, outcome)

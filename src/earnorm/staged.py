@@ -6,12 +6,12 @@ import threading
 from contextvars import Context
 
 from earnorm.delivery import Done, Outcome
-from earnorm.errors import ConnectionLost, HandlerTimedOut
+from earnorm.errors import HandlerTimedOut
 from earnorm.portal import await_here
 from earnorm.runner import _FAILURES, Runner, _tell_refused
 from earnorm.stage import Stage
 from earnorm.underway import Run
-from earnorm.verdict import process_ends
+from earnorm.verdict import is_no_attempt, process_ends
 
 __all__ = ["StageLost", "perform_staged"]
 
@@ -37,11 +37,8 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
         if run.is_late:
             assert run.timeout is not None
             raise HandlerTimedOut(run.handler.name, run.timeout)
-    except ConnectionLost:
-        # Ours, as the record was loaded: no doing of the handler, and so no attempt.
-        raise
     except _FAILURES as error:
-        if process_ends(error):
+        if is_no_attempt(error):
             raise
         if run.end():
             return _failed(runner, run, stage, error)

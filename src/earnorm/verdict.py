@@ -18,6 +18,7 @@ from earnorm.backoff import Backoff
 from earnorm.delivery import Dead, Outcome, Retry, Skipped
 from earnorm.durations import LONGEST, seconds_of
 from earnorm.errors import (
+    ConnectionLost,
     Control,
     Discard,
     EventLoopError,
@@ -32,7 +33,7 @@ from earnorm.errors import (
 )
 from earnorm.telemetry import escaped
 
-__all__ = ["STOPPED", "Verdict", "error_text", "judge", "process_ends"]
+__all__ = ["STOPPED", "Verdict", "error_text", "is_no_attempt", "judge", "process_ends"]
 
 # No later attempt would find anything else.
 _HOPELESS = (
@@ -156,6 +157,11 @@ def _codes(trace: TracebackType | None) -> Iterator[CodeType]:
 @lru_cache(maxsize=1024)
 def _is_library(file: str) -> bool:
     return file.startswith(("<earnorm ", "<frozen ", *_PLACES_OF_LIBRARIES, _OURSELVES))
+
+
+def is_no_attempt(error: BaseException) -> bool:
+    """Whether it says nothing of the handler: the connection was lost as its record was loaded, or `process_ends`."""
+    return isinstance(error, ConnectionLost) or process_ends(error)
 
 
 def process_ends(error: BaseException) -> bool:
