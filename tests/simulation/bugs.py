@@ -17,9 +17,9 @@ from earnorm import worker as workers
 from earnorm.backends.memory import MemoryTransaction, upkeep
 from earnorm.backends.memory.log import is_in
 from earnorm.backends.sqlalchemy import lease_statements, tables
-from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox
 from earnorm.backends.sqlalchemy.dialects import horizon as horizons
 from earnorm.backends.sqlalchemy.dialects.postgresql import PostgreSQL
+from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.backends.sqlalchemy.rows import to_cursor
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.delivery import Done

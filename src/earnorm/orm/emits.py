@@ -11,11 +11,12 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session, object_session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in, refuse_at_once
 from earnorm.backends.sqlalchemy.emissions import Emissions, refuse_reuse
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.log import Log
+from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
 from earnorm.binding import RESERVED
 from earnorm.bus import EventBus

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalErr
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from earnorm.backends.sqlalchemy.boundary import _outboxes
+from earnorm.backends.sqlalchemy.boundary import seal
 from earnorm.backends.sqlalchemy.dialects.severing import sever
 from earnorm.backends.sqlalchemy.scope import Scope, enter_scope
 from earnorm.errors import TransactionError
@@ -117,10 +117,8 @@ class DatabaseStage:
             self.session.commit()
         if self._first is not None:
             self._end(self._first, NestedTransaction.commit, released=self._first.is_active)
-            outbox = _outboxes.get(self._connection)
-            if outbox is not None:
-                # Of one record two attempts may tell, and each tells of its own change.
-                outbox.sealed.append(len(outbox.happenings))
+            # Of one record two attempts may tell, and each tells of its own change.
+            seal(self._connection)
         self._leave()
 
     def drop(self) -> None:

@@ -8,8 +8,7 @@ released once COMMIT has returned, which only the dialect's own `do_commit` tell
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,123 +16,14 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.session import SessionTransactionState
 
-from earnorm.backends.sqlalchemy.appending import Appending
-from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
-from earnorm.backends.sqlalchemy.scope import outside
+from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.bus import EventBus
-from earnorm.composition import compose_parts
-from earnorm.dispatch import Outbox
 from earnorm.errors import AutocommitRefused, BindNotConnected
-from earnorm.handler import Handler, Phase
-from earnorm.multitude import Happening, Multitude, singly
-from earnorm.occurrence import Occurrence
-from earnorm.telemetry import HandlerFailed, tell
-from earnorm.tenant import acting_for
 
-__all__ = ["connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of"]
-
-
-class ConnectionOutbox(Outbox):
-    """An outbox whose end is the end of a Connection's transaction."""
-
-    def __init__(self, bus: EventBus, log: Log | None, connection: Connection) -> None:
-        super().__init__()
-        self.bus = bus
-        self.log = log
-        self.connection = weakref.ref(connection)
-        self.engine = connection.engine
-        self.committing = 0
-        self.database = "" if log is None else log.name
-        # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
-        self._sessions: list[weakref.ref[Session]] = []
-        self.sealed: list[int] = []  # up to where what happened is composed apart from what comes after
-        self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
-        self.composed: list[Happening] | None = None
-        self.appending = Appending()
-        self.emissions = Emissions()
-
-    def serve(self, session: Session) -> None:
-        """Events of this Session's transaction come in here."""
-        if session not in self.sessions:
-            self._sessions.append(weakref.ref(session))
-
-    @property
-    def sessions(self) -> list[Session]:
-        return [session for reference in self._sessions if (session := reference()) is not None]
-
-    def record(self, occurrence: Occurrence) -> None:
-        occurrence.database = self.database
-        super().record(occurrence)
-
-    def record_many(self, multitude: Multitude) -> None:
-        multitude.database = self.database
-        super().record_many(multitude)
-
-    def append(self, connection: Connection, *, with_commit: bool = False) -> None:
-        self.composed = compose_parts(self.happenings, self.sealed)
-        if self.log is not None and (self.composed or self.muted):
-            self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
-            self.appending = self.log.append(connection, self.composed, self.muted, with_commit=with_commit)
-
-    def release(self) -> None:
-        """The transaction is committed: run what runs after it, in this process."""
-        self.emissions.commit()
-        if self.log is not None:
-            self.log.appended(self.appending)
-        for occurrence in singly(filter(self._is_heard_later, self.composed or ())):
-            occurrence.later = self._later(occurrence)
-            if occurrence.later:
-                with acting_for(occurrence.event.tenant):
-                    fresh = self._loaded(occurrence, occurrence.later)
-                    if fresh is not None:
-                        self._run(fresh, occurrence.later)
-
-    def _is_heard_later(self, happening: Happening) -> bool:
-        """Of a multitude nobody did when it happened; a handler may have been registered since."""
-        if not isinstance(happening, Multitude):
-            return True
-        return not self.bus.plans.flow(happening.info.cls, happening.kind).logged
-
-    def _later(self, occurrence: Occurrence) -> Sequence[Handler]:
-        """Who hears it after the commit, in this process: with a log, the durable ones read that."""
-        durable = self.log is None
-        if occurrence.info is not None and occurrence.kind != "event":
-            return self.bus.plans.later(occurrence.info.cls, occurrence.kind, occurrence.changes, durable=durable)
-        return [h for h in occurrence.later if durable or h.phase is Phase.AFTER_COMMIT]
-
-    def _loaded(self, occurrence: Occurrence, later: Sequence[Handler]) -> Occurrence | None:
-        try:
-            return self._unexpired(occurrence) if self.log is None else self.log.refresh(occurrence)
-        except Exception as error:  # noqa: BLE001  # the write is committed; its caller has nothing to mend
-            for handler in later:
-                tell(HandlerFailed(occurrence.event, handler.name, error))
-            return None
-
-    def _unexpired(self, occurrence: Occurrence) -> Occurrence:
-        """Without a log a handler gets the live record, unless its Session has expired it at the commit."""
-        if occurrence.info is None or not instance_state(occurrence.subject).expired:
-            return occurrence
-        with Session(self.engine, expire_on_commit=False) as session:
-            found: Any = session.get(occurrence.info.cls, occurrence.identity)
-            session.expunge_all()
-        return occurrence if found is None else occurrence.about(found)
-
-    def give_up(self) -> None:
-        """The transaction is rolled back."""
-        with outside(self.sessions):
-            for happening in self.rollback():
-                if happening.info is not None and happening.kind != "event":
-                    hooks = self.bus.plans.hooks(happening.info.cls, happening.kind, Phase.ROLLBACK)
-                    for occurrence in singly([happening]) if hooks else ():
-                        self._run(occurrence, hooks)
-
-    def _run(self, occurrence: Occurrence, handlers: Sequence[Handler]) -> None:
-        occurrence.later = handlers
-        self.bus.run_after(occurrence)
+__all__ = ["connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of", "seal"]
 
 
 class _Outboxes:
@@ -162,8 +52,9 @@ _CLOSED = "earnorm_closed_log"
 # What a driver's COMMIT or ROLLBACK releases; by id, since the dialect sees only that connection.
 _committing: dict[int, ConnectionOutbox] = {}
 _rolling_back: dict[int, ConnectionOutbox] = {}
+
 _commits = 0
-# What waits for the end of a Session's own commit, by its id.
+# What waits for the end of a Session's own commit, by the Session's id.
 _ready: dict[int, list[ConnectionOutbox]] = {}
 
 
@@ -178,7 +69,8 @@ def connect_engine(engine: Engine, log: Log) -> None:
 
 def disconnect_engine(engine: Engine) -> None:
     """From now on the engine has no database; what is still under way on it is kept in its log all the same."""
-    log = _logs.pop(engine := _root(engine), None)
+    engine = _root(engine)
+    log = _logs.pop(engine, None)
     if log is not None:
         # On the engine itself: a table of ours would keep both alive for ever.
         vars(engine)[_CLOSED] = log
@@ -187,7 +79,8 @@ def disconnect_engine(engine: Engine) -> None:
 def log_of(engine: Engine) -> Log | None:
     """The log of an engine: its own, or that of a connected engine on the same database."""
     engine = _root(engine)
-    if (found := _logs.get(engine)) is None:
+    found = _logs.get(engine)
+    if found is None:
         found = next((log for other, log in list(_logs.items()) if _same_database(engine, other)), None)
     return vars(engine).get(_CLOSED) if found is None else found
 
@@ -206,8 +99,9 @@ def _root(engine: Engine) -> Engine:
 
 def _same_database(first: Engine, second: Engine) -> bool:
     one, two = first.url, second.url
-    kind = one.get_backend_name()
-    if kind != two.get_backend_name() or not one.database or (kind == "sqlite" and one.database == ":memory:"):
+    if one.get_backend_name() != two.get_backend_name() or not one.database:
+        return False
+    if one.get_backend_name() == "sqlite" and one.database == ":memory:":
         return False
     return _place(one) == _place(two)
 
@@ -234,9 +128,17 @@ def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOut
     return outbox
 
 
+def seal(connection: Connection) -> None:
+    """What has happened on it so far is composed apart from what comes after."""
+    outbox = _outboxes.get(connection)
+    if outbox is not None:
+        outbox.seal()
+
+
 def watch(engine: Engine) -> None:
     """Hear what happens to transactions of `engine`, from now on."""
-    if (engine := _root(engine)) in _watched:
+    engine = _root(engine)
+    if engine in _watched:
         return
     with _lock:
         if engine in _watched:

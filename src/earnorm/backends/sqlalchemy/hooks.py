@@ -24,12 +24,12 @@ from earnorm.backends.sqlalchemy.alone import (
     size,
 )
 from earnorm.backends.sqlalchemy.attention import listening
-from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 from earnorm.backends.sqlalchemy.opening import EXPECTED, expect_nothing, outbox_in, require_boundary
 from earnorm.backends.sqlalchemy.orphans import is_orphan, orphaned_by
+from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.backends.sqlalchemy.relations import associations_of
 from earnorm.backends.sqlalchemy.scope import is_nobodys, scope_of, within
 from earnorm.backends.sqlalchemy.together import one_by_one

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
+from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 
 __all__ = ["EXPECTED", "expect_nothing", "outbox_in", "require_boundary"]
 

@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy.attention import listening
-from earnorm.backends.sqlalchemy.boundary import ConnectionOutbox, outbox_of
+from earnorm.backends.sqlalchemy.boundary import outbox_of
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks
 from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.bus import EventBus
 from earnorm.errors import StopPropagation
