@@ -257,6 +257,18 @@ def test_threads_take_turns(db, Order):
         assert 16 == db.drain()["done"]
 
 
+def test_who_is_amid_its_rows_sees_what_was_there_when_it_asked(db, Order):
+    with rolled_back(db), db.engine.connect() as connection:
+        for number in (1, 2):
+            Order(number=number).save()
+        rows = connection.execute(select(Order.number).order_by(Order.number))
+        first = next(rows).number
+        Order(number=3).save()
+
+        assert [1, 2] == [first, *(row.number for row in rows)]
+        assert 3 == len(Order.find())
+
+
 def test_an_error_of_the_database_leaves_the_test_its_transaction(db, Order):
     with rolled_back(db):
         Order(number=1).save()

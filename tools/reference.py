@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -94,8 +95,8 @@ def _described() -> Iterator[list[str]]:
 
 def _meanings() -> Iterator[tuple[str, str]]:
     """The lines `name, name   meaning` of the docstring of Options."""
-    for line in (Options.__doc__ or "").splitlines():
-        if found := re.fullmatch(r" {4}(\w+(?:, \w+)*) {2,}(\S.*)", line):
+    for line in inspect.cleandoc(Options.__doc__ or "").splitlines():
+        if found := re.fullmatch(r"(\w+(?:, \w+)*) {2,}(\S.*)", line):
             yield from ((name, re.sub(r" \(default.*\)$", "", found[2])) for name in found[1].split(", "))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -184,24 +185,44 @@ class SharedConnection:
 
 
 class _Cursor:
+    """A cursor of one thread on everybody's connection: its rows are read within its turn, since no driver can have
+    one thread in the rows of a statement while another thread runs the next.
+    """
+
     def __init__(self, connection: SharedConnection, real: Any) -> None:
         self._connection = connection
         self._real = real
+        self._rows: deque[Any] = deque()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def __iter__(self) -> Any:
-        return iter(self._real)
+    def __iter__(self) -> Iterator[Any]:
+        while self._rows:
+            yield self._rows.popleft()
 
     async def _async_soft_close(self) -> None:
         """SQLAlchemy asks an async driver's cursor to end its traffic; there is none."""
 
-    def execute(self, statement: Any, *args: Any, **options: Any) -> Any:
-        return self._connection.run(statement, lambda: self._real.execute(statement, *args, **options))
+    def execute(self, statement: Any, *args: Any, **options: Any) -> _Cursor:
+        self._connection.run(statement, lambda: self._read(self._real.execute(statement, *args, **options)))
+        return self
 
-    def executemany(self, statement: Any, *args: Any, **options: Any) -> Any:
-        return self._connection.run(statement, lambda: self._real.executemany(statement, *args, **options))
+    def executemany(self, statement: Any, *args: Any, **options: Any) -> _Cursor:
+        self._connection.run(statement, lambda: self._real.executemany(statement, *args, **options))
+        return self
+
+    def _read(self, _executed: Any) -> None:
+        self._rows = deque(self._real.fetchall() if self._real.description else ())
+
+    def fetchone(self) -> Any:
+        return self._rows.popleft() if self._rows else None
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        return list(itertools.islice(self, self._real.arraysize if size is None else size))
+
+    def fetchall(self) -> list[Any]:
+        return list(self)
 
 
 def _only_reads(statement: str) -> bool:
