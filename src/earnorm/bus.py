@@ -91,8 +91,9 @@ class EventBus:
         self._aruns: dict[type, dict[str, ARun]] = {}
         self._alone: dict[type, Callable[[Any], Handle]] = {}
         self._declared: dict[tuple[type, type, bool], Any] = {}
-        # What is known of models that nobody hears, for whoever writes their records.
+        # For whoever writes records: what is known of models that nobody hears, and what a new record meets.
         self.silences: dict[type, Any] = {}
+        self.courses: dict[type, Any] = {}
         self.registry.on_change(self.forget_plans)
         telemetry.on_change(self.forget_plans)
 
@@ -110,6 +111,11 @@ class EventBus:
         """Whether every event counts, heard or not: there is a log, or somebody watches."""
         return self._attentive or telemetry.verbose()
 
+    @property
+    def attentive_by_itself(self) -> bool:
+        """The same but for `logging`, whose level nobody tells of: what this says holds until plans are forgotten."""
+        return self._attentive
+
     def attach_door(self, door: Door | None) -> None:
         """Send what needs a transaction through `door`."""
         self._door = door
@@ -118,13 +124,14 @@ class EventBus:
     def forget_plans(self) -> None:
         """Compile what is emitted next anew (something registered, connected, listens or is muted)."""
         self._connected = self._door is not None and self._door.connected
-        self._attentive = self._connected or self.watch.active
+        self._attentive = self._connected or self.watch.active or telemetry.stepping()
         # New tables rather than emptied ones: what a thread is preparing right now goes into the old.
         self._runs = {}
         self._aruns = {}
         self._alone = {}
         self._declared = {}
         self.silences = {}
+        self.courses = {}
 
     # --- handlers ----------------------------------------------------------------------------
 

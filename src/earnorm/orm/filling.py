@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import inspect
+from sqlalchemy.event.attr import _EmptyListener
 from sqlalchemy.orm.attributes import _ScalarAttributeImpl
 from sqlalchemy.orm.base import NO_VALUE
 from sqlalchemy.orm.state import InstanceState
@@ -17,21 +17,29 @@ __all__ = ["fill"]
 _COLUMNS = "__earnorm_columns__"
 
 
-def fill(record: Any, values: Mapping[str, Any]) -> None:
-    """Set the attributes of a new record. Raises UnknownField."""
-    cls = record.__class__
+def fill(self: Any, **values: Any) -> None:
+    """The constructor of a model: defaults are made, attributes set. Raises UnknownField."""
+    cls = self.__class__
+    for name, make in cls.__earnorm_defaults__:
+        if name not in values:
+            values[name] = make()
     columns: dict[str, Any] | None = cls.__dict__.get(_COLUMNS)
     if columns is None:
         columns = _plain_columns(cls)
         setattr(cls, _COLUMNS, columns)
-    state: InstanceState[Any] = record._sa_instance_state
+    state: InstanceState[Any] = self._sa_instance_state
     fresh = state.session_id is None and state.key is None
-    given, committed = record.__dict__, state.committed_state
+    given, committed = self.__dict__, state.committed_state
     for name, value in values.items():
         dispatch = columns.get(name)
-        # Somebody who listens (@validates, a mutable type, a listener added since) is told as ever.
-        if dispatch is None or dispatch.set or name in given or not fresh:
-            _set(record, name, value)
+        if dispatch is None or name in given or not fresh:
+            _set(self, name, value)
+            continue
+        heard = dispatch.set
+        # Somebody who listens (@validates, a mutable type, a listener added since) is told as ever. Asked without a
+        # call, where there is none as a rule.
+        if heard.parent_listeners if heard.__class__ is _EmptyListener else heard:
+            _set(self, name, value)
         else:
             committed[name] = NO_VALUE
             given[name] = value

@@ -66,11 +66,7 @@ def run_simply(session: Session, written: Written) -> bool:
     hooks = written.flow.before
     if not hooks:
         return True
-    written.open(session, before=True)
-    try:
-        written.mapping.bus.caller.call_simply(hooks, written.record, written)
-    finally:
-        written.close()
+    written.call(hooks, written.record, session, before=True)
     if written.kind == "updated":
         written.changes = written.mapping.changes(written.state)
     return size(session) == _ONE[written.kind]
@@ -88,11 +84,11 @@ def dispatch_simply(session: Session, written: Written) -> None:
     hooks = written.flow.always or mapping.bus.plans.now(mapping.cls, written.kind, written.changes)
     if not hooks:
         return
-    written.open(session, before=False)
+    flushing, session._flushing = session._flushing, False
     try:
-        mapping.bus.caller.call_simply(hooks, written.record, written)
+        lent = written.call(hooks, written.record, session, before=False)
+        if lent is not None:
+            with within(lent):
+                lent.dispatcher.resume()
     finally:
-        lent = written.close()
-    if lent is not None:
-        with within(lent):
-            lent.dispatcher.resume()
+        session._flushing = flushing

@@ -1,49 +1,65 @@
 """Flushing: one listener of ours for each moment of a flush, which does in order what is to be done in it.
 
-One each, since every Session of the process pays for them, whatever it writes.
+One each, since every Session of the process pays for them, whatever it writes; and none before a model is known.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks
+from earnorm.backends.sqlalchemy.alone import dispatch_simply
 from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
-from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
+from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, go_short
+from earnorm.backends.sqlalchemy.latecomers import after_others
+from earnorm.backends.sqlalchemy.written import Written
 
 __all__ = ["listen"]
 
+_lock = threading.Lock()
+
 
 def listen() -> None:
-    """Hear of every Session's flushes from now on."""
-    event.listen(Session, "before_flush", _before_flush)
-    event.listen(Session, "after_flush", _after_flush)
-    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
+    """Hear of every Session's flushes from now on, also of Sessions that are there already."""
+    # Whoever comes second waits until all is heard, and so do the records of its model.
+    with _lock:
+        if not event.contains(Session, "before_flush", _before_flush):
+            event.listen(Session, "before_flush", _before_flush)
+            event.listen(Session, "after_flush", _after_flush)
+            event.listen(Session, "after_flush_postexec", _after_flush_postexec)
 
 
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
-    done = hooks.before_flush(session, context)
+    done: Done = {}
+    if not go_short(session, context, done):
+        _go_on(session, context, done)
+    heard: Any = session.dispatch.before_flush
+    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
+        after_others(session, lambda: hooks.look_again(session, context, done))
+
+
+def _go_on(session: Session, context: UOWTransaction, done: Done) -> None:
+    hooks.before_flush(session, context, done)
     # Pre hooks may have changed or deleted more.
     if session.identity_map._modified:
         expressions.before_flush(session, context)
     if session._deleted:
         cascades.before_flush(session, context)
         # What the database takes along is to be told, whoever hears of the record itself.
-        context.attributes.pop(hooks.SETTLED, None)
-    if not is_last(session, _before_flush):
-        after_others(session, lambda: hooks.look_again(session, context, done))
+        context.attributes.pop(SETTLED, None)
 
 
 def _after_flush(session: Session, context: UOWTransaction) -> None:
-    settled = context.attributes.get(hooks.SETTLED)
+    settled = context.attributes.get(SETTLED)
     if settled is not None:
         if len(context.states) == 1 and settled in context.states:
             return
         # Something else is written as well, or instead.
-        del context.attributes[hooks.SETTLED]
+        del context.attributes[SETTLED]
     # First what the database has worked out is put where the hooks will look.
     expressions.after_flush(session, context)
     hooks.after_flush(session, context)
@@ -51,8 +67,11 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
 
 
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
-    hooks.after_flush_postexec(session, context)
-    if hooks.SETTLED in context.attributes:
+    if SETTLED in context.attributes:
+        simple: Written | None = context.attributes.get(SIMPLE)
+        if simple is not None:
+            dispatch_simply(session, simple)
         return
+    hooks.after_flush_postexec(session, context)
     cascades.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)
