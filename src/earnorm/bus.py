@@ -111,11 +111,6 @@ class EventBus:
         """Whether every event counts, heard or not: there is a log, or somebody watches."""
         return self._attentive or telemetry.verbose()
 
-    @property
-    def attentive_by_itself(self) -> bool:
-        """The same but for `logging`, whose level nobody tells of: what this says holds until plans are forgotten."""
-        return self._attentive
-
     def attach_door(self, door: Door | None) -> None:
         """Send what needs a transaction through `door`."""
         self._door = door
@@ -130,8 +125,7 @@ class EventBus:
         self._aruns = {}
         self._alone = {}
         self._declared = {}
-        self.silences = {}
-        self.courses = {}
+        self.silences, self.courses = {}, {}
 
     # --- handlers ----------------------------------------------------------------------------
 

@@ -109,6 +109,7 @@ def _course_of(mapping: mappings.Mapping, mapper: Mapper[Any]) -> Course:
     table, bus = mapping.bus.courses, mapping.bus
     flow = flow_of(mapping, "created")
     alone = mapper.inherits is None and not letting_go(mapper) and not associations_of(mapper)
-    short = alone and flow.simple and not bus.attentive_by_itself
+    # Whether somebody listens to `logging` is asked each time: nobody tells when that changes.
+    short = alone and flow.simple and not bus._attentive
     found = table[mapping.cls] = Course(short, flow, flow.silent, mapping.screen)
     return found

@@ -6,6 +6,7 @@ One each, since every Session of the process pays for them, whatever it writes; 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event
@@ -27,10 +28,9 @@ def listen() -> None:
     """Hear of every Session's flushes from now on, also of Sessions that are there already."""
     # Whoever comes second waits until all is heard, and so do the records of its model.
     with _lock:
-        if not event.contains(Session, "before_flush", _before_flush):
-            event.listen(Session, "before_flush", _before_flush)
-            event.listen(Session, "after_flush", _after_flush)
-            event.listen(Session, "after_flush_postexec", _after_flush_postexec)
+        for name, listener in _LISTENERS.items():
+            if not event.contains(Session, name, listener):
+                event.listen(Session, name, listener)
 
 
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
@@ -75,3 +75,10 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     hooks.after_flush_postexec(session, context)
     cascades.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)
+
+
+_LISTENERS: dict[str, Callable[..., None]] = {
+    "before_flush": _before_flush,
+    "after_flush": _after_flush,
+    "after_flush_postexec": _after_flush_postexec,
+}
