@@ -228,8 +228,8 @@ _events_log = logging.getLogger("earnorm.events")
 _root_log = logging.getLogger("earnorm")
 _handlers_log = logging.getLogger("earnorm.handlers")
 _log = logging.getLogger("earnorm.telemetry")
-# What `logging` remembers of `_root_log.isEnabledFor`, by level, until some level is set anew: asked where each call
-# counts. What it does not remember is no answer.
+# What `logging` remembers of `_root_log.isEnabledFor`, by level, until some level is set anew: looked at before
+# `verbose` is asked, where each call counts.
 remembered: dict[int, bool] = vars(_root_log)["_cache"]
 _root_log.addHandler(logging.NullHandler())
 

@@ -172,6 +172,16 @@ def test_a_log_that_is_set_to_debug_meanwhile_tells_of_the_next(session, Note, c
     assert 0 < told == len(caplog.records)
 
 
+def test_it_goes_the_short_way_if_logging_was_configured_without_us(session, Note, at_length, monkeypatch):
+    """`logging.config` disables the loggers that it does not name."""
+    logger = logging.getLogger("earnorm")
+    monkeypatch.setattr(logger, "disabled", True)
+    logger.manager._clear_cache()
+    save(session, Note(text="one"))
+
+    assert [] == at_length
+
+
 def test_a_class_that_is_attached_since_is_heard(session):
     class Base(DeclarativeBase):
         pass

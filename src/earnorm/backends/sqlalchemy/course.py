@@ -22,7 +22,7 @@ from earnorm.backends.sqlalchemy.written import Written, flow_of
 from earnorm.event import _running
 from earnorm.flow import Flow
 from earnorm.occurrence import Kind
-from earnorm.telemetry import remembered
+from earnorm.telemetry import remembered, verbose
 
 __all__ = ["SETTLED", "SIMPLE", "Done", "go_short"]
 
@@ -68,7 +68,7 @@ def go_short(session: Session, context: UOWTransaction, done: Done) -> bool:
     if mapping is None:
         return _pass_over(context, state)
     course = mapping.bus.courses.get(manager.class_) or _course_of(mapping, manager.mapper)
-    if not course.short or manager.mapper._delete_orphans or remembered.get(DEBUG) is not False:
+    if not course.short or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
         return False
     if not (course.silent or _run_hooks(session, context, Written(mapping, state, "created", course.flow), done)):
         return False
@@ -109,7 +109,7 @@ def _course_of(mapping: mappings.Mapping, mapper: Mapper[Any]) -> Course:
     table, bus = mapping.bus.courses, mapping.bus
     flow = flow_of(mapping, "created")
     alone = mapper.inherits is None and not letting_go(mapper) and not associations_of(mapper)
-    # Whether somebody listens to `logging` is asked each time: nobody tells when that changes.
+    # What `logging` is to tell is asked each time: nobody says when that changes.
     short = alone and flow.simple and not bus._attentive
     found = table[mapping.cls] = Course(short, flow, flow.silent, mapping.screen)
     return found
