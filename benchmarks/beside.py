@@ -11,8 +11,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -61,42 +61,54 @@ def _casts(found: list[dict[str, float]]) -> dict[str, Cast]:
 # --- in the process itself -------------------------------------------------------------------
 
 
+Listeners = dict[str, Callable[..., None]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Contestant:
     turn: Turn
-    listening: Callable[[], AbstractContextManager[None]]
+    listeners: Listeners
 
 
 def _contestants(folder: Path) -> dict[str, _Contestant]:
     from earnorm.backends.sqlalchemy import flushing
 
-    theirs: dict[str, Callable[..., None]] = {}
-    listened = saving.plain_listeners(folder / "listeners.db", theirs)
-    ours = flushing._LISTENERS
-    found = {
-        PLAIN: _Contestant(saving.plain(folder / "plain.db"), nullcontext),
-        "plain_again": _Contestant(saving.plain(folder / "again.db"), nullcontext),
-        "plain_listeners": _Contestant(listened, lambda: _listening(theirs)),
-        "no_hook_no_log": _Contestant(saving.no_hook_no_log(folder / "neither.db"), lambda: _listening(ours)),
-        "hooks": _Contestant(saving.hooks(folder / "hooks.db"), lambda: _listening(ours)),
+    theirs: Listeners = {}
+    turns = {
+        PLAIN: saving.plain(folder / "plain.db"),
+        "plain_again": saving.plain(folder / "again.db"),
+        "plain_listeners": saving.plain_listeners(folder / "listeners.db", theirs),
+        "no_hook_no_log": saving.no_hook_no_log(folder / "neither.db"),
+        "hooks": saving.hooks(folder / "hooks.db"),
     }
-    _remove(theirs)
-    _remove(ours)
-    return found
+    ours = flushing._LISTENERS
+    for listeners in (theirs, ours):
+        _take_away(listeners)
+    heard = {"plain_listeners": theirs, "no_hook_no_log": ours, "hooks": ours}
+    return {name: _Contestant(turn, heard.get(name, {})) for name, turn in turns.items()}
 
 
 @contextmanager
-def _listening(listeners: Mapping[str, Callable[..., None]]) -> Any:
+def _listening(contestant: _Contestant) -> Iterator[None]:
     from sqlalchemy import event
     from sqlalchemy.orm import Session
 
+    # Those of a plain Session come and go as well, before its turn: so that all find the caches in the same disorder.
+    listeners = contestant.listeners or {"before_commit": _nothing, "after_commit": _nothing, "after_begin": _nothing}
     for name, listener in listeners.items():
         event.listen(Session, name, listener)
-    yield
-    _remove(listeners)
+    if contestant.listeners:
+        yield
+    _take_away(listeners)
+    if not contestant.listeners:
+        yield
 
 
-def _remove(listeners: Mapping[str, Callable[..., None]]) -> None:
+def _nothing(*_: Any) -> None:
+    """A listener that nobody calls."""
+
+
+def _take_away(listeners: Mapping[str, Callable[..., None]]) -> None:
     from sqlalchemy import event
     from sqlalchemy.orm import Session
 
@@ -120,7 +132,7 @@ def _measured(contestants: Mapping[str, _Contestant], rounds: int) -> dict[str, 
 
 
 def _clocked(contestant: _Contestant) -> float:
-    with contestant.listening():
+    with _listening(contestant):
         for number in range(WARMING):
             contestant.turn(number)
         started = time.process_time()
@@ -137,7 +149,7 @@ def _calls(contestant: _Contestant) -> int:
         nonlocal counted
         counted += what == "call"
 
-    with contestant.listening():
+    with _listening(contestant):
         for number in range(TRIED):
             contestant.turn(number)
         sys.setprofile(count)

@@ -31,7 +31,7 @@ from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
 from earnorm.orm.emits import SQLAlchemyDoor
-from earnorm.orm.filling import fill
+from earnorm.orm.filling import fill, shorten_constructor
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.tables import keep_tables_of
@@ -278,6 +278,7 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to, trash=trash)
     info.handlers = collect_handlers(cls, trash=trash is not None)
     validator, check_values = Validator.for_mapper(mapper), ValuesValidator(mapper).check
+    shorten_constructor(cls)
     flushing.listen()
     mappings.register(
         cls, info, default_bus, fields, validator.check, validate_values=check_values, screen=validator.screen

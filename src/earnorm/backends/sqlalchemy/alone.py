@@ -9,7 +9,7 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.orphans import may_orphan
-from earnorm.backends.sqlalchemy.scope import is_nobodys, within
+from earnorm.backends.sqlalchemy.scope import is_nobodys
 from earnorm.backends.sqlalchemy.written import Written, flow_of
 from earnorm.occurrence import CHANGING, Kind
 
@@ -82,13 +82,5 @@ def dispatch_simply(session: Session, written: Written) -> None:
     """One record whose hooks in the transaction take only `self`: nothing to keep for a log or for after the commit."""
     mapping = written.mapping
     hooks = written.flow.always or mapping.bus.plans.now(mapping.cls, written.kind, written.changes)
-    if not hooks:
-        return
-    flushing, session._flushing = session._flushing, False
-    try:
-        lent = written.call(hooks, written.record, session, before=False)
-        if lent is not None:
-            with within(lent):
-                lent.dispatcher.resume()
-    finally:
-        session._flushing = flushing
+    if hooks:
+        written.call(hooks, written.record, session, before=False)

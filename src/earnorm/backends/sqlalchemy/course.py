@@ -53,12 +53,10 @@ class Course:
     screen: Callable[[Mapping[str, Any]], bool] | None
 
 
-def go_short(session: Session, context: UOWTransaction, done: Done) -> bool:
-    """Do what there is to do before the SQL, if this flush may go the short way; whether that was all.
-
-    Longer than others, since a save of SQLAlchemy's calls some five hundred functions once each, so that none of them
-    is in any cache, and what a save pays for here is their number.
-    """
+def go_short(session: Session, context: UOWTransaction, done: Done) -> bool:  # noqa: C901  see below
+    """Do what there is to do before the SQL, if this flush may go the short way; whether that was all."""
+    # In one piece, since a save of SQLAlchemy's calls some five hundred functions once each, so that none of them is in
+    # any cache, and what a save pays for here is their number.
     new = session._new
     if len(new) != 1 or session.identity_map._modified or session._deleted or EXPECTED in session.__dict__:
         return False
@@ -70,12 +68,25 @@ def go_short(session: Session, context: UOWTransaction, done: Done) -> bool:
     course = mapping.bus.courses.get(manager.class_) or _course_of(mapping, manager.mapper)
     if not course.short or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
         return False
-    if not (course.silent or _run_hooks(session, context, Written(mapping, state, "created", course.flow), done)):
-        return False
-    record = state.obj()
+    record, written = state.obj(), None
+    if not course.silent:
+        if _scope.get() is not None or _running.get() is not None:
+            return False
+        flow = course.flow
+        written = Written(mapping, state, "created", flow)
+        if flow.before:
+            done[state] = "created"
+            written.call(flow.before, record, session, before=True)
+            if len(new) != 1 or state not in new or session.identity_map._modified or session._deleted:
+                return False
+        if not flow.heard:
+            written = None
     if mapping.validate is not None and (course.screen is None or not course.screen(record.__dict__)):
         mapping.validate(record, None)
-    context.attributes[SETTLED] = state
+    attributes = context.attributes
+    attributes[SETTLED] = state
+    if written is not None:
+        attributes[SIMPLE] = written
     return True
 
 
@@ -85,22 +96,6 @@ def _pass_over(context: UOWTransaction, state: InstanceState[Any]) -> bool:
     if mapper._delete_orphans or mapper.inherits is not None or vars(mapper).get(LETTING_GO, True):
         return False
     context.attributes[SETTLED] = state
-    return True
-
-
-def _run_hooks(session: Session, context: UOWTransaction, written: Written, done: Done) -> bool:
-    """Pre hooks now, the others after the SQL; False if it is not for this way, as it turns out."""
-    if _scope.get() is not None or _running.get() is not None:
-        return False
-    flow, state = written.flow, written.state
-    if flow.before:
-        done[state] = "created"
-        written.call(flow.before, written.record, session, before=True)
-        new = session._new
-        if len(new) != 1 or state not in new or session.identity_map._modified or session._deleted:
-            return False
-    if flow.heard:
-        context.attributes[SIMPLE] = written
     return True
 
 

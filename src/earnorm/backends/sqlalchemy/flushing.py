@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks
-from earnorm.backends.sqlalchemy.alone import dispatch_simply
 from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, go_short
 from earnorm.backends.sqlalchemy.latecomers import after_others
@@ -39,7 +39,7 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
         _go_on(session, context, done)
     heard: Any = session.dispatch.before_flush
     if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
-        after_others(session, lambda: hooks.look_again(session, context, done))
+        after_others(session, partial(hooks.look_again, session, context, done))
 
 
 def _go_on(session: Session, context: UOWTransaction, done: Done) -> None:
@@ -70,7 +70,7 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     if SETTLED in context.attributes:
         simple: Written | None = context.attributes.get(SIMPLE)
         if simple is not None:
-            dispatch_simply(session, simple)
+            simple.call(simple.flow.always, simple.record, session, before=False)
         return
     hooks.after_flush_postexec(session, context)
     cascades.after_flush_postexec(session, context)

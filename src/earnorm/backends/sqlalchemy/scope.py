@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.dispatch import HOOK_BUDGET, Dispatcher, tell_done, tell_failed
 from earnorm.errors import EventLoopError, StopPropagation, TransactionNotYours
 from earnorm.event import Running, _running
@@ -69,37 +70,45 @@ class Lender(Running):
     _lent: Scope | None = None
     _thread = 0
 
-    def call(self, hooks: Iterable[Handler], subject: Any, session: Session, *, before: bool) -> Scope | None:
+    def call(self, hooks: Iterable[Handler], subject: Any, session: Session, *, before: bool) -> None:
         """Call plain hooks that take only their subject, where no cause, condition or listener is about.
 
-        Returns the scope that was lent, if one of them asked for it: what they have emitted after the SQL waits there.
+        After the SQL they may save, though the flush is not over, and what they emit runs once all are done.
         """
-        # One function, though it does two things: every save pays for it, twice.
+        # One function, though it does several things: every save pays for it, twice.
         self.session, self.before, self._thread = session, before, get_ident()
+        flushing, session._flushing = session._flushing, before
         token = _running.set(self)
         started = perf_counter()
         try:
             for handler in hooks:
                 self.handler = handler.name
-                try:
-                    handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
-                except (StopPropagation, EventLoopError):
-                    raise
-                except Exception as error:
-                    tell_failed(error, handler, self)
-                    raise
+                handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
                 ended = perf_counter()
                 if ended - started > HOOK_BUDGET:
                     tell_done(self.event, handler, ended - started)
                 started = ended
         except StopPropagation:
             pass
+        except EventLoopError:
+            raise
+        except Exception as error:
+            tell_failed(error, handler, self)
+            raise
         finally:
             _running.reset(token)
-            self.session = None
-            if (lent := self._lent) is not None:
-                lent.closed, self._lent = True, None
-        return lent
+            session._flushing, self.session = flushing, None
+            if self._lent is not None:
+                self._lent.closed = True
+        if self._lent is not None:
+            self._resume(session, before=before)
+
+    def _resume(self, session: Session, *, before: bool) -> None:
+        """Run what has been emitted, with the scope that was lent: one of the hooks has asked for it."""
+        lent, self._lent = self._lent, None
+        if lent is not None and not before:
+            with flagged(session, flushing=False), within(lent):
+                lent.dispatcher.resume()
 
     def lend(self) -> Scope | None:
         if self.session is None:
