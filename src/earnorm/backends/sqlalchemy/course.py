@@ -8,23 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from logging import DEBUG
 from typing import Any
 
-from sqlalchemy.orm import Mapper, Session, UOWTransaction
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.opening import EXPECTED
 from earnorm.backends.sqlalchemy.relations import LETTING_GO, associations_of, letting_go
-from earnorm.backends.sqlalchemy.scope import _scope
-from earnorm.backends.sqlalchemy.written import Written, flow_of
-from earnorm.event import _running
+from earnorm.backends.sqlalchemy.written import flow_of
 from earnorm.flow import Flow
 from earnorm.occurrence import Kind
-from earnorm.telemetry import remembered, verbose
 
-__all__ = ["SETTLED", "SIMPLE", "Done", "go_short"]
+__all__ = ["SETTLED", "SIMPLE", "Course", "Done", "course_of", "is_no_concern"]
 
 Done = dict[InstanceState[Any], Kind]
 """The records that had the pre hooks of a kind of change."""
@@ -33,8 +28,6 @@ Done = dict[InstanceState[Any], Kind]
 # run with afterwards.
 SETTLED = "earnorm_settled"
 SIMPLE = "earnorm_simple"
-
-_known = mappings._mappings
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,53 +46,8 @@ class Course:
     screen: Callable[[Mapping[str, Any]], bool] | None
 
 
-def go_short(session: Session, context: UOWTransaction, done: Done) -> bool:  # noqa: C901  see below
-    """Do what there is to do before the SQL, if this flush may go the short way; whether that was all."""
-    # In one piece, since a save of SQLAlchemy's calls some five hundred functions once each, so that none of them is in
-    # any cache, and what a save pays for here is their number.
-    new = session._new
-    if len(new) != 1 or session.identity_map._modified or session._deleted or EXPECTED in session.__dict__:
-        return False
-    (state,) = new
-    manager = state.manager
-    mapping = _known.get(manager.class_)
-    if mapping is None:
-        return _pass_over(context, state)
-    course = mapping.bus.courses.get(manager.class_) or _course_of(mapping, manager.mapper)
-    if not course.short or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
-        return False
-    record, written = state.obj(), None
-    if not course.silent:
-        if _scope.get() is not None or _running.get() is not None:
-            return False
-        flow = course.flow
-        written = Written(mapping, state, "created", flow)
-        if flow.before:
-            done[state] = "created"
-            written.call(flow.before, record, session, before=True)
-            if len(new) != 1 or state not in new or session.identity_map._modified or session._deleted:
-                return False
-        if not flow.heard:
-            written = None
-    if mapping.validate is not None and (course.screen is None or not course.screen(record.__dict__)):
-        mapping.validate(record, None)
-    attributes = context.attributes
-    attributes[SETTLED] = state
-    if written is not None:
-        attributes[SIMPLE] = written
-    return True
-
-
-def _pass_over(context: UOWTransaction, state: InstanceState[Any]) -> bool:
-    """A record of a class that is not known: it concerns us if records that are known may be deleted along with it."""
-    mapper = state.manager.mapper
-    if mapper._delete_orphans or mapper.inherits is not None or vars(mapper).get(LETTING_GO, True):
-        return False
-    context.attributes[SETTLED] = state
-    return True
-
-
-def _course_of(mapping: mappings.Mapping, mapper: Mapper[Any]) -> Course:
+def course_of(mapping: mappings.Mapping, mapper: Mapper[Any]) -> Course:
+    """The course of a class that is known, worked out now."""
     # The table first: what a thread works out from what was registered until now goes into the old one.
     table, bus = mapping.bus.courses, mapping.bus
     flow = flow_of(mapping, "created")
@@ -108,3 +56,8 @@ def _course_of(mapping: mappings.Mapping, mapper: Mapper[Any]) -> Course:
     short = alone and flow.simple and not bus._attentive
     found = table[mapping.cls] = Course(short, flow, flow.silent, mapping.screen)
     return found
+
+
+def is_no_concern(mapper: Mapper[Any]) -> bool:
+    """Whether records of a class that is not known are no orphans, and make none, that may be known."""
+    return mapper.inherits is None and not (mapper._delete_orphans or vars(mapper).get(LETTING_GO, True))
