@@ -177,4 +177,4 @@ def test_a_constructor_says_of_itself_what_sqlalchemys_says() -> None:
 
     assert "(self, **values)" == str(signature(Person.__init__))
     with pytest.raises(TypeError, match="positional"):
-        Person("ada")  # type: ignore[call-arg]
+        Person("ada")  # type: ignore[call-arg]  # it is refused

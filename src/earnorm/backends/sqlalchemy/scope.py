@@ -83,18 +83,19 @@ class Lender(Running):
         try:
             for handler in hooks:
                 self.handler = handler.name
-                handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                try:
+                    handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                except (StopPropagation, EventLoopError):
+                    raise
+                except Exception as error:
+                    tell_failed(error, handler, self)
+                    raise
                 ended = perf_counter()
                 if ended - started > HOOK_BUDGET:
                     tell_done(self.event, handler, ended - started)
                 started = ended
         except StopPropagation:
             pass
-        except EventLoopError:
-            raise
-        except Exception as error:
-            tell_failed(error, handler, self)
-            raise
         finally:
             _running.reset(token)
             session._flushing, self.session = flushing, None
