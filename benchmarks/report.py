@@ -14,7 +14,7 @@ from typing import Literal
 
 __all__ = ["Row", "Unit", "as_json", "as_markdown", "as_text", "complain", "machine"]
 
-Unit = Literal["x", "µs", "%", "kB", "MB", "modules"]
+Unit = Literal["x", "µs", "%", "kB", "MB", "modules", "calls"]
 LIBRARIES = ["earnorm", "SQLAlchemy", "msgspec", "greenlet", "aiosqlite"]
 LIBRARIES += ["blinker", "bubus", "Django", "peewee", "psygnal", "PyDispatcher", "pyee", "pymitter", "tortoise-orm"]
 LIBRARIES += ["huey", "pgqueuer", "procrastinate", "psycopg"]
@@ -79,7 +79,7 @@ class Row:
 
 
 def _number(value: float, unit: Unit) -> str:
-    return f"{value:.0f}" if unit == "modules" else f"{value:.2f}"
+    return f"{value:.0f}" if unit in ("modules", "calls") else f"{value:.2f}"
 
 
 def _peer(value: float | str, unit: Unit) -> str:

@@ -1,6 +1,6 @@
 """Saving: contestants that each save one record after the other, every one in a process of its own.
 
-A process of its own, since EarnORM's listeners hang on every Session of a process once it is imported, and Django and
+A process of its own, since EarnORM's listeners hang on every Session of a process that knows a model, and Django and
 the bus have one configuration each. `python -m benchmarks.saving NAME FOLDER` answers each number on stdin with
 the seconds of CPU time so many turns took.
 """
@@ -174,7 +174,7 @@ def plain_again(path: Path) -> Turn:
 
 
 def plain_beside(path: Path) -> Turn:
-    import earnorm  # noqa: F401  to have its listeners
+    import earnorm  # noqa: F401  to have what it does to a process
 
     return _added(plain_model(), path)
 
@@ -209,24 +209,27 @@ def attached_heard(path: Path) -> Turn:
     return _committed(model, database.engine)
 
 
-def plain_listeners(path: Path) -> Turn:
+def plain_listeners(path: Path, listeners: dict[str, Callable[..., None]] | None = None) -> Turn:
+    """With listeners of SQLAlchemy's own, which are put into `listeners`."""
     from sqlalchemy import event
     from sqlalchemy.orm import Session
 
     model = plain_model()
 
-    @event.listens_for(Session, "before_flush")
     def before(session: Session, _context: Any, _instances: Any) -> None:
         for record in session.new:
             if isinstance(record, model):
                 _seen(record)
 
-    @event.listens_for(Session, "after_flush")
     def after(session: Session, _context: Any) -> None:
         for record in session.new:
             if isinstance(record, model):
                 _seen(record)
 
+    for name, listener in (found := {"before_flush": before, "after_flush": after}).items():
+        event.listen(Session, name, listener)
+    if listeners is not None:
+        listeners.update(found)
     return _added(model, path)
 
 
@@ -252,7 +255,7 @@ def earnorm_model() -> Any:
 def _model_with_hooks() -> Any:
     from earnorm import BaseModel, IntegerField, StringField, post_save, pre_save
 
-    class Person(BaseModel):
+    class Member(BaseModel):
         id = IntegerField(primary_key=True)
         name = StringField()
         email = StringField()
@@ -264,7 +267,7 @@ def _model_with_hooks() -> Any:
         @post_save
         def after(self) -> None: ...
 
-    return Person
+    return Member
 
 
 def _connected(path: Path) -> Any:

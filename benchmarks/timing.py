@@ -65,6 +65,11 @@ class Cast:
     def typical(self) -> float:
         return statistics.median(self.processes)
 
+    @property
+    def noise(self) -> float:
+        """How far off `typical` may be (95 %)."""
+        return _notch(list(self.processes))
+
     def beside(self, other: "Cast") -> tuple[float, float]:
         """By how much this one is slower, in nanoseconds, and the noise of that (95 %).
 

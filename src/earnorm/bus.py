@@ -91,8 +91,9 @@ class EventBus:
         self._aruns: dict[type, dict[str, ARun]] = {}
         self._alone: dict[type, Callable[[Any], Handle]] = {}
         self._declared: dict[tuple[type, type, bool], Any] = {}
-        # What is known of models that nobody hears, for whoever writes their records.
+        # For whoever writes records: what is known of models that nobody hears, and what a new record meets.
         self.silences: dict[type, Any] = {}
+        self.courses: dict[type, Any] = {}
         self.registry.on_change(self.forget_plans)
         telemetry.on_change(self.forget_plans)
 
@@ -118,13 +119,13 @@ class EventBus:
     def forget_plans(self) -> None:
         """Compile what is emitted next anew (something registered, connected, listens or is muted)."""
         self._connected = self._door is not None and self._door.connected
-        self._attentive = self._connected or self.watch.active
+        self._attentive = self._connected or self.watch.active or telemetry.stepping()
         # New tables rather than emptied ones: what a thread is preparing right now goes into the old.
         self._runs = {}
         self._aruns = {}
         self._alone = {}
         self._declared = {}
-        self.silences = {}
+        self.silences, self.courses = {}, {}
 
     # --- handlers ----------------------------------------------------------------------------
 

@@ -32,7 +32,9 @@ __all__ = [
     "Outbox",
     "Waiter",
     "refuse_loop",
+    "tell_done",
     "tell_emitted",
+    "tell_failed",
 ]
 
 DEPTH_LIMIT = 32
@@ -91,36 +93,13 @@ class Caller:
         except (StopPropagation, EventLoopError):
             raise
         except Exception as error:
-            _failed(error, handler, occurrence, tell=tell)
+            tell_failed(error, handler, occurrence, tell=tell)
             raise
         finally:
             _running.reset(token)
         seconds = time.perf_counter() - started
         if traced or seconds > HOOK_BUDGET:
-            _tell_done(occurrence.event, handler, seconds)
-
-    def call_simply(self, handlers: Iterable[Handler], subject: Any, running: Running) -> None:
-        """`call` for plain hooks that take only their subject, where no cause, condition or listener is about."""
-        token = _running.set(running)
-        started = time.perf_counter()
-        try:
-            for handler in handlers:
-                running.handler = handler.name
-                try:
-                    handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
-                except (StopPropagation, EventLoopError):
-                    raise
-                except Exception as error:
-                    _failed(error, handler, running, tell=True)
-                    raise
-                ended = time.perf_counter()
-                if ended - started > HOOK_BUDGET:
-                    _tell_done(running.event, handler, ended - started)
-                started = ended
-        except StopPropagation:
-            return
-        finally:
-            _running.reset(token)
+            tell_done(occurrence.event, handler, seconds)
 
     def call_isolated(self, handler: Handler, occurrence: Occurrence, wait: Waiter | None) -> None:
         """Run a handler after the commit: what it raises is told and harms nobody."""
@@ -178,7 +157,8 @@ def _arguments(occurrence: Occurrence) -> tuple[Any, ...]:
     return occurrence.subject, occurrence.payload, occurrence.event, occurrence.moment
 
 
-def _failed(error: Exception, handler: Handler, source: HasEvent, *, tell: bool) -> None:
+def tell_failed(error: Exception, handler: Handler, source: HasEvent, *, tell: bool = True) -> None:
+    """Note on what a handler raised which one it was; and tell it, unless somebody else will."""
     if tell:
         telemetry.tell(telemetry.HandlerFailed(source.event, handler.name, error, propagated=True))
     if not isinstance(error, Abort):
@@ -190,7 +170,8 @@ def _tell_started(event: Event, handler: Handler) -> None:
         telemetry.tell(telemetry.HandlerStarted(event, handler.name))
 
 
-def _tell_done(event: Event, handler: Handler, seconds: float) -> None:
+def tell_done(event: Event, handler: Handler, seconds: float) -> None:
+    """That a handler is done, and if it took longer than its budget, that as well."""
     if telemetry.wanted(telemetry.HandlerDone):
         telemetry.tell(telemetry.HandlerDone(event, handler.name, seconds))
     if seconds > HOOK_BUDGET and handler.phase in (Phase.BEFORE, Phase.TRANSACTION):

@@ -228,6 +228,9 @@ _events_log = logging.getLogger("earnorm.events")
 _root_log = logging.getLogger("earnorm")
 _handlers_log = logging.getLogger("earnorm.handlers")
 _log = logging.getLogger("earnorm.telemetry")
+# What `logging` remembers of `_root_log.isEnabledFor`, by level, until some level is set anew: looked at before
+# `verbose` is asked, where each call counts.
+remembered: dict[int, bool] = vars(_root_log)["_cache"]
 _root_log.addHandler(logging.NullHandler())
 
 _stepping = False
@@ -277,8 +280,13 @@ def wanted(kind: type[Record]) -> bool:
     return bool(_listeners.get(kind)) or _logger(kind).isEnabledFor(_LEVELS[kind])
 
 
+def stepping() -> bool:
+    """Whether a listener wants the records that tell every step."""
+    return _stepping
+
+
 def verbose() -> bool:
-    """Whether anybody wants the records that tell every step."""
+    """Whether anybody wants the records that tell every step, listener or log."""
     return _stepping or _root_log.isEnabledFor(logging.DEBUG)
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from itertools import count
 
 from sqlalchemy import Column, Engine, event
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import Mapper
 
 from earnorm import telemetry
 from earnorm.backends.sqlalchemy import boundary, flushing, mapping, opening
@@ -23,11 +23,6 @@ from earnorm.multitude import singly
 from earnorm.registry import ModelInfo
 
 WAYS = ("quiet", "hooks", "events", "log")
-
-_LISTENERS = (
-    ("after_transaction_end", boundary._after_transaction_end),
-    ("after_begin", opening._after_begin),
-)
 
 _HOOKS = [
     (f"{when}_{what}", phase)
@@ -57,10 +52,8 @@ class Attachment:
 
     def renew(self):
         """Listen again: some tests of SQLAlchemy's take every listener away when they are done."""
-        if not event.contains(Session, "before_flush", flushing._before_flush):
-            for name, listener in _LISTENERS:
-                event.listen(Session, name, listener)
-            flushing.listen()
+        for part in (flushing, opening, boundary):
+            part.listen()
         if not event.contains(Mapper, "after_mapper_constructed", self._known):
             event.listen(Mapper, "after_mapper_constructed", self._known)
         if self.way == "log" and not event.contains(Engine, "engine_connect", self._connected):

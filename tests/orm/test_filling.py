@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -117,3 +118,63 @@ def test_a_name_that_is_no_attribute_is_refused_with_those_there_are() -> None:
 
     with pytest.raises(UnknownField, match="nmae"):
         Person(nmae="Ada")
+
+
+def test_who_listens_to_the_making_of_records_is_told() -> None:
+    class Person(BaseModel):
+        name = StringField()
+
+    Person(name="Grace")
+    heard: list[object] = []
+    event.listen(Person, "init", lambda _target, _args, kwargs: kwargs.setdefault("name", "Ada"))
+    event.listen(Person, "init_failure", lambda _target, _args, kwargs: heard.append(dict(kwargs)))
+
+    assert "Ada" == Person().name
+    with pytest.raises(UnknownField):
+        Person(age=1)
+    assert [{"age": 1, "name": "Ada"}] == heard
+
+
+def test_a_record_that_could_not_be_made_is_told() -> None:
+    class Person(BaseModel):
+        name = StringField()
+
+    heard: list[object] = []
+    event.listen(Person, "init_failure", lambda _target, _args, kwargs: heard.append(dict(kwargs)))
+    with pytest.raises(UnknownField):
+        Person(age=1)
+
+    assert [{"age": 1}] == heard
+
+
+def test_a_constructor_of_ones_own_is_called_and_so_is_that_of_a_subclass() -> None:
+    class Person(BaseModel):
+        name = StringField()
+
+        def __init__(self, name: str, **values: Any) -> None:
+            super().__init__(name=name.title(), **values)
+
+    class Animal(BaseModel):
+        name = StringField()
+
+    class Dog(Animal):
+        barks = IntegerField(default=3)
+
+        def __init__(self, **values: Any) -> None:
+            super().__init__(**{"name": "Rex", **values})
+
+    class Puppy(Dog): ...
+
+    assert "Ada" == Person("ada").name
+    assert ("Rex", 3, "dog") == ((dog := Dog()).name, dog.barks, inspect(dog).dict["kind"])
+    assert ("Rex", "puppy") == ((puppy := Puppy()).name, inspect(puppy).dict["kind"])
+    assert ("Tom", "animal") == ((cat := Animal(name="Tom")).name, inspect(cat).dict["kind"])
+
+
+def test_a_constructor_says_of_itself_what_sqlalchemys_says() -> None:
+    class Person(BaseModel):
+        name = StringField()
+
+    assert "(self, **values)" == str(signature(Person.__init__))
+    with pytest.raises(TypeError, match="positional"):
+        Person("ada")  # type: ignore[call-arg]  # it is refused

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, event, inspect
 from sqlalchemy.orm import Mapper, registry
 from sqlalchemy.orm.instrumentation import opt_manager_of_class
 
+from earnorm.backends.sqlalchemy import flushing
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
 from earnorm.errors import (
@@ -140,11 +141,15 @@ def _learn(found: list[Mapper[Any]]) -> None:
     for _, info in infos:
         for handler in info.handlers:
             default_bus.registry.binding(handler, info)
+    if infos:
+        flushing.listen()
     for mapper, info in infos:
         validator = Validator.for_mapper(mapper) if any(map(spec_of, mapper.columns)) else None
-        check = validator.check if validator is not None else None
+        check, screen = (validator.check, validator.screen) if validator is not None else (None, None)
         check_values = ValuesValidator(mapper).check if validator is not None else None
-        mappings.register(mapper.class_, info, default_bus, info.fields, check, validate_values=check_values)
+        mappings.register(
+            mapper.class_, info, default_bus, info.fields, check, validate_values=check_values, screen=screen
+        )
 
 
 def _info(mapper: Mapper[Any]) -> ModelInfo:

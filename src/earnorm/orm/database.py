@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from earnorm import _forks
-from earnorm.backends.sqlalchemy import boundary
+from earnorm.backends.sqlalchemy import boundary, opening
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
@@ -114,7 +114,7 @@ class Database:
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
-            boundary.connect_engine(engine, self.log)
+            opening.connect_engine(engine, self.log)
             event.listen(engine, "engine_connect", self._on_connection)
 
     @property

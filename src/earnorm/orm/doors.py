@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy import bulk, flushing
+from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
@@ -227,5 +227,4 @@ def _refuse_gone(record: Any, door: str) -> None:
         raise DeletedSubject(door, repr(record))
 
 
-flushing.listen()
 bulk.listen()

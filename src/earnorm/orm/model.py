@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, Session
 from sqlalchemy.orm.attributes import instance_state
 
+from earnorm.backends.sqlalchemy import flushing
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
 from earnorm.emission import Emit
@@ -30,7 +31,7 @@ from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
 from earnorm.orm.emits import SQLAlchemyDoor
-from earnorm.orm.filling import fill
+from earnorm.orm.filling import fill, shorten_constructor
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.tables import keep_tables_of
@@ -97,11 +98,11 @@ class BaseModel(DeclarativeBase):
         super().__init_subclass__(**options)
         _register(cls, bubbles_to)
 
-    def __init__(self, **values: Any) -> None:
-        for name, make in self.__earnorm_defaults__:
-            if name not in values:
-                values[name] = make()
-        fill(self, values)
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
+    else:
+        __init__ = fill  # itself: every record pays for a function around it
 
     __earnorm_defaults__: ClassVar[tuple[tuple[str, Callable[[], Any]], ...]] = ()
 
@@ -276,8 +277,12 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     trash = getattr(cls, "__earnorm_trash__", None)
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to, trash=trash)
     info.handlers = collect_handlers(cls, trash=trash is not None)
-    check = Validator.for_mapper(mapper).check
-    mappings.register(cls, info, default_bus, fields, check, validate_values=ValuesValidator(mapper).check)
+    validator, check_values = Validator.for_mapper(mapper), ValuesValidator(mapper).check
+    shorten_constructor(cls)
+    flushing.listen()
+    mappings.register(
+        cls, info, default_bus, fields, validator.check, validate_values=check_values, screen=validator.screen
+    )
 
 
 def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:

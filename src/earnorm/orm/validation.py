@@ -57,7 +57,7 @@ class Validator:
         self.model = model
         self._fields = {name: _Rules(spec, name in filled_later) for name, spec in fields.items()}
         self._passes = {name: _passing(rules) for name, rules in self._fields.items()}
-        self._screen = screen_of(
+        self.screen = screen_of(
             {name: (rules.spec, rules.may_be_none, self._passes[name]) for name, rules in self._fields.items()}
         )
 
@@ -74,7 +74,7 @@ class Validator:
         `key` is how the message calls the record; without it, its class and primary key.
         """
         values = vars(record)
-        if not (self._screen(values) if names is None else self._pass(values, names)):
+        if not (self.screen(values) if names is None else self._pass(values, names)):
             self._refuse(record, names, key)
 
     def _pass(self, values: Mapping[str, Any], names: Iterable[str]) -> bool:

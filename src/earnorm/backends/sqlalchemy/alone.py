@@ -9,7 +9,7 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.backends.sqlalchemy.orphans import may_orphan
-from earnorm.backends.sqlalchemy.scope import is_nobodys, within
+from earnorm.backends.sqlalchemy.scope import is_nobodys
 from earnorm.backends.sqlalchemy.written import Written, flow_of
 from earnorm.occurrence import CHANGING, Kind
 
@@ -66,11 +66,7 @@ def run_simply(session: Session, written: Written) -> bool:
     hooks = written.flow.before
     if not hooks:
         return True
-    written.open(session, before=True)
-    try:
-        written.mapping.bus.caller.call_simply(hooks, written.record, written)
-    finally:
-        written.close()
+    written.call(hooks, written.record, session, before=True)
     if written.kind == "updated":
         written.changes = written.mapping.changes(written.state)
     return size(session) == _ONE[written.kind]
@@ -86,13 +82,5 @@ def dispatch_simply(session: Session, written: Written) -> None:
     """One record whose hooks in the transaction take only `self`: nothing to keep for a log or for after the commit."""
     mapping = written.mapping
     hooks = written.flow.always or mapping.bus.plans.now(mapping.cls, written.kind, written.changes)
-    if not hooks:
-        return
-    written.open(session, before=False)
-    try:
-        mapping.bus.caller.call_simply(hooks, written.record, written)
-    finally:
-        lent = written.close()
-    if lent is not None:
-        with within(lent):
-            lent.dispatcher.resume()
+    if hooks:
+        written.call(hooks, written.record, session, before=False)

@@ -145,6 +145,7 @@ def watch(engine: Engine) -> None:
             return
         for name, listener in _LISTENERS.items():
             event.listen(engine, name, listener)
+        listen()
         _wrap(engine.dialect)
         event.listen(engine, "reset", partial(_reset, engine.dialect))
         _watched.add(engine)
@@ -295,7 +296,12 @@ def _release(outbox: ConnectionOutbox) -> None:
     outbox.release()
 
 
-@event.listens_for(Session, "after_transaction_end")
+def listen() -> None:
+    """Hear when a Session is usable again: only what happens on a watched engine waits for that."""
+    if not event.contains(Session, "after_transaction_end", _after_transaction_end):
+        event.listen(Session, "after_transaction_end", _after_transaction_end)
+
+
 def _after_transaction_end(session: Session, transaction: SessionTransaction) -> None:
     if _ready and transaction.parent is None:
         for outbox in _ready.pop(id(session), ()):

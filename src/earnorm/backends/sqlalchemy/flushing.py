@@ -1,10 +1,14 @@
 """Flushing: one listener of ours for each moment of a flush, which does in order what is to be done in it.
 
-One each, since every Session of the process pays for them, whatever it writes.
+One each, since every Session of the process pays for them, whatever it writes; and none before a model is known.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
+from logging import DEBUG
 from typing import Any
 
 from sqlalchemy import event
@@ -12,38 +16,94 @@ from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks
 from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
-from earnorm.backends.sqlalchemy.latecomers import after_others, is_last
+from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
+from earnorm.backends.sqlalchemy.latecomers import after_others
+from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
+from earnorm.backends.sqlalchemy.opening import EXPECTED
+from earnorm.backends.sqlalchemy.scope import _scope
+from earnorm.backends.sqlalchemy.written import Written
+from earnorm.event import _running
+from earnorm.telemetry import remembered, verbose
 
 __all__ = ["listen"]
 
+_lock = threading.Lock()
+
 
 def listen() -> None:
-    """Hear of every Session's flushes from now on."""
-    event.listen(Session, "before_flush", _before_flush)
-    event.listen(Session, "after_flush", _after_flush)
-    event.listen(Session, "after_flush_postexec", _after_flush_postexec)
+    """Hear of every Session's flushes from now on, also of Sessions that are there already."""
+    # Whoever comes second waits until all is heard, and so do the records of its model.
+    with _lock:
+        for name, listener in _LISTENERS.items():
+            if not event.contains(Session, name, listener):
+                event.listen(Session, name, listener)
 
 
-def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:
-    done = hooks.before_flush(session, context)
+def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:  # noqa: C901  see below
+    """The short way of a new record alone; all else goes the long one."""
+    # In one piece, since a save of SQLAlchemy's calls some five hundred functions once each, so that none of them is in
+    # any cache, and what a save pays for here is their number.
+    new = session._new
+    done: Done = {}
+    if len(new) != 1 or session.identity_map._modified or session._deleted or EXPECTED in session.__dict__:
+        _at_length(session, context, done)
+        return
+    (state,) = new
+    manager = state.manager
+    mapping = mappings.get(manager.class_)
+    if mapping is not None:
+        course = mapping.bus.courses.get(manager.class_) or course_of(mapping, manager.mapper)
+        if not course.short or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
+            _at_length(session, context, done)
+            return
+        record = state.obj()
+        if not course.silent:
+            if _scope.get() is not None or _running.get() is not None:
+                _at_length(session, context, done)
+                return
+            flow = course.flow
+            written = Written(mapping, state, "created", flow)
+            if flow.before:
+                done[state] = "created"
+                written.call(flow.before, record, session, before=True)
+                if len(new) != 1 or state not in new or session.identity_map._modified or session._deleted:
+                    _at_length(session, context, done)
+                    return
+            if flow.heard:
+                context.attributes[SIMPLE] = written
+        if mapping.validate is not None and (course.screen is None or not course.screen(record.__dict__)):
+            mapping.validate(record, None)
+    elif not is_no_concern(manager.mapper):
+        _at_length(session, context, done)
+        return
+    context.attributes[SETTLED] = state
+    heard: Any = session.dispatch.before_flush
+    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
+        after_others(session, partial(hooks.look_again, session, context, done))
+
+
+def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
+    """Whatever is written, and whoever learns of it; what is `done` has had its pre hooks already."""
+    hooks.before_flush(session, context, done)
     # Pre hooks may have changed or deleted more.
     if session.identity_map._modified:
         expressions.before_flush(session, context)
     if session._deleted:
         cascades.before_flush(session, context)
         # What the database takes along is to be told, whoever hears of the record itself.
-        context.attributes.pop(hooks.SETTLED, None)
-    if not is_last(session, _before_flush):
-        after_others(session, lambda: hooks.look_again(session, context, done))
+        context.attributes.pop(SETTLED, None)
+    heard: Any = session.dispatch.before_flush
+    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
+        after_others(session, partial(hooks.look_again, session, context, done))
 
 
 def _after_flush(session: Session, context: UOWTransaction) -> None:
-    settled = context.attributes.get(hooks.SETTLED)
+    settled = context.attributes.get(SETTLED)
     if settled is not None:
         if len(context.states) == 1 and settled in context.states:
             return
         # Something else is written as well, or instead.
-        del context.attributes[hooks.SETTLED]
+        del context.attributes[SETTLED]
     # First what the database has worked out is put where the hooks will look.
     expressions.after_flush(session, context)
     hooks.after_flush(session, context)
@@ -51,8 +111,18 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
 
 
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
-    hooks.after_flush_postexec(session, context)
-    if hooks.SETTLED in context.attributes:
+    if SETTLED in context.attributes:
+        simple: Written | None = context.attributes.get(SIMPLE)
+        if simple is not None:
+            simple.call(simple.flow.always, simple.record, session, before=False)
         return
+    hooks.after_flush_postexec(session, context)
     cascades.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)
+
+
+_LISTENERS: dict[str, Callable[..., None]] = {
+    "before_flush": _before_flush,
+    "after_flush": _after_flush,
+    "after_flush_postexec": _after_flush_postexec,
+}

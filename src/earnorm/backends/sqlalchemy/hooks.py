@@ -25,6 +25,7 @@ from earnorm.backends.sqlalchemy.alone import (
 )
 from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
+from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done
 from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 from earnorm.backends.sqlalchemy.opening import EXPECTED, expect_nothing, outbox_in, require_boundary
@@ -39,7 +40,6 @@ from earnorm.event import NO_PAYLOAD, running
 from earnorm.occurrence import CHANGING, Kind, Occurrence
 
 __all__ = [
-    "SETTLED",
     "after_flush",
     "after_flush_postexec",
     "attach_session",
@@ -48,15 +48,9 @@ __all__ = [
     "refuse_save_in_pre_hook",
 ]
 
-Done = dict[InstanceState[Any], Kind]
-"""The records that had the pre hooks of a kind of change."""
-
 # In a flush's `attributes`: what it has written; the one known record that it writes, if there is only one.
 _FLUSH = "earnorm_written"
 _ALONE = "earnorm_alone"
-# The one record that it writes, if there is nothing to take down of it; what its hooks are run with afterwards.
-SETTLED = "earnorm_settled"
-_SIMPLE = "earnorm_simple"
 
 
 def refuse_save_in_pre_hook(record: object) -> None:
@@ -75,11 +69,10 @@ def attach_session(occurrence: Occurrence, session: Session) -> None:
 # --- before the SQL --------------------------------------------------------------------------
 
 
-def before_flush(session: Session, context: UOWTransaction) -> Done:
-    """Run pre hooks, and check what is to be written; returns what had its hooks, for `look_again`."""
+def before_flush(session: Session, context: UOWTransaction, done: Done) -> None:
+    """Run pre hooks, and check what is to be written; `done` is what had its hooks, for `look_again`."""
     if EXPECTED in session.__dict__:
         expect_nothing(session)
-    done: Done = {}
     state = only(session)
     if state is None:
         _run_many(session, context, _pending(session), done)
@@ -87,14 +80,13 @@ def before_flush(session: Session, context: UOWTransaction) -> Done:
         _run_alone(session, context, mapping, state, done)
     elif mapping_of(state.class_) is None or not associations_of(state.manager.mapper):
         context.attributes[SETTLED] = state
-    return done
 
 
 def look_again(session: Session, context: UOWTransaction, done: Done) -> None:
     """What listeners of others have added, changed or deleted is treated as if it had been there before."""
     context.attributes.pop(_ALONE, None)
     context.attributes.pop(SETTLED, None)
-    context.attributes.pop(_SIMPLE, None)
+    context.attributes.pop(SIMPLE, None)
     for change in _pending(session):
         if change.flow.before and done.get(change.state) != change.kind:
             _run_before(session, change)
@@ -130,7 +122,7 @@ def _run_alone(
         return
     context.attributes[SETTLED] = state
     if found.flow.heard:
-        context.attributes[_SIMPLE] = found
+        context.attributes[SIMPLE] = found
 
 
 def _pass_over(context: UOWTransaction, mapping: Mapping, state: InstanceState[Any]) -> None:
@@ -225,7 +217,7 @@ def _run_before(session: Session, change: Written) -> None:
 def after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     expect_nothing(session)
-    context.attributes.pop(_SIMPLE, None)
+    context.attributes.pop(SIMPLE, None)
     alone: Written | None = context.attributes.get(_ALONE)
     if alone is not None and as_announced(alone, context):
         if (found := _written(alone)) is not None:
@@ -261,16 +253,13 @@ def _written(change: Written) -> Written | None:
 
 def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     """Run post hooks, with the session as it will be: what they change is kept, and they may save."""
-    simple: Written | None = context.attributes.get(_SIMPLE)
     written: Sequence[Written] = context.attributes.get(_FLUSH, ())
-    if simple is None and not written:
+    if not written:
+        return
+    if len(written) == 1 and written[0].values is None and is_nobodys():
+        dispatch_simply(session, written[0])
         return
     with flagged(session, flushing=False):
-        if simple is None and len(written) == 1 and written[0].values is None and is_nobodys():
-            simple = written[0]
-        if simple is not None:
-            dispatch_simply(session, simple)
-            return
         alone = one_by_one(session, context, written)
         _dispatch(session, [found for c in alone if (found := _happened(session, context, c)) is not None])
 

@@ -7,22 +7,15 @@ is looked at once all of them are done: in the flush's own subtransaction, the l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
-__all__ = ["after_others", "is_last"]
+__all__ = ["after_others"]
 
 # On a Session that we listen to: what is to be done in the flush that is under way. A table of ours would keep a
 # Session alive whose flush ended before its SQL.
 _LOOK = "earnorm_look_again"
-
-
-def is_last(session: Session, ours: Callable[..., Any]) -> bool:
-    """Whether nobody's `before_flush` runs after `ours`."""
-    heard: Any = session.dispatch.before_flush
-    return bool((heard.listeners or heard.parent_listeners)[-1] is ours)
 
 
 def after_others(session: Session, look: Callable[[], None]) -> None:

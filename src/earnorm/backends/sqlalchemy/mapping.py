@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Validate = Callable[[Any, Collection[str] | None], None]
+Screen = Callable[[Values[str, Any]], bool]
 
 
 class ValidateValues(Protocol):
@@ -44,7 +45,10 @@ _mappings: dict[type, Mapping] = {}
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A mapped class on a bus. `columns` are the attribute names that are stored; `primary_key` among them."""
+    """A mapped class on a bus. `columns` are the attribute names that are stored; `primary_key` among them.
+
+    What `screen` lets pass of a new record's attributes, `validate` has nothing against.
+    """
 
     cls: type
     info: ModelInfo
@@ -54,6 +58,7 @@ class Mapping:
     primary_key: tuple[str, ...]
     validate: Validate | None
     validate_values: ValidateValues | None = None
+    screen: Screen | None = None
 
     def values(self, state: InstanceState[Any]) -> dict[str, Any]:
         """The record as it is loaded here; columns nobody loaded are left out."""
@@ -137,12 +142,13 @@ def register(
     validate: Validate | None = None,
     *,
     validate_values: ValidateValues | None = None,
+    screen: Screen | None = None,
 ) -> Mapping:
     """Make a mapped class known; its own handlers are checked and listed on the bus. Raises InvalidBulkPolicy."""
     info.bulk = _bulk_policy(cls)
     mapper: Mapper[Any] = inspect(cls)
     keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
-    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate, validate_values)
+    found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate, validate_values, screen)
     _mappings[cls] = found
     bus.registry.add_model(info)
     return found

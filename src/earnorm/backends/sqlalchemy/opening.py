@@ -6,22 +6,40 @@ it, before any SQL on it.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
+from earnorm.backends.sqlalchemy import boundary
 from earnorm.backends.sqlalchemy.boundary import outbox_of
+from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 
-__all__ = ["EXPECTED", "expect_nothing", "outbox_in", "require_boundary"]
+__all__ = ["EXPECTED", "connect_engine", "expect_nothing", "listen", "outbox_in", "require_boundary"]
 
 # In a flush's `attributes`: its outboxes.
 _OUTBOXES = "earnorm_outboxes"
 # On a Session: the models that its flush will write once it has opened a connection, by engine.
 EXPECTED = "_earnorm_expected"
+
+_lock = threading.Lock()
+
+
+def connect_engine(engine: Engine, log: Log) -> None:
+    """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open."""
+    listen()
+    boundary.connect_engine(engine, log)
+
+
+def listen() -> None:
+    """Hear of the connections that Sessions open from now on."""
+    with _lock:
+        if not event.contains(Session, "after_begin", _after_begin):
+            event.listen(Session, "after_begin", _after_begin)
 
 
 def expect_nothing(session: Session) -> None:
@@ -35,10 +53,12 @@ def require_boundary(session: Session, context: UOWTransaction, state: InstanceS
     if bind is not None and open_on(session, bind) is not None:
         outbox_in(session, context, state, mapping)
     else:
+        heard: Any = session.dispatch.after_begin
+        if _after_begin not in heard.parent_listeners:
+            listen()  # something is to be kept, and there is no database
         vars(session).setdefault(EXPECTED, {})[bind and bind.engine] = mapping
 
 
-@event.listens_for(Session, "after_begin")
 def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
     expected: dict[Any, Mapping] | None = vars(session).get(EXPECTED) if session._flushing else None
     mapping = (expected.get(connection.engine) or expected.get(None)) if expected else None

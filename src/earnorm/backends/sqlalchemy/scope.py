@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import get_ident
+from time import perf_counter
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from earnorm.dispatch import Dispatcher
-from earnorm.errors import TransactionNotYours
+from earnorm.backends.sqlalchemy.flag import flagged
+from earnorm.dispatch import HOOK_BUDGET, Dispatcher, tell_done, tell_failed
+from earnorm.errors import EventLoopError, StopPropagation, TransactionNotYours
 from earnorm.event import Running, _running
+from earnorm.handler import Handler
 from earnorm.portal import owner
 
 __all__ = [
@@ -66,22 +70,51 @@ class Lender(Running):
     _lent: Scope | None = None
     _thread = 0
 
-    def open(self, session: Session, *, before: bool) -> None:
-        """Lend from here on. After the SQL, what is emitted waits until `close`."""
-        self.session, self.before, self._thread = session, before, threading.get_ident()
+    def call(self, hooks: Iterable[Handler], subject: Any, session: Session, *, before: bool) -> None:
+        """Call plain hooks that take only their subject, where no cause, condition or listener is about.
 
-    def close(self) -> Scope | None:
-        """End what was lent; returns it, if anybody asked for it."""
-        self.session = None
+        After the SQL they may save, though the flush is not over, and what they emit runs once all are done.
+        """
+        # One function, though it does several things: every save pays for it, twice.
+        self.session, self.before, self._thread = session, before, get_ident()
+        flushing, session._flushing = session._flushing, before
+        token = _running.set(self)
+        started = perf_counter()
+        try:
+            for handler in hooks:
+                self.handler = handler.name
+                try:
+                    handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                except (StopPropagation, EventLoopError):
+                    raise
+                except Exception as error:
+                    tell_failed(error, handler, self)
+                    raise
+                ended = perf_counter()
+                if ended - started > HOOK_BUDGET:
+                    tell_done(self.event, handler, ended - started)
+                started = ended
+        except StopPropagation:
+            pass
+        finally:
+            _running.reset(token)
+            session._flushing, self.session = flushing, None
+            if self._lent is not None:
+                self._lent.closed = True
+        if self._lent is not None:
+            self._resume(session, before=before)
+
+    def _resume(self, session: Session, *, before: bool) -> None:
+        """Run what has been emitted, with the scope that was lent: one of the hooks has asked for it."""
         lent, self._lent = self._lent, None
-        if lent is not None:
-            lent.closed = True
-        return lent
+        if lent is not None and not before:
+            with flagged(session, flushing=False), within(lent):
+                lent.dispatcher.resume()
 
     def lend(self) -> Scope | None:
         if self.session is None:
             return None
-        if self._thread != threading.get_ident():
+        if self._thread != get_ident():
             raise TransactionNotYours(_named((self._thread, 0)), _named(owner()))
         if self._lent is None:
             self._lent = Scope(self.session)
