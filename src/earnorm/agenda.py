@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 from earnorm.delivery import Delivery
+from earnorm.event import Entry
 from earnorm.fleet import by_name
 from earnorm.following import Following
 from earnorm.front import Front, fronts_of
+from earnorm.glance import Glance, Glances, Span, glance_at
 from earnorm.later import in_lanes
 from earnorm.pace import Pace
 from earnorm.room import ROOM
 from earnorm.runner import Runner
 from earnorm.shares import View
-from earnorm.store import SHARED, Follower, Group, Plan, Store, Transaction, Waiting
+from earnorm.store import SHARED, Cursor, Follower, Group, Plan, Store, Transaction, Waiting
 from earnorm.subscription import Audience, Window, plan
 from earnorm.suspects import alone
 from earnorm.tenure import Tenure
@@ -41,6 +43,7 @@ class Agenda:
         # Seconds from the last look until a delivery set aside is due.
         self.next_due: float | None = None
         self._store = store
+        self._glance = store.glance if isinstance(store, Glances) else partial(glance_at, store)
         self._audience = audience
         self._runner = runner
         self._tenure = tenure
@@ -132,50 +135,66 @@ class Agenda:
                 self._tenure.look(self._knows, active=active, solitary=self._solitary)
             view = self._tenure.view
             assert view is not None
-            with self._store.begin(readonly=True) as transaction:
-                # The horizon first: who subscribes after it was read starts at or past it.
-                horizon = transaction.horizon()
-                if transaction.groups() == view.groups:
-                    return self._read(transaction, view, horizon)
+            limit = self._pace.size
+            glance = self._glance(self._span(view, limit))
+            if glance.groups == view.groups:
+                return self._read(view, glance, limit)
             self._tenure.stale()
         return Window()
 
-    def _read(self, transaction: Transaction, view: View, horizon: int) -> Window:
-        """What there is to do by the cursors held here: from the log, and set aside and due."""
-        limit = self._pace.size
-        front = self._front(view, horizon, limit)
-        return self._planned(transaction, front, horizon, limit, room=ROOM, look=transaction.waiting)
+    def _span(self, view: View, limit: int) -> Span | None:
+        """What is read next wherever the horizon is; None where cursors stand so far apart that it depends on that."""
+        cursors = self._shared_cursors(view)
+        if len(fronts_of(cursors, limit)) != 1:
+            return None
+        front = Front(cursors, {})
+        return Span(front.start, limit, front.slots, ROOM)
 
-    def _planned(
-        self,
-        transaction: Transaction,
-        front: Front,
-        horizon: int,
-        limit: int,
-        *,
-        room: int,
-        look: Callable[[], Mapping[str, Waiting]],
-    ) -> Window:
-        start, slots = front.start, front.slots
-        entries = transaction.read(start, horizon, limit, slots, room) if front.cursors and start < horizon else []
+    def _read(self, view: View, glance: Glance, limit: int) -> Window:
+        """What there is to do by the cursors held here: from the log, and set aside and due."""
+        front, horizon, waiting = self._front(view, glance.horizon, limit), glance.horizon, glance.waiting
+        entries = glance.entries if front.cursors else []
+        if entries is not None and not waiting:
+            return self._planned(entries, front, horizon, limit, ROOM)
+        with self._store.begin(readonly=True) as transaction:
+            if entries is None:
+                entries, waiting = _read_up_to(transaction, front, horizon, limit, ROOM), transaction.waiting()
+            window = self._planned(entries, front, horizon, limit, ROOM)
+            return self._with_set_aside(transaction, window, waiting, front, limit=limit, room=ROOM)
+
+    def _planned(self, entries: Sequence[Entry], front: Front, horizon: int, limit: int, room: int) -> Window:
         is_all = len(entries) < limit and sum(len(entry.data) for entry in entries) < room
         end = horizon if is_all else entries[-1].position
-        window = plan(entries, end, front, self._audience.hearing)
-        waiting = look()
-        if waiting:
-            window = window.hold_back(transaction.blocked(window.pairs))
-            due = self._due(transaction, waiting, front, limit, room)
-            suspects = [delivery for delivery in due if delivery.suspect]
-            # One of them and everything else in turns.
-            if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
-                return alone(window, suspects[0])
-            window = window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
-        return window
+        return plan(entries, end, front, self._audience.hearing)
+
+    def _with_set_aside(
+        self,
+        transaction: Transaction,
+        window: Window,
+        waiting: Mapping[str, Waiting],
+        front: Front,
+        *,
+        limit: int,
+        room: int,
+    ) -> Window:
+        if not waiting:
+            return window
+        window = window.hold_back(transaction.blocked(window.pairs))
+        due = self._due(transaction, waiting, front, limit, room)
+        suspects = [delivery for delivery in due if delivery.suspect]
+        # One of them and everything else in turns.
+        if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
+            return alone(window, suspects[0])
+        return window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
+
+    def _shared_cursors(self, view: View) -> list[Cursor]:
+        """Those held here that pass nobody by."""
+        following = self._of(view.groups, view.followers)
+        return [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
         """Each turn another front, so that one that catches up does not keep those waiting that are up to date."""
-        following = self._of(view.groups, view.followers)
-        cursors = [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
+        following, cursors = self._of(view.groups, view.followers), self._shared_cursors(view)
         fronts = fronts_of((c for c in cursors if c.position < horizon), reach)
         level = [c for c in cursors if c.position >= horizon]
         self._number += 1
@@ -197,10 +216,14 @@ class Agenda:
             look = cache(transaction.waiting)
             # Those that are busy have their share of it in hand.
             room = ROOM // len(self._solitary)
-            windows = [
-                (name, self._planned(transaction, front, horizon, size(name), room=room, look=look))
-                for name, front in fronts.items()
-            ]
+
+            def own(name: str, front: Front) -> Window:
+                limit = size(name)
+                entries = _read_up_to(transaction, front, horizon, limit, room)
+                window = self._planned(entries, front, horizon, limit, room)
+                return self._with_set_aside(transaction, window, look(), front, limit=limit, room=room)
+
+            windows = [(name, own(name, front)) for name, front in fronts.items()]
         first = self._number % len(windows)
         return [(name, window) for name, window in (*windows[first:], *windows[:first]) if not window.is_empty]
 
@@ -231,3 +254,8 @@ class Agenda:
         sharing = self._of(view.groups, view.followers).sharing
         shared = dict.fromkeys(cursor.group for cursor in self._tenure.held if cursor.name == SHARED)
         return {name: Plan(view.groups[name].generation, sharing[name]) for name in shared}
+
+
+def _read_up_to(transaction: Transaction, front: Front, horizon: int, limit: int, room: int) -> Sequence[Entry]:
+    is_any = front.cursors and front.start < horizon
+    return transaction.read(front.start, horizon, limit, front.slots, room) if is_any else []
