@@ -54,12 +54,13 @@ class Agenda:
         self._knows: frozenset[str] = frozenset()
         self._solitary: frozenset[str] = frozenset()
         self._following: Following | None = None
+        self._seen: Glance | None = None
         self._quiet: tuple[int, Mapping[str, Group]] | None = None
         self._number = 0
 
     def forget(self) -> None:
         """What was seen is worth nothing any more."""
-        self._quiet = None
+        self._seen = self._quiet = None
         self._following = None
 
     def refresh(self) -> None:
@@ -89,24 +90,58 @@ class Agenda:
 
     def contends(self) -> bool:
         """Whether there is anything to do for our handlers, whoever may be doing it."""
-        if not self._knows:
+        glance = self._glance(None) if self._knows else None
+        if glance is None or self._is_pending(glance, is_quiet=self._is_quiet(glance)):
+            return glance is not None
+        # Each look sees what was committed by then: a settle between them may have appended what was emitted.
+        return self._glance(None).horizon != glance.horizon
+
+    def seems_to_contend(self) -> bool:
+        """`contends`, by one look: who goes by it looks again."""
+        glance = self._glance(None) if self._knows else None
+        return glance is not None and self._is_pending(glance, is_quiet=self._is_quiet(glance))
+
+    def still_contends(self) -> bool:
+        """The same by the look that the last window was made of."""
+        glance = self._seen
+        if glance is None:
+            return False
+        return self._is_pending(glance, is_quiet=self._is_quiet(glance) or self._has_passed(glance))
+
+    def _is_pending(self, glance: Glance, *, is_quiet: bool) -> bool:
+        groups, waiting = glance.groups, glance.waiting
+        if is_quiet and not waiting:
+            self.next_due = None
             return False
         with self._store.begin(readonly=True) as transaction:
-            return self._pending(transaction)
+            if not is_quiet:
+                if self._is_behind(transaction, groups):
+                    return True
+                # After the cursors: a settle in between moves them past what it sets aside.
+                waiting = transaction.waiting()
+            return self._any_due(transaction, waiting, groups)
 
-    def _pending(self, transaction: Transaction) -> bool:
-        horizon, groups = transaction.horizon(), transaction.groups()
-        if (horizon, groups) != self._quiet:
-            followed = self._followed(transaction, groups).followed
-            cursors = transaction.cursors()
-            # After the cursors: a settle in between moves them and appends what its handlers emitted.
-            horizon = transaction.horizon()
-            if any(c.position < horizon and (c.group, c.name) in followed for c in cursors):
-                return True
-            self._quiet = horizon, groups
-        due = self._any_due(transaction, transaction.waiting(), groups)
-        # Each look sees what was committed by then: a settle between them may have appended what was emitted.
-        return due or transaction.horizon() != horizon
+    def _is_quiet(self, glance: Glance) -> bool:
+        return (glance.horizon, glance.groups) == self._quiet
+
+    def _has_passed(self, glance: Glance) -> bool:
+        """Whether all that our handlers follow is held here, and stands at the horizon."""
+        view = self._tenure.view
+        if view is None or view.groups != glance.groups:
+            return False
+        followed = self._of(view.groups, view.followers).followed
+        rows = [cursor for cursor in view.cursors if (cursor.group, cursor.name) in followed]
+        return all(row.worker == self._tenure.worker and row.position >= glance.horizon for row in rows)
+
+    def _is_behind(self, transaction: Transaction, groups: Mapping[str, Group]) -> bool:
+        followed = self._followed(transaction, groups).followed
+        cursors = transaction.cursors()
+        # After the cursors: a settle in between moves them and appends what its handlers emitted.
+        horizon = transaction.horizon()
+        if any(c.position < horizon and (c.group, c.name) in followed for c in cursors):
+            return True
+        self._quiet = horizon, groups
+        return False
 
     def _followed(self, transaction: Transaction, groups: Mapping[str, Group]) -> Following:
         """Who follows, as of these groups, which the transaction has just read."""
@@ -136,11 +171,19 @@ class Agenda:
             view = self._tenure.view
             assert view is not None
             limit = self._pace.size
-            glance = self._glance(self._span(view, limit))
+            glance = self._seen = self._glance(self._span(view, limit))
             if glance.groups == view.groups:
                 return self._read(view, glance, limit)
             self._tenure.stale()
         return Window()
+
+    def look_ahead(self) -> bool:
+        """See what the others do while nothing waits for it; whether that changed what is held here."""
+        if self._tenure.is_recent:
+            return False
+        before = self._tenure.held
+        self._tenure.look(self._knows, solitary=self._solitary)
+        return before != self._tenure.held
 
     def _span(self, view: View, limit: int) -> Span | None:
         """What is read next wherever the horizon is; None where cursors stand so far apart that it depends on that."""

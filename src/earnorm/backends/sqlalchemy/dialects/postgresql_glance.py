@@ -17,7 +17,6 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
 from earnorm.backends.sqlalchemy.dialects.postgresql_commit import _REFUSED, Statement, _forget, _leave, _send
-from earnorm.backends.sqlalchemy.prepared import Prepared
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.errors import ConnectionLost
 from earnorm.glance import Span
@@ -28,11 +27,22 @@ __all__ = ["answers_of"]
 _FIRST = f"SELECT ({_LAST}), current_setting('transaction_isolation') = 'read committed'"
 
 
+# The entries are asked for before it is known how far they may be read.
+_FAR = (1 << 63) - 1
+
+
 @cache
-def _statements() -> Statements:
+def _words() -> Statements:
     """With the server's own marks for parameters."""
     dialect: Any = PGDialect
     return Statements(dialect(paramstyle="numeric_dollar"))
+
+
+@cache
+def _always_asked() -> list[Statement]:
+    # In this order: see `horizon`.
+    words = _words()
+    return [Statement(text.encode(), (), ()) for text in (_FIRST, _LOWEST, words.groups.text, words.waiting.text)]
 
 
 def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | None:
@@ -56,7 +66,7 @@ def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | 
             # It may be as unknown to the server as it was before.
             _forget(driver, statement)
         return None
-    rows = [_rows(driver, answer) for answer in found if answer.status == ExecStatus.TUPLES_OK]
+    rows = _loaded(driver, [answer for answer in found if answer.status == ExecStatus.TUPLES_OK])
     return rows if rows[0][0][1] else None
 
 
@@ -69,25 +79,12 @@ def _can_ask(driver: Connection[Any]) -> bool:
 
 
 def _questions(span: Span | None) -> list[Statement]:
-    # In this order: see `horizon`.
-    words = _statements()
-    asked = [_statement(_FIRST), _statement(_LOWEST), _prepared(words.groups, {})]
-    if span is not None:
-        asked.append(_prepared(*words.reading(span.after, _FAR, span.limit, span.slots)))
-    return [*asked, _prepared(words.waiting, {})]
-
-
-# The entries are asked for before it is known how far they may be read.
-_FAR = (1 << 63) - 1
-
-
-def _statement(text: str) -> Statement:
-    return Statement(text.encode(), (), ())
-
-
-def _prepared(statement: Prepared, values: dict[str, int]) -> Statement:
-    given = [b"%d" % value for value in statement.ordered(values)]
-    return Statement(statement.text.encode(), given, [Format.TEXT] * len(given))
+    *before, waiting = _always_asked()
+    if span is None:
+        return [*before, waiting]
+    reading, values = _words().reading(span.after, _FAR, span.limit, span.slots)
+    given = [b"%d" % value for value in reading.ordered(values)]
+    return [*before, Statement(reading.text.encode(), given, [Format.TEXT] * len(given)), waiting]
 
 
 def _talk(driver: Connection[Any], statements: Sequence[Statement]) -> Generator[Any, Any, list[Any]]:
@@ -105,7 +102,11 @@ def _talk(driver: Connection[Any], statements: Sequence[Statement]) -> Generator
     return found
 
 
-def _rows(driver: Connection[Any], answer: Any) -> list[tuple[Any, ...]]:
-    loading = Transformer(driver)
-    loading.set_pgresult(answer)
-    return loading.load_rows(0, answer.ntuples, tuple)
+def _loaded(driver: Connection[Any], answers: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
+    loading, found = Transformer(driver), list[list[tuple[Any, ...]]]()
+    for answer in answers:
+        rows = answer.ntuples
+        if rows:
+            loading.set_pgresult(answer)
+        found.append(loading.load_rows(0, rows, tuple) if rows else [])
+    return found
