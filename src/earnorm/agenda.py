@@ -195,7 +195,8 @@ class Agenda:
 
     def _read(self, view: View, glance: Glance, limit: int) -> Window:
         """What there is to do by the cursors held here: from the log, and set aside and due."""
-        front, horizon, waiting = self._front(view, glance.horizon, limit), glance.horizon, glance.waiting
+        horizon, waiting = glance.horizon, glance.waiting
+        front = self._front(view, horizon, limit)
         entries = glance.entries if front.cursors else []
         if entries is not None and not waiting:
             return self._planned(entries, front, horizon, limit, ROOM)

@@ -95,7 +95,7 @@ class Tenure:
     @property
     def is_recent(self) -> bool:
         """Whether it will be good enough for some time."""
-        return self.view is not None and self._clock.monotonic() - self._looked < min(_LOOK, self.third) / 2
+        return self.view is not None and self._clock.monotonic() - self._looked < 0.75 * min(_LOOK, self.third)
 
     # --- looking -----------------------------------------------------------------------------
 
