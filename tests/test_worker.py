@@ -26,6 +26,7 @@ from earnorm.errors import ConnectionLost, Discard, UnknownHandler
 from earnorm.event import Entry, Event, Origin
 from earnorm.runner import Hydrated, Runner
 from earnorm.store import Presence, Registration
+from earnorm.tenure import Tenure
 from earnorm.threads import Threads
 from earnorm.worker import Worker
 
@@ -1169,3 +1170,60 @@ class TestAConnectionThatBreaksBesideTheTurns:
     def broken(self, *, readonly=False):
         raise ConnectionLost("the server closed the connection")
         yield
+
+
+class TestLooking:
+    def test_a_turn_that_finds_nothing_asks_once(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.append("order:1")
+        worker.run_once()
+        before = rig.store.tries
+        worker.run_once()
+
+        assert 1 == rig.store.tries - before
+        assert not worker._turns.contending
+
+    def test_what_others_leave_lying_is_still_noticed(self, rig):
+        rig.on()
+        worker = rig.worker()
+        rig.claim("other")
+        rig.append("order:1")
+        worker.run_once()
+
+        assert worker._turns.contending
+
+    def test_the_others_are_looked_at_while_nothing_waits_for_it(self, rig, monkeypatch):
+        """At fifty events a second every twelfth one waited for it."""
+        rig.on()
+        worker = rig.worker()
+        rig.append("order:1")
+        worker.run_once()
+        looks = []
+        real = Tenure.look
+        monkeypatch.setattr(Tenure, "look", lambda *given, **options: looks.append(1) or real(*given, **options))
+        found = []
+        for key in ("order:2", "order:3", "order:4"):
+            rig.clock.advance(0.2)
+            rig.append(key)
+            worker.run_once()
+            found.append(len(looks))
+            worker.run_once()
+
+        assert 4 == len(rig.ran)
+        assert [0, 1, 2] == found
+
+    def test_a_share_that_a_turn_without_events_has_found_is_worked_at_once(self, rig):
+        rig.on()
+        worker = rig.worker()
+        taken = rig.claim("other")
+        worker.run_once()
+        rig.append("order:1")
+        with rig.memory.begin() as transaction:
+            transaction.release(taken)
+            transaction.leave("other")
+        rig.clock.advance(0.2)
+        worker.run_once()
+        worker.run_once()
+
+        assert [("mail", "order:1", 1)] == rig.ran

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 from earnorm.delivery import Delivery
+from earnorm.event import Entry
 from earnorm.fleet import by_name
 from earnorm.following import Following
 from earnorm.front import Front, fronts_of
+from earnorm.glance import Glance, Glances, Span, glance_at
 from earnorm.later import in_lanes
 from earnorm.pace import Pace
 from earnorm.room import ROOM
 from earnorm.runner import Runner
 from earnorm.shares import View
-from earnorm.store import SHARED, Follower, Group, Plan, Store, Transaction, Waiting
+from earnorm.store import SHARED, Cursor, Follower, Group, Plan, Store, Transaction, Waiting
 from earnorm.subscription import Audience, Window, plan
 from earnorm.suspects import alone
 from earnorm.tenure import Tenure
@@ -41,6 +43,7 @@ class Agenda:
         # Seconds from the last look until a delivery set aside is due.
         self.next_due: float | None = None
         self._store = store
+        self._glance = store.glance if isinstance(store, Glances) else partial(glance_at, store)
         self._audience = audience
         self._runner = runner
         self._tenure = tenure
@@ -51,12 +54,13 @@ class Agenda:
         self._knows: frozenset[str] = frozenset()
         self._solitary: frozenset[str] = frozenset()
         self._following: Following | None = None
+        self._seen: Glance | None = None
         self._quiet: tuple[int, Mapping[str, Group]] | None = None
         self._number = 0
 
     def forget(self) -> None:
         """What was seen is worth nothing any more."""
-        self._quiet = None
+        self._seen = self._quiet = None
         self._following = None
 
     def refresh(self) -> None:
@@ -86,24 +90,58 @@ class Agenda:
 
     def contends(self) -> bool:
         """Whether there is anything to do for our handlers, whoever may be doing it."""
-        if not self._knows:
+        glance = self._glance(None) if self._knows else None
+        if glance is None or self._is_pending(glance, is_quiet=self._is_quiet(glance)):
+            return glance is not None
+        # Each look sees what was committed by then: a settle between them may have appended what was emitted.
+        return self._glance(None).horizon != glance.horizon
+
+    def seems_to_contend(self) -> bool:
+        """`contends`, by one look: who goes by it looks again."""
+        glance = self._glance(None) if self._knows else None
+        return glance is not None and self._is_pending(glance, is_quiet=self._is_quiet(glance))
+
+    def still_contends(self) -> bool:
+        """The same by the look that the last window was made of."""
+        glance = self._seen
+        if glance is None:
+            return False
+        return self._is_pending(glance, is_quiet=self._is_quiet(glance) or self._has_passed(glance))
+
+    def _is_pending(self, glance: Glance, *, is_quiet: bool) -> bool:
+        groups, waiting = glance.groups, glance.waiting
+        if is_quiet and not waiting:
+            self.next_due = None
             return False
         with self._store.begin(readonly=True) as transaction:
-            return self._pending(transaction)
+            if not is_quiet:
+                if self._is_behind(transaction, groups):
+                    return True
+                # After the cursors: a settle in between moves them past what it sets aside.
+                waiting = transaction.waiting()
+            return self._any_due(transaction, waiting, groups)
 
-    def _pending(self, transaction: Transaction) -> bool:
-        horizon, groups = transaction.horizon(), transaction.groups()
-        if (horizon, groups) != self._quiet:
-            followed = self._followed(transaction, groups).followed
-            cursors = transaction.cursors()
-            # After the cursors: a settle in between moves them and appends what its handlers emitted.
-            horizon = transaction.horizon()
-            if any(c.position < horizon and (c.group, c.name) in followed for c in cursors):
-                return True
-            self._quiet = horizon, groups
-        due = self._any_due(transaction, transaction.waiting(), groups)
-        # Each look sees what was committed by then: a settle between them may have appended what was emitted.
-        return due or transaction.horizon() != horizon
+    def _is_quiet(self, glance: Glance) -> bool:
+        return (glance.horizon, glance.groups) == self._quiet
+
+    def _has_passed(self, glance: Glance) -> bool:
+        """Whether all that our handlers follow is held here, and stands at the horizon."""
+        view = self._tenure.view
+        if view is None or view.groups != glance.groups:
+            return False
+        followed = self._of(view.groups, view.followers).followed
+        rows = [cursor for cursor in view.cursors if (cursor.group, cursor.name) in followed]
+        return all(row.worker == self._tenure.worker and row.position >= glance.horizon for row in rows)
+
+    def _is_behind(self, transaction: Transaction, groups: Mapping[str, Group]) -> bool:
+        followed = self._followed(transaction, groups).followed
+        cursors = transaction.cursors()
+        # After the cursors: a settle in between moves them and appends what its handlers emitted.
+        horizon = transaction.horizon()
+        if any(c.position < horizon and (c.group, c.name) in followed for c in cursors):
+            return True
+        self._quiet = horizon, groups
+        return False
 
     def _followed(self, transaction: Transaction, groups: Mapping[str, Group]) -> Following:
         """Who follows, as of these groups, which the transaction has just read."""
@@ -132,50 +170,75 @@ class Agenda:
                 self._tenure.look(self._knows, active=active, solitary=self._solitary)
             view = self._tenure.view
             assert view is not None
-            with self._store.begin(readonly=True) as transaction:
-                # The horizon first: who subscribes after it was read starts at or past it.
-                horizon = transaction.horizon()
-                if transaction.groups() == view.groups:
-                    return self._read(transaction, view, horizon)
+            limit = self._pace.size
+            glance = self._seen = self._glance(self._span(view, limit))
+            if glance.groups == view.groups:
+                return self._read(view, glance, limit)
             self._tenure.stale()
         return Window()
 
-    def _read(self, transaction: Transaction, view: View, horizon: int) -> Window:
-        """What there is to do by the cursors held here: from the log, and set aside and due."""
-        limit = self._pace.size
-        front = self._front(view, horizon, limit)
-        return self._planned(transaction, front, horizon, limit, room=ROOM, look=transaction.waiting)
+    def look_ahead(self) -> bool:
+        """See what the others do while nothing waits for it; whether that changed what is held here."""
+        if self._tenure.is_recent:
+            return False
+        before = self._tenure.held
+        self._tenure.look(self._knows, solitary=self._solitary)
+        return before != self._tenure.held
 
-    def _planned(
-        self,
-        transaction: Transaction,
-        front: Front,
-        horizon: int,
-        limit: int,
-        *,
-        room: int,
-        look: Callable[[], Mapping[str, Waiting]],
-    ) -> Window:
-        start, slots = front.start, front.slots
-        entries = transaction.read(start, horizon, limit, slots, room) if front.cursors and start < horizon else []
+    def _span(self, view: View, limit: int) -> Span | None:
+        """What is read next wherever the horizon is; None where cursors stand so far apart that it depends on that."""
+        cursors = self._shared_cursors(view)
+        if len(fronts_of(cursors, limit)) != 1:
+            return None
+        front = Front(cursors, {})
+        return Span(front.start, limit, front.slots, ROOM)
+
+    def _read(self, view: View, glance: Glance, limit: int) -> Window:
+        """What there is to do by the cursors held here: from the log, and set aside and due."""
+        horizon, waiting = glance.horizon, glance.waiting
+        front = self._front(view, horizon, limit)
+        entries = glance.entries if front.cursors else []
+        if entries is not None and not waiting:
+            return self._planned(entries, front, horizon, limit, ROOM)
+        with self._store.begin(readonly=True) as transaction:
+            if entries is None:
+                entries, waiting = _read_up_to(transaction, front, horizon, limit, ROOM), transaction.waiting()
+            window = self._planned(entries, front, horizon, limit, ROOM)
+            return self._with_set_aside(transaction, window, waiting, front, limit=limit, room=ROOM)
+
+    def _planned(self, entries: Sequence[Entry], front: Front, horizon: int, limit: int, room: int) -> Window:
         is_all = len(entries) < limit and sum(len(entry.data) for entry in entries) < room
         end = horizon if is_all else entries[-1].position
-        window = plan(entries, end, front, self._audience.hearing)
-        waiting = look()
-        if waiting:
-            window = window.hold_back(transaction.blocked(window.pairs))
-            due = self._due(transaction, waiting, front, limit, room)
-            suspects = [delivery for delivery in due if delivery.suspect]
-            # One of them and everything else in turns.
-            if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
-                return alone(window, suspects[0])
-            window = window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
-        return window
+        return plan(entries, end, front, self._audience.hearing)
+
+    def _with_set_aside(
+        self,
+        transaction: Transaction,
+        window: Window,
+        waiting: Mapping[str, Waiting],
+        front: Front,
+        *,
+        limit: int,
+        room: int,
+    ) -> Window:
+        if not waiting:
+            return window
+        window = window.hold_back(transaction.blocked(window.pairs))
+        due = self._due(transaction, waiting, front, limit, room)
+        suspects = [delivery for delivery in due if delivery.suspect]
+        # One of them and everything else in turns.
+        if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
+            return alone(window, suspects[0])
+        return window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
+
+    def _shared_cursors(self, view: View) -> list[Cursor]:
+        """Those held here that pass nobody by."""
+        following = self._of(view.groups, view.followers)
+        return [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
 
     def _front(self, view: View, horizon: int, reach: int) -> Front:
         """Each turn another front, so that one that catches up does not keep those waiting that are up to date."""
-        following = self._of(view.groups, view.followers)
-        cursors = [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
+        following, cursors = self._of(view.groups, view.followers), self._shared_cursors(view)
         fronts = fronts_of((c for c in cursors if c.position < horizon), reach)
         level = [c for c in cursors if c.position >= horizon]
         self._number += 1
@@ -197,10 +260,14 @@ class Agenda:
             look = cache(transaction.waiting)
             # Those that are busy have their share of it in hand.
             room = ROOM // len(self._solitary)
-            windows = [
-                (name, self._planned(transaction, front, horizon, size(name), room=room, look=look))
-                for name, front in fronts.items()
-            ]
+
+            def own(name: str, front: Front) -> Window:
+                limit = size(name)
+                entries = _read_up_to(transaction, front, horizon, limit, room)
+                window = self._planned(entries, front, horizon, limit, room)
+                return self._with_set_aside(transaction, window, look(), front, limit=limit, room=room)
+
+            windows = [(name, own(name, front)) for name, front in fronts.items()]
         first = self._number % len(windows)
         return [(name, window) for name, window in (*windows[first:], *windows[:first]) if not window.is_empty]
 
@@ -231,3 +298,8 @@ class Agenda:
         sharing = self._of(view.groups, view.followers).sharing
         shared = dict.fromkeys(cursor.group for cursor in self._tenure.held if cursor.name == SHARED)
         return {name: Plan(view.groups[name].generation, sharing[name]) for name in shared}
+
+
+def _read_up_to(transaction: Transaction, front: Front, horizon: int, limit: int, room: int) -> Sequence[Entry]:
+    is_any = front.cursors and front.start < horizon
+    return transaction.read(front.start, horizon, limit, front.slots, room) if is_any else []

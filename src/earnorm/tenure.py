@@ -92,6 +92,11 @@ class Tenure:
         """Whether the last look is good enough to work by."""
         return self.view is not None and self._clock.monotonic() - self._looked < min(_LOOK, self.third)
 
+    @property
+    def is_recent(self) -> bool:
+        """Whether it will be good enough for some time."""
+        return self.view is not None and self._clock.monotonic() - self._looked < 0.75 * min(_LOOK, self.third)
+
     # --- looking -----------------------------------------------------------------------------
 
     def look(self, knows: frozenset[str], *, active: bool = True, solitary: frozenset[str] = frozenset()) -> None:

@@ -109,14 +109,17 @@ class Turns:
         return moved
 
     def _work(self, until: float | None) -> bool:
-        if self._tenure.view is None and not self._agenda.contends():
+        if self._tenure.view is None and not self._agenda.seems_to_contend():
             return False
         window = self._agenda.window(active=not self.stopping.is_set())
         moved = self._begin_errands()
         if window.is_empty or self.stopping.is_set():
-            self.contending = self._agenda.contends()
+            self.contending = self._agenda.still_contends()
             if self.is_waiting:
                 self._tenure.stale()
+            elif not self.stopping.is_set():
+                # Now, when nothing waits for it, and not between the next commit and its handlers.
+                moved = self._agenda.look_ahead() or moved
             return moved
         return self._run(window, self._agenda.plans(), until) or moved
 

@@ -20,6 +20,8 @@ from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.clock import VirtualClock
 from earnorm.errors import ConnectionLost
+from earnorm.glance import Span, glance_at
+from earnorm.room import ROOM
 from earnorm.testing._store_verbs import FAR, NOON, append, entry
 from tests import postgresql as postgres
 
@@ -66,11 +68,20 @@ def write(connection, name="raw"):
     connection.exec_driver_sql(f"INSERT INTO earnorm_log ({COLUMNS}) VALUES ({values(name)})")
 
 
+LOOKS = {"verb by verb": glance_at, "at a glance": SQLAlchemyStore.glance}
+look = glance_at
+
+
+@pytest.fixture(autouse=True, params=LOOKS)
+def way(request, monkeypatch):
+    """How a reader looks."""
+    monkeypatch.setitem(globals(), "look", LOOKS[request.param])
+
+
 def safe(store):
     """What a reader that starts now may see: the horizon, and the names up to it."""
-    with store.begin(readonly=True) as t:
-        horizon = t.horizon()
-        return horizon, [e.name for e in t.read(0, horizon, FAR)]
+    seen = look(store, Span(0, FAR, (), ROOM))
+    return seen.horizon, [entry.name for entry in seen.entries]
 
 
 # --- writers that commit late ---

@@ -9,7 +9,7 @@ from typing import Any
 from earnorm.backends.reuse import left_out
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempts import AttemptVerbs
-from earnorm.backends.sqlalchemy.entries import LogVerbs, parameters_of
+from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs, held
 from earnorm.backends.sqlalchemy.payloads import within
 from earnorm.backends.sqlalchemy.rows import (
@@ -18,8 +18,9 @@ from earnorm.backends.sqlalchemy.rows import (
     parse_id,
     rescheduling,
     to_delivery,
-    to_time,
+    to_waiting,
 )
+from earnorm.backends.sqlalchemy.statements import parameters_of
 from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
@@ -39,8 +40,7 @@ class DeliveryVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs, AttemptVerbs):
     __slots__ = ()
 
     def waiting(self) -> dict[str, Waiting]:
-        rows = self._statements.waiting(self._connection)
-        return {name: Waiting(None if due is None else to_time(due), bool(running)) for name, due, running in rows}
+        return to_waiting(self._statements.waiting(self._connection))
 
     def due(self, subscription: str, slots: Sequence[Range], limit: int, room: int | None = None) -> list[Delivery]:
         words: dict[str, Any] = {"name": subscription, "now": microseconds(self.now()), "limit": limit}

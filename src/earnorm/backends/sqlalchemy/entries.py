@@ -11,16 +11,26 @@ from uuid import UUID
 from sqlalchemy import Connection, delete
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import Seen
 from earnorm.backends.sqlalchemy.lists import in_lists
 from earnorm.backends.sqlalchemy.payloads import within
-from earnorm.backends.sqlalchemy.rows import key_row, log_rows, microseconds, to_entry, to_key
+from earnorm.backends.sqlalchemy.rows import (
+    key_row,
+    log_rows,
+    microseconds,
+    to_entry,
+    to_groups,
+    to_key,
+    to_waiting,
+)
 from earnorm.backends.sqlalchemy.verbs import Verbs
 from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
-from earnorm.slots import LAST_SLOT
+from earnorm.glance import Glance, Span
+from earnorm.room import fitting
 from earnorm.store import Range
 
-__all__ = ["LogVerbs", "parameters_of"]
+__all__ = ["LogVerbs", "glance_of"]
 
 # Where an entry read, a position, an id and the ENTRY_COLUMNS, has its data.
 _PLACE = 2 + tables.ENTRY_COLUMNS.index("data")
@@ -61,10 +71,7 @@ class LogVerbs(Verbs):
     def read(
         self, after: int, upto: int, limit: int, slots: Sequence[Range] = (), room: int | None = None
     ) -> list[Entry]:
-        words = {"after": after, "upto": upto, "limit": limit}
-        statement = self._statements.read
-        if slots and (0, LAST_SLOT) not in slots:
-            statement, words = self._statements.read_slots(len(slots)), words | parameters_of(slots)
+        statement, words = self._statements.reading(after, upto, limit, slots)
 
         def rows() -> Sequence[Any]:
             return list(statement.rows(self._connection, **words))
@@ -95,7 +102,10 @@ class LogVerbs(Verbs):
         return self._statements.forget_keys(self._connection, before=microseconds(before), limit=limit).rowcount
 
 
-def parameters_of(slots: Sequence[Range]) -> dict[str, int]:
-    """The parameters of so many ranges (`Statements.read_slots`)."""
-    firsts = {f"first_{number}": first for number, (first, _) in enumerate(slots)}
-    return firsts | {f"last_{number}": last for number, (_, last) in enumerate(slots)}
+def glance_of(seen: Seen, span: Span | None) -> Glance:
+    entries: Sequence[Entry] | None = None
+    data = [row[_PLACE] for row in seen.entries if row[0] <= seen.horizon]
+    if span is not None and None not in data:
+        rows = seen.entries[: len(data)]
+        entries = [to_entry(row) for row in rows[: fitting(map(len, data), span.room)]]
+    return Glance(seen.horizon, to_groups(seen.groups), entries, to_waiting(seen.waiting))

@@ -24,7 +24,7 @@ class Prepared:
         self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
 
     def __call__(self, connection: Connection, **values: Any) -> CursorResult[*tuple[Any, ...]]:
-        return connection.exec_driver_sql(self.text, self._ordered(values))
+        return connection.exec_driver_sql(self.text, self.ordered(values))
 
     def rows(self, connection: Connection, **values: Any) -> Iterator[Any]:
         """As the driver has them, one at a time: SQLAlchemy's own rows cost as much as what is made of them."""
@@ -36,9 +36,10 @@ class Prepared:
             result.close()
 
     def many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        connection.exec_driver_sql(self.text, [self._ordered(values) for values in rows])
+        connection.exec_driver_sql(self.text, [self.ordered(values) for values in rows])
 
-    def _ordered(self, values: Mapping[str, Any]) -> Any:
+    def ordered(self, values: Mapping[str, Any]) -> Any:
+        """As the driver takes them."""
         values = {**self._fixed, **values}
         return values if self._order is None else tuple([values[name] for name in self._order])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from earnorm.delivery import Attempt, Delivery
 from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.slots import slot_of
-from earnorm.store import Cursor, Follower, Presence
+from earnorm.store import Cursor, Follower, Group, Presence, Waiting
 
 __all__ = [
     "attempt_row",
@@ -33,9 +33,11 @@ __all__ = [
     "to_delivery",
     "to_entry",
     "to_follower",
+    "to_groups",
     "to_key",
     "to_presence",
     "to_time",
+    "to_waiting",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -243,3 +245,11 @@ def _known(knows: str) -> frozenset[str]:
 def presence_row(presence: Presence) -> tuple[Any, ...]:
     knows = json.encode(sorted(presence.knows)).decode()
     return presence.worker, microseconds(presence.expires), presence.dedicated, presence.idle, knows
+
+
+def to_groups(rows: Iterable[Any]) -> dict[str, Group]:
+    return {name: Group(name, generation, bool(paused)) for name, generation, paused in rows}
+
+
+def to_waiting(rows: Iterable[Any]) -> dict[str, Waiting]:
+    return {name: Waiting(None if due is None else to_time(due), bool(running)) for name, due, running in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,8 +17,10 @@ from earnorm.backends.sqlalchemy.lease_statements import SOON_OVER, LeaseStateme
 from earnorm.backends.sqlalchemy.payloads import columns_of
 from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
 from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
+from earnorm.fleet import Range
+from earnorm.slots import LAST_SLOT
 
-__all__ = ["Statements"]
+__all__ = ["Statements", "parameters_of"]
 
 
 _ONE: ColumnElement[int] = literal_column("1")
@@ -184,14 +187,27 @@ def _drop_open() -> ClauseElement:
     return delete(delivery).where(tables.is_open(delivery), delivery.c.subscription == bindparam("called"))
 
 
+def parameters_of(slots: Sequence[Range]) -> dict[str, int]:
+    """The parameters of so many ranges (`_in_slots`)."""
+    firsts = {f"first_{number}": first for number, (first, _) in enumerate(slots)}
+    return firsts | {f"last_{number}": last for number, (_, last) in enumerate(slots)}
+
+
 class Statements(LeaseStatements, AttemptStatements):
     """Every fixed statement, by its verb."""
 
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(dialect)
         # A worker reads the same number of ranges again and again.
-        self.read_slots = lru_cache(maxsize=32)(partial(_read_slots, dialect))
+        self._read_slots = lru_cache(maxsize=32)(partial(_read_slots, dialect))
         self.due_slots = lru_cache(maxsize=32)(partial(_due_slots, dialect))
+
+    def reading(self, after: int, upto: int, limit: int, slots: Sequence[Range]) -> tuple[Prepared, dict[str, int]]:
+        """The statement that reads entries of these slots, all of them if none are given, and its parameters."""
+        words = {"after": after, "upto": upto, "limit": limit}
+        if not slots or (0, LAST_SLOT) in slots:
+            return self.read, words
+        return self._read_slots(len(slots)), words | parameters_of(slots)
 
     read = prepared(_read)
     find = prepared(_find)

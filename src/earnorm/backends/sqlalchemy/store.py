@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 
 from earnorm.backends.sqlalchemy.deliveries import DeliveryVerbs
-from earnorm.backends.sqlalchemy.dialects import READONLY, dialect_named, dialect_of
+from earnorm.backends.sqlalchemy.dialects import READONLY, Seen, dialect_named, dialect_of
+from earnorm.backends.sqlalchemy.entries import glance_of
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.backends.sqlalchemy.upkeep import UpkeepVerbs
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import ConnectionLost
+from earnorm.glance import Glance, Span, glance_at
 
 __all__ = ["SQLAlchemyStore", "SQLAlchemyTransaction"]
 
@@ -24,6 +26,7 @@ class SQLAlchemyStore:
         self._dialect = dialect_of(engine)
         self._statements = Statements(engine.dialect)
         self._words = {engine.dialect.driver: (self._dialect, self._statements)}
+        self._given = engine
         self._engine = engine.execution_options(**self._dialect.own_transactions)
         self._reader = self._engine.execution_options(**READONLY, **self._dialect.own_reads)
         self._clock = clock or SystemClock()
@@ -57,6 +60,26 @@ class SQLAlchemyStore:
             if self._dialect.is_lost(error):
                 self._dialect.forget()
                 raise ConnectionLost(str(error)) from error
+            raise
+
+    def glance(self, span: Span | None) -> Glance:
+        """On the driver's own connection, unless somebody listens to SQLAlchemy's statements."""
+        engine = self._reader
+        heard = engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute
+        if heard or engine._should_log_info():
+            return glance_at(self, span)
+        with self.noticing_loss(), closing(engine.raw_connection()) as connection:
+            seen = self._seen(connection, span)
+        return glance_at(self, span) if seen is None else glance_of(seen, span)
+
+    def _seen(self, connection: PoolProxiedConnection, span: Span | None) -> Seen | None:
+        try:
+            return self._dialect.glance(connection.driver_connection, self._statements, span, self._clock)
+        except ConnectionLost:
+            self._dialect.forget()
+            # SQLAlchemy is to notice as well, and to give up what else is in the pool.
+            with suppress(Exception), Connection(self._given, connection) as again:
+                again.exec_driver_sql("SELECT 1")
             raise
 
     def join(self, connection: Connection) -> SQLAlchemyTransaction:

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from earnorm.backends.identity import identify
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.rows import microseconds, to_cursor, to_follower
+from earnorm.backends.sqlalchemy.rows import microseconds, to_cursor, to_follower, to_groups
 from earnorm.backends.sqlalchemy.verbs import Verbs
 from earnorm.slots import LAST_SLOT
 from earnorm.store import SHARED, Cursor, Follower, Group, Registration, Since
@@ -123,8 +123,7 @@ class SubscriptionVerbs(Verbs):
         return [to_follower(row) for row in self._statements.followers(self._connection)]
 
     def groups(self) -> dict[str, Group]:
-        rows = self._statements.groups(self._connection)
-        return {name: Group(name, generation, bool(paused)) for name, generation, paused in rows}
+        return to_groups(self._statements.groups(self._connection))
 
     def _rows(self, group: str, name: str) -> list[Cursor]:
         rows = self._statements.rows(self._connection, of_group=group, called=name)

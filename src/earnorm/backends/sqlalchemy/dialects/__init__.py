@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import URL, Connection, Table
 from sqlalchemy.engine import Dialect as SQLAlchemyDialect
@@ -15,13 +15,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.glance import Span
 from earnorm.upkeep import Stall
 from earnorm.wakeup import Wakeup
 
-__all__ = ["READONLY", "Backend", "Dialect", "backend_of", "dialect_named", "dialect_of"]
+__all__ = ["READONLY", "Backend", "Dialect", "Seen", "backend_of", "dialect_named", "dialect_of"]
 
 READONLY = {"earnorm_readonly": True}
 """Execution options of a connection that only reads, so that its transaction need take no write lock."""
+
+
+class Seen(NamedTuple):
+    """A glance as rows. The entries may lie past the horizon, and lack data that is large."""
+
+    horizon: int
+    groups: Sequence[Any]
+    entries: Sequence[Any]
+    waiting: Sequence[Any]
 
 
 class Dialect(Protocol):
@@ -84,6 +94,16 @@ class Dialect(Protocol):
 
     def horizon(self, connection: Connection, clock: Clock) -> int:
         """The last position that is safe to read (`Transaction.horizon`)."""
+        ...
+
+    def glance(self, driver: Any, words: Any, span: Span | None, clock: Clock) -> Seen | None:
+        """What `glance_in` asks for, on the driver's own connection, outside of any transaction.
+
+        `words` are Statements.
+
+        None where that cannot be, or was refused: SQLAlchemy's Connection is then to be asked, which says why.
+        Raises ConnectionLost.
+        """
         ...
 
     def now(self, connection: Connection, clock: Clock) -> datetime:

@@ -138,18 +138,26 @@ class Horizon:
         if last == self._safe:
             return last
         lowest: int | None = connection.exec_driver_sql(_LOWEST_OF_OTHERS if self.passes_own else _LOWEST).scalar_one()
+        horizon = self.between(last, lowest, clock)
+        if self.is_to_warn(clock):
+            self._warn(connection, horizon)
+        return horizon
+
+    def between(self, last: int, lowest: int | None, clock: Clock) -> int:
+        """The horizon, by the last position and the lowest lock, which were asked for in this order."""
         if lowest is None or lowest >= last:
             self._safe, self._stalled, self._warned = last, None, False
             return last
-        self._notice(connection, lowest, clock)
+        if self._stalled is None or self._stalled[0] != lowest:
+            self._stalled, self._warned = (lowest, clock.monotonic()), False
         return lowest
 
-    def _notice(self, connection: Connection, lowest: int, clock: Clock) -> None:
-        now = clock.monotonic()
-        if self._stalled is None or self._stalled[0] != lowest:
-            self._stalled, self._warned = (lowest, now), False
-        if self._warned or now - self._stalled[1] < STALLED_AFTER:
-            return
+    def is_to_warn(self, clock: Clock) -> bool:
+        """Whether it has been held back for long, and nobody was told."""
+        since = None if self._stalled is None or self._warned else self._stalled[1]
+        return since is not None and clock.monotonic() - since >= STALLED_AFTER
+
+    def _warn(self, connection: Connection, lowest: int) -> None:
         holder = holder_of(connection)
         if holder is not None:
             self._warned = True

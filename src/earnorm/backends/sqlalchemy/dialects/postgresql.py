@@ -14,12 +14,14 @@ from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import Seen
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
 from earnorm.backends.sqlalchemy.dialects.idling import limit_idling
 from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
+from earnorm.glance import Span
 from earnorm.slots import slots_of
 from earnorm.upkeep import Stall
 
@@ -199,6 +201,19 @@ class PostgreSQL:
 
     def horizon(self, connection: Connection, clock: Clock) -> int:
         return self._horizon.read(connection, clock)
+
+    def glance(self, driver: Any, words: Any, span: Span | None, clock: Clock) -> Seen | None:  # noqa: ARG002  it has other marks for parameters
+        from earnorm.backends.sqlalchemy.dialects import postgresql_glance
+
+        # Where a test's writers share the connection, and where somebody is to be told who holds the horizon back.
+        if self._horizon.passes_own or self._horizon.is_to_warn(clock):
+            return None
+        answers = postgresql_glance.answers_of(driver, span)
+        if answers is None:
+            return None
+        (first,), (lock,), groups, *entries, waiting = answers
+        horizon = self._horizon.between(first[0], lock[0], clock)
+        return Seen(horizon, groups, entries[0] if entries else (), waiting)
 
     def now(self, connection: Connection, clock: Clock) -> datetime:
         """The database's clock, since workers are on several hosts; a clock that a test hands in is the time itself."""

@@ -141,8 +141,8 @@ class _Query:
     types: tuple[int, ...] = ()
 
 
-def _send(driver: Driver, statement: Statement) -> int:
-    """Send it, prepared; returns how many answers there will be.
+def _send(driver: Driver, statement: Statement, answer: Format = Format.TEXT) -> int:
+    """Send it, prepared, to be answered in this format; returns how many answers there will be.
 
     It stands in psycopg's own book, since a ROLLBACK lets psycopg drop every statement of the session.
     """
@@ -154,7 +154,7 @@ def _send(driver: Driver, statement: Statement) -> int:
     if is_new:
         book._rotate()
         driver.pgconn.send_prepare(name, statement.text)
-    driver.pgconn.send_query_prepared(name, statement.given, param_formats=statement.formats)
+    driver.pgconn.send_query_prepared(name, statement.given, statement.formats, answer)
     return 2 if is_new else 1
 
 

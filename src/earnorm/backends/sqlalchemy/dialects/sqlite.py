@@ -23,10 +23,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import Seen
 from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
+from earnorm.glance import Span
 from earnorm.slots import slots_of
 
 __all__ = ["PRAGMAS", "SQLite", "prepare", "sqlite_async_engine", "sqlite_engine"]
@@ -235,6 +237,15 @@ class SQLite:
         row = connection.exec_driver_sql(_LAST_POSITION).fetchone()
         return row[0] if row else 0
 
+    def glance(self, driver: Any, words: Any, span: Span | None, clock: Clock) -> Seen | None:  # noqa: ARG002  nothing here can stall
+        """SQLite answers each in some microseconds; SQLAlchemy takes ten times as long to ask."""
+        if not isinstance(driver, sqlite3.Connection):
+            return None
+        try:
+            return _glance(driver, words, span)
+        except sqlite3.Error:
+            return None
+
     def now(self, connection: Connection, clock: Clock) -> datetime:  # noqa: ARG002  other databases are asked the time
         """The process's clock: a SQLite file has one host, and so its processes have one clock."""
         return clock.now()
@@ -261,6 +272,17 @@ class SQLite:
 
     def forget(self) -> None:
         """Nothing is remembered."""
+
+
+def _glance(driver: sqlite3.Connection, words: Any, span: Span | None) -> Seen:
+    last = driver.execute(_LAST_POSITION).fetchone()
+    horizon = last[0] if last else 0
+    groups = driver.execute(words.groups.text).fetchall()
+    entries: list[Any] = []
+    if span is not None and span.after < horizon:
+        statement, values = words.reading(span.after, horizon, span.limit, span.slots)
+        entries = driver.execute(statement.text, statement.ordered(values)).fetchall()
+    return Seen(horizon, groups, entries, driver.execute(words.waiting.text, words.waiting.ordered({})).fetchall())
 
 
 def _is_any_captured(connection: Connection) -> bool:

@@ -1,0 +1,112 @@
+"""A glance on PostgreSQL: its statements as one message, psycopg's pipeline, one round trip and not five.
+
+The server takes them one after the other, and under READ COMMITTED each sees what was committed when its own turn
+came; which is all that the horizon asks for. They go below SQLAlchemy, which takes as long as the server for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from functools import cache
+from typing import Any
+
+from psycopg import Connection, Error, Pipeline, generators
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
+from sqlalchemy.dialects.postgresql.base import PGDialect
+
+from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
+from earnorm.backends.sqlalchemy.dialects.postgresql_commit import _REFUSED, Statement, _forget, _leave, _send
+from earnorm.backends.sqlalchemy.statements import Statements
+from earnorm.errors import ConnectionLost
+from earnorm.glance import Span
+
+__all__ = ["answers_of"]
+
+# Under any other isolation, which a server or a role may have for its default, one message would be one snapshot.
+_FIRST = f"SELECT ({_LAST}), current_setting('transaction_isolation') = 'read committed'"
+
+
+# The entries are asked for before it is known how far they may be read.
+_FAR = (1 << 63) - 1
+
+
+@cache
+def _words() -> Statements:
+    """With the server's own marks for parameters."""
+    dialect: Any = PGDialect
+    return Statements(dialect(paramstyle="numeric_dollar"))
+
+
+@cache
+def _always_asked() -> list[Statement]:
+    # In this order: see `horizon`.
+    words = _words()
+    return [Statement(text.encode(), (), ()) for text in (_FIRST, _LOWEST, words.groups.text, words.waiting.text)]
+
+
+def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | None:
+    """The last position, the lowest lock, the groups, the span's entries if it is given, and what is set aside.
+
+    None where they cannot be asked together, or were refused: whoever asks one by one is told why. Raises
+    ConnectionLost.
+    """
+    if not isinstance(driver, Connection) or not _can_ask(driver):
+        return None
+    statements = _questions(span)
+    try:
+        with driver.lock:
+            found = driver.wait(_talk(driver, statements))
+    except Error as error:
+        if driver.closed:
+            raise ConnectionLost(str(error)) from error
+        return None
+    if any(answer.status in _REFUSED for answer in found):
+        for statement in statements:
+            # It may be as unknown to the server as it was before.
+            _forget(driver, statement)
+        return None
+    rows = _loaded(driver, [answer for answer in found if answer.status == ExecStatus.TUPLES_OK])
+    return rows if rows[0][0][1] else None
+
+
+def _can_ask(driver: Connection[Any]) -> bool:
+    pgconn = driver.pgconn
+    # Where statements may be prepared, the session is one's own (`postgresql_engines`).
+    is_own = driver.prepare_threshold is not None and Pipeline.is_supported()
+    is_free = pgconn.transaction_status == TransactionStatus.IDLE and pgconn.pipeline_status == PipelineStatus.OFF
+    return is_own and is_free and pgconn.parameter_status(b"client_encoding") == b"UTF8"
+
+
+def _questions(span: Span | None) -> list[Statement]:
+    *before, waiting = _always_asked()
+    if span is None:
+        return [*before, waiting]
+    reading, values = _words().reading(span.after, _FAR, span.limit, span.slots)
+    given = [b"%d" % value for value in reading.ordered(values)]
+    return [*before, Statement(reading.text.encode(), given, [Format.TEXT] * len(given)), waiting]
+
+
+def _talk(driver: Connection[Any], statements: Sequence[Statement]) -> Generator[Any, Any, list[Any]]:
+    pgconn = driver.pgconn
+    pgconn.enter_pipeline_mode()
+    try:
+        expected = sum([_send(driver, statement, Format.BINARY) for statement in statements])
+        pgconn.pipeline_sync()
+        yield from generators.send(pgconn)
+        found: list[Any] = []
+        for _ in range(expected + 1):
+            found.extend((yield from generators.fetch_many(pgconn)))
+    finally:
+        _leave(driver)
+    return found
+
+
+def _loaded(driver: Connection[Any], answers: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
+    loading, found = Transformer(driver), list[list[tuple[Any, ...]]]()
+    for answer in answers:
+        rows = answer.ntuples
+        if rows:
+            loading.set_pgresult(answer)
+        found.append(loading.load_rows(0, rows, tuple) if rows else [])
+    return found

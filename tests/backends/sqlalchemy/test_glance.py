@@ -1,0 +1,209 @@
+"""A glance below SQLAlchemy: it shows what the verbs do, and gives way to them wherever it cannot be taken."""
+
+import threading
+
+import pytest
+from sqlalchemy import event
+
+from earnorm.backends.sqlalchemy.dialects import postgresql_glance
+from earnorm.backends.sqlalchemy.dialects.postgresql_commit import Statement
+from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
+from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
+from earnorm.backends.sqlalchemy.migrations import upgrade
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
+from earnorm.errors import ConnectionLost
+from earnorm.glance import Glances, Span, glance_at
+from earnorm.room import ROOM
+from earnorm.slots import slot_of
+from earnorm.testing._store_verbs import append, append_entries, entry, set_aside, settle, subscribe, take
+from tests import postgresql as postgres
+
+ALL = Span(0, 100, (), ROOM)
+
+
+def made(engine):
+    with engine.begin() as connection:
+        upgrade(connection)
+    return engine
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request, tmp_path):
+    if request.param == "sqlite":
+        engine = made(sqlite_engine(f"sqlite:///{tmp_path}/log.db"))
+    else:
+        engine = made(postgresql_engine(request.getfixturevalue("postgresql")))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def server(postgresql):
+    engine = made(postgresql_engine(postgresql))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def verbs(monkeypatch):
+    """Each look at the groups that was taken by the verb."""
+    asked = []
+    real = SQLAlchemyTransaction.groups
+
+    def groups(self):
+        asked.append(self)
+        return real(self)
+
+    monkeypatch.setattr(SQLAlchemyTransaction, "groups", groups)
+    return asked
+
+
+def names(glance):
+    return [each.name for each in glance.entries]
+
+
+# --- what it shows ---
+
+
+def test_it_shows_what_the_verbs_show_without_them(engine, verbs):
+    store = SQLAlchemyStore(engine)
+    subscribe(store, "mail", group="shop")
+    append_entries(store, entry("one", due=None), entry("two", key="user:2"))
+    cursor = take(store, group="shop")
+    settle(store, cursor, set_aside=[set_aside()])
+    asked = len(verbs)
+
+    seen = store.glance(ALL)
+
+    assert isinstance(store, Glances)
+    assert len(verbs) == asked
+    assert glance_at(store, ALL) == seen
+    assert ({"shop"}, ["one", "two"], {"mail"}) == (set(seen.groups), names(seen), set(seen.waiting))
+
+
+def test_it_asks_for_no_more_than_the_span(engine):
+    store = SQLAlchemyStore(engine)
+    kept = [entry(f"event.{number}", key=f"user:{number}") for number in range(20)]
+    append_entries(store, *kept)
+    slots = [slot_of(each.key, each.id.bytes) for each in kept]
+    spans = [
+        Span(3, 5, (), ROOM),
+        Span(0, 100, [(slots[4], slots[4]), (slots[7], slots[7])], ROOM),
+        Span(0, 100, (), 3),
+        Span(20, 100, (), ROOM),
+    ]
+
+    assert [glance_at(store, span) for span in spans] == [store.glance(span) for span in spans]
+    assert 5 == len(store.glance(spans[0]).entries)
+    assert store.glance(None).entries is None
+
+
+def test_large_data_is_left_to_be_read_by_itself(engine):
+    store = SQLAlchemyStore(engine)
+    append_entries(store, entry("small"), entry("large", data=b"x" * 5000))
+
+    assert store.glance(ALL).entries is None
+    assert ["small"] == names(store.glance(Span(0, 1, (), ROOM)))
+
+
+def test_who_listens_to_statements_hears_each(engine, verbs):
+    store, heard = SQLAlchemyStore(engine), []
+    event.listen(engine, "before_cursor_execute", lambda c, cursor, statement, *rest: heard.append(statement))
+    append(store, "one")
+    heard.clear()
+
+    assert ["one"] == names(store.glance(ALL))
+    assert 1 == len([statement for statement in heard if "FROM earnorm_group" in statement])
+    assert verbs
+
+
+# --- each statement in its own turn ---
+
+_GATE = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(7, 11); END $$"
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_wherever_a_commit_falls_within_the_message_nothing_is_passed_unseen(server, monkeypatch, before):
+    """A gate between two of its statements lets a writer of the first position commit there."""
+    real = postgresql_glance._questions
+
+    def gated(span):
+        asked = real(span)
+        return [*asked[:before], Statement(_GATE.encode(), (), ()), *asked[before:]]
+
+    store, found = SQLAlchemyStore(server), []
+    with server.connect() as late, server.connect() as gate:
+        with store.join(late)._connection.begin():
+            store.join(late).append([entry("first")])
+            append(store, "second")
+            gate.exec_driver_sql("SELECT pg_advisory_xact_lock(7, 11)")
+            monkeypatch.setattr(postgresql_glance, "_questions", gated)
+            thread = threading.Thread(target=lambda: found.append(store.glance(ALL)))
+            thread.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = 7"
+            while not gate.exec_driver_sql(waiting).scalar_one():
+                gate.exec_driver_sql("SELECT pg_sleep(0.005)")
+        gate.commit()
+        thread.join()
+
+    assert (found[0].horizon, names(found[0])) == ((2, ["first", "second"]) if before < 2 else (0, []))
+
+
+def test_where_one_message_would_be_one_snapshot_it_is_asked_one_by_one(postgresql, verbs):
+    engine = made(postgresql_engine(f"{postgresql}%20-cdefault_transaction_isolation%3Dserializable"))
+    store = SQLAlchemyStore(engine)
+    append(store, "one")
+
+    assert ["one"] == names(store.glance(ALL))
+    assert verbs
+    engine.dispose()
+
+
+# --- what goes wrong ---
+
+
+def test_what_may_not_be_prepared_is_asked_one_by_one(postgresql, verbs):
+    engine = made(postgresql_engine(postgresql, connect_args={"prepare_threshold": None}))
+    store = SQLAlchemyStore(engine)
+    with engine.connect() as connection:
+        connection.connection.driver_connection.prepare_threshold = None
+    append(store, "one")
+
+    assert ["one"] == names(store.glance(ALL))
+    assert verbs
+    engine.dispose()
+
+
+def test_what_the_server_has_forgotten_is_asked_one_by_one_once(server, verbs):
+    store = SQLAlchemyStore(server)
+    append(store, "one")
+    store.glance(ALL)
+    with server.connect() as connection:
+        connection.connection.driver_connection.pgconn.exec_(b"DEALLOCATE ALL")
+
+    assert ["one"] == names(store.glance(ALL))
+    assert 1 == len(verbs)
+    assert ["one"] == names(store.glance(ALL))
+    assert 1 == len(verbs)
+
+
+def test_a_connection_that_broke_is_told_as_lost_and_what_was_known_is_forgotten(server):
+    store = SQLAlchemyStore(server)
+    append(store, "one")
+    store.glance(ALL)
+    with server.connect() as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    postgres.admin().execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+    with pytest.raises(ConnectionLost):
+        store.glance(ALL)
+    assert store._dialect._horizon._safe is None
+    assert ["one"] == names(store.glance(ALL))
+
+
+def test_tables_that_are_not_there_are_said_to_be_missing(tmp_path):
+    engine = sqlite_engine(f"sqlite:///{tmp_path}/empty.db")
+
+    with pytest.raises(Exception, match="no such table"):
+        SQLAlchemyStore(engine).glance(ALL)
+    engine.dispose()
