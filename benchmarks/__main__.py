@@ -51,7 +51,7 @@ FULL = Pace(rounds=25, seconds=0.02)
 SHORT = Pace(rounds=7, seconds=0.004)
 # Saves are longer and noisier, and their differences smaller than those between two processes of one program.
 SAVES_FULL = Pace(rounds=12, seconds=0.01, processes=24)
-SAVES_SHORT = Pace(rounds=6, seconds=0.005, processes=3)
+SAVES_SHORT = Pace(rounds=6, seconds=0.005, processes=2)
 # A turn waits for the disk.
 DATABASES_FULL = Pace(rounds=40, seconds=0.15)
 DATABASES_SHORT = Pace(rounds=6, seconds=0.03)

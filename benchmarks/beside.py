@@ -29,7 +29,7 @@ __all__ = ["Beside", "beside"]
 PLAIN = "plain"
 # Saves a turn: those that warm the caches again after the turns of the others, and those that count.
 WARMING, COUNTED = 4, 12
-TRIED = 200
+TRIED = 100
 
 
 @dataclass(frozen=True, slots=True)
