@@ -107,19 +107,20 @@ def fingerprint(key: str, data: bytes) -> bytes:
 
 
 def entry_of(event: Event, data: bytes, due: datetime | None = None) -> Entry:
-    subject = event.key.partition(":")[0]
+    # Read once: each of the event's own words for these is a call, and every commit makes an entry.
+    id_, origin = event.id, event.origin
     return Entry(
-        id=event.id,
+        id=id_,
         name=event.name,
-        subject=subject,
+        subject=event.key.partition(":")[0],
         key=event.key,
         data=data,
         at=event.time,
-        correlation_id=event.correlation_id,
-        causation_id=event.causation_id,
-        depth=event.depth,
-        tenant=event.tenant,
-        version=event.version,
+        correlation_id=origin.correlation_id or id_,
+        causation_id=origin.causation_id,
+        depth=origin.depth,
+        tenant=origin.tenant,
+        version=origin.version,
         due=due,
     )
 

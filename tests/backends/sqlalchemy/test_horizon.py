@@ -254,6 +254,34 @@ def test_a_temporary_sequence_of_the_same_name_fools_nobody(store, writer):
     late.rollback()
 
 
+def test_a_writer_to_a_sequence_that_has_given_nothing_out_is_seen_coming(store, writer):
+    late = writer()
+    late.exec_driver_sql("SELECT setval('earnorm_log_position_seq', 1000, false)")
+    write(late, "late")
+    append(store, "two")
+
+    assert (0, []) == safe(store)
+    late.commit()
+    assert (1001, ["late", "two"]) == safe(store)
+
+
+def test_an_upgrade_renews_the_function_of_an_older_version_beside_an_open_writer(engine, writer):
+    source = text("SELECT prosrc FROM pg_proc WHERE oid = 'earnorm_log_horizon'::regproc")
+    late = writer()
+    write(late, "late")
+    with engine.begin() as connection:
+        ours = connection.scalar(source)
+        connection.execute(text(module._FUNCTION.replace("flag text;", "flag text; -- older")))
+        connection.execute(text("DELETE FROM earnorm_schema WHERE step = 8"))
+        assert ours != connection.scalar(source)
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+        upgrade(connection)
+
+        assert ours == connection.scalar(source)
+    late.rollback()
+
+
 def test_a_session_that_applies_changes_as_a_replica_is_seen_coming(store, writer):
     late = writer()
     late.exec_driver_sql("SET LOCAL session_replication_role = replica")

@@ -31,13 +31,16 @@ class Emissions:
         found = self._keyed.get(place)
         return found if found is not None and found.fate == "open" else None
 
+    @property
+    def are_keyed(self) -> bool:
+        """Whether any of them has an idempotency key, so that there is something to reserve."""
+        return bool(self._keyed)
+
     def reserve(self, transaction: Transaction, composed: list[Happening]) -> list[Happening]:
         """Take the keys at the commit; `composed` without events whose key somebody took since they were emitted.
 
         Raises KeyReused, and KeyTaken where handlers of this transaction have run for such an event.
         """
-        if not self._keyed:
-            return composed
         keyed = dict(_keyed(composed))
         taken = transaction.reserve(list(keyed))
         if not taken:

@@ -69,7 +69,8 @@ class ConnectionOutbox(Outbox):
     def append(self, connection: Connection, *, with_commit: bool = False) -> None:
         self.composed = compose_parts(self.happenings, self._sealed)
         if self.log is not None and (self.composed or self.muted):
-            self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
+            if self.emissions.are_keyed:
+                self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
             self.appending = self.log.append(connection, self.composed, self.muted, with_commit=with_commit)
 
     def release(self) -> None:

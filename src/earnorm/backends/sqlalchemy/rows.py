@@ -83,10 +83,10 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
 def log_rows(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
     """The columns of the log but its position; without the last one, their due, if none of them has any."""
     rows = [entry_row(entry) for entry in entries]
-    if all(entry.due is None for entry in entries):
+    dues = [entry.due for entry in entries]
+    if not any(dues):
         return rows
-    dues = (None if entry.due is None else microseconds(entry.due) for entry in entries)
-    return [(*row, due) for row, due in zip(rows, dues, strict=True)]
+    return [(*row, None if due is None else microseconds(due)) for row, due in zip(rows, dues, strict=True)]
 
 
 def key_row(key: IdempotencyKey) -> tuple[Any, ...]:

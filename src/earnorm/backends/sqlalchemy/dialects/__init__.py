@@ -41,7 +41,7 @@ class Dialect(Protocol):
     own_reads         those of the ones that only read, beside READONLY
     locks_rows        whether a row can be locked alone; else whoever writes has the whole database
     most_savepoints   how many a transaction should have at most, if there is a price on more
-    guards            DDL that stands beside the table of the log; each does nothing that is done already
+    guards            DDL beside the table of the log, the function first; each does nothing that is done already
     """
 
     own_transactions: Mapping[str, Any]

@@ -34,6 +34,10 @@ _NAMESPACE_BITS = 65535
 # search_path; pg_temp is last, or a temporary table of the sequence's name would be read for it. SECURITY DEFINER,
 # since a role that may only insert cannot read the sequence. The flag is reverted with the lock by a savepoint's
 # rollback, and is one for each log that the transaction writes to.
+#
+# Two expressions, which PL/pgSQL evaluates by itself: as PERFORM each is a query, and the function takes half as long
+# again. AND goes from left to right as long as no side of it is a constant; the lock is taken for being no NULL. Of a
+# sequence that has given nothing out `pg_sequence_last_value` is NULL, and 0 is below whatever it begins with.
 _FUNCTION = f"""\
 DO $earnorm$
 BEGIN
@@ -41,13 +45,14 @@ BEGIN
     CREATE OR REPLACE FUNCTION {TRIGGER}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, <schema>, pg_temp AS $body$
     DECLARE
-      flag text := 'earnorm.h' || TG_RELID::text;
+      flag text;
     BEGIN
-      IF current_setting(flag, true) IS DISTINCT FROM 'y' THEN
-        PERFORM pg_advisory_xact_lock_shared(
-          ((TG_RELID::bigint & {_NAMESPACE_BITS}) << 48) | (last_value - (NOT is_called)::int)
-        ) FROM {SEQUENCE};
-        PERFORM set_config(flag, 'y', true);
+      IF current_setting('earnorm.h' || TG_RELID::text, true) IS DISTINCT FROM 'y'
+        AND pg_advisory_xact_lock_shared(
+          ((TG_RELID::bigint & {_NAMESPACE_BITS}) << 48) | coalesce(pg_sequence_last_value('{SEQUENCE}'), 0)
+        ) IS NOT NULL
+      THEN
+        flag := set_config('earnorm.h' || TG_RELID::text, 'y', true);
       END IF;
       RETURN NULL;
     END $body$

@@ -97,12 +97,12 @@ class PostgreSQL:
         if driver is None:
             return None
         written = rows()
-        columns = _given(tables.log)[: len(written[0])]
+        width = len(written[0])
         if len(written) == 1:
             given = together.values(written[0])
         else:
-            given = together.arrays([column.type for column in columns], written)
-        last = together.Statement(self._last_text(len(columns), alone=len(written) == 1), *given)
+            given = together.arrays([column.type for column in _given(tables.log)[:width]], written)
+        last = together.Statement(self._last_text(width, alone=len(written) == 1), *given)
         return partial(together.send_with_commit, driver, last)
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -55,7 +56,7 @@ def _can_send(driver: Driver) -> bool:
     pgconn = driver.pgconn
     # Where statements may be prepared, the session is one's own (`postgresql_engines`): no pooler is in between, which
     # may not know of pipelines.
-    if driver.prepare_threshold is None or driver.autocommit or not Pipeline.is_supported():
+    if driver.prepare_threshold is None or driver.autocommit or not _has_pipelines():
         return False
     if pgconn.pipeline_status != PipelineStatus.OFF or pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return False
@@ -63,6 +64,11 @@ def _can_send(driver: Driver) -> bool:
         # Nothing was sent yet, so that BEGIN goes along; in its plainer forms.
         return driver.read_only is None and driver.deferrable is None
     return pgconn.transaction_status == TransactionStatus.INTRANS
+
+
+@cache
+def _has_pipelines() -> bool:
+    return Pipeline.is_supported()
 
 
 def send_with_commit(driver: Driver, last: Statement, tell: str | None) -> bool:
@@ -168,12 +174,14 @@ def _forget(driver: Driver, statement: Statement) -> None:
 
 def values(row: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
     """A row's values, and the format of each. Text goes as it is, too: as a C string it would end at a NUL."""
-    given = [each if each is None or isinstance(each, bytes) else _written(each) for each in row]
-    return given, [Format.TEXT if isinstance(each, int) else Format.BINARY for each in row]
-
-
-def _written(value: str | int) -> bytes:
-    return value.encode() if isinstance(value, str) else b"%d" % value
+    given: list[bytes | None] = list(row)
+    formats: list[int] = [Format.BINARY] * len(row)
+    for place, each in enumerate(row):
+        if isinstance(each, str):
+            given[place] = each.encode()
+        elif isinstance(each, int):
+            given[place], formats[place] = b"%d" % each, Format.TEXT
+    return given, formats
 
 
 def arrays(types: Sequence[TypeEngine[Any]], rows: Sequence[tuple[Any, ...]]) -> tuple[list[bytes | None], list[int]]:
