@@ -10,7 +10,11 @@ from benchmarks.timing import Pace, Sample, difference, measure
 __all__ = ["bulk"]
 
 SECTION = "Bulk writes of 10,000 rows"
-WRITES = {"insert": ("bulk insert", 25.0), "update": ("bulk update by one statement", 50.0)}
+WRITES = {
+    "insert": ("bulk insert", 25.0),
+    "update_by_key": ("bulk update by primary key", 50.0),
+    "update": ("bulk update by one statement", 50.0),
+}
 WAYS = {
     "unheard": "nobody listens",
     "log": "an event in the log for each row",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 from benchmarks.saving import UNSAFE, Turn, answer, earnorm_model, plain_engine, plain_model
@@ -35,6 +36,24 @@ def _updating(model: Any, sessions: Callable[[], Any]) -> Turn:
     def turn(_number: int) -> None:
         with sessions() as session:
             session.execute(update(model).values(visits=model.visits + 1))
+            session.commit()
+
+    return turn
+
+
+def _updating_by_key(model: Any, sessions: Callable[[], Any]) -> Turn:
+    """As an application does that has worked each value out: a dictionary for each row."""
+    from sqlalchemy import select, update
+
+    _inserting(model, sessions)(0)
+    with sessions() as session:
+        keys = session.scalars(select(model.id).order_by(model.id)).all()
+    # In turns, so that every row changes every time.
+    values = cycle([[{"id": key, "visits": key + more} for key in keys] for more in (1, 2)])
+
+    def turn(_number: int) -> None:
+        with sessions() as session:
+            session.execute(update(model), next(values))
             session.commit()
 
     return turn
@@ -96,7 +115,11 @@ def _batch_model() -> Any:
     return Person
 
 
-_WRITES: dict[str, Callable[..., Turn]] = {"bulk_insert": _inserting, "bulk_update": _updating}
+_WRITES: dict[str, Callable[..., Turn]] = {
+    "bulk_insert": _inserting,
+    "bulk_update_by_key": _updating_by_key,
+    "bulk_update": _updating,
+}
 # How the model is made, and whether its events are kept.
 _MODELS: dict[str, tuple[Callable[[], Any], bool]] = {
     "plain": (plain_model, False),

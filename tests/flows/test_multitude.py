@@ -11,7 +11,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import earnorm
 from earnorm import BaseModel, IntegerField, StringField, default_bus, event_handler, telemetry, tenant
+from earnorm.backends.sqlalchemy.bulk.shape import Shape
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
+from earnorm.codec import decode
 from earnorm.event import caused_by
 from earnorm.telemetry import Appended, RolledBack
 from tests.flows.stories import log, names, pairs
@@ -491,3 +493,14 @@ def test_where_sqlite_counts_in_no_order_each_row_is_told_all_the_same(db, User,
         there = {f"user:{user.id}": user.name for user in session.query(User) if user.id != highest}
     assert there == {event.key: event.payload["name"] for event in log(db)}
     assert 12 == len(there)
+
+
+def test_updates_by_key_are_told_in_columns_with_old_and_new_values(db, User, together, monkeypatch):
+    insert_statement(db, User)
+    monkeypatch.setattr(Shape, "rows", None)
+    execute(db, (update(User), [{"id": number, "name": f"new {number}"} for number in range(1, 13)]))
+
+    assert [12, 12] == together
+    assert [f"new {number}" for number in range(1, 13)] == [
+        decode(entry.data)["changes"]["name"][1] for entry in entries(db)[12:]
+    ]

@@ -114,7 +114,7 @@ def test_a_lease_needs_no_memory_of_the_process_that_held_it(store, engine):
 
 
 def text_plan(engine, prepared, **values):
-    return plan(engine, prepared.text, prepared._ordered(values))
+    return plan(engine, prepared.text, prepared.ordered(values))
 
 
 def plan(engine, text, values):

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.dialects import Seen
+from earnorm.backends.sqlalchemy.dialects import MANY, Seen
 from earnorm.backends.sqlalchemy.lists import in_lists
 from earnorm.backends.sqlalchemy.payloads import within
 from earnorm.backends.sqlalchemy.rows import (
@@ -54,6 +54,8 @@ class LogVerbs(Verbs):
 
     def append_with_commit(self, entries: Sequence[Entry]) -> Callable[[str | None], bool] | None:
         """What will `append` them with COMMIT, and says whether it could (`Dialect.append_with_commit`); or None."""
+        if len(entries) >= MANY:
+            return None
         return self._dialect.append_with_commit(self._connection, partial(log_rows, entries))
 
     def take_back(self, ids: Sequence[bytes]) -> None:

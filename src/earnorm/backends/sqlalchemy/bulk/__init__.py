@@ -31,7 +31,7 @@ from earnorm.backends.sqlalchemy.bulk.statements import (
     require_schema,
     updated,
 )
-from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, Fact, Facts, hears, tell, tell_batch, vetoable
+from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, Facts, hears, tell, tell_batch, vetoable
 from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values, upserted
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.mapping import mapping_of
@@ -287,9 +287,7 @@ def _before_mappings(
         given.update(methods.prepared(session, model, given))
 
 
-def _write_mappings(
-    session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]
-) -> list[Fact]:
+def _write_mappings(session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]) -> Facts:
     isstates = options["isstates"]
     if options["isupdate"]:
         keys = methods.keys_of(model, [_given(model, value, isstates=isstates) for value in values])

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape
+from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, columns_of, updated_alike
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Plain, Row, Shape
 from earnorm.backends.sqlalchemy.bulk.statements import changed
-from earnorm.backends.sqlalchemy.bulk.telling import Fact, run_before
+from earnorm.backends.sqlalchemy.bulk.telling import Fact, Facts, run_before
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.occurrence import Kind
 
@@ -23,14 +25,30 @@ def keys_of(model: Model, values: Iterable[Mapping[str, Any]]) -> list[Key]:
     return [key for key in dict.fromkeys(keys) if None not in key]
 
 
-def updated_by_key(
-    session: Session, shape: Shape, keys: Sequence[Key], write: Callable[[], Any]
-) -> tuple[Any, list[Fact]]:
+def updated_by_key(session: Session, shape: Shape, keys: Sequence[Key], write: Callable[[], Any]) -> tuple[Any, Facts]:
     """Old and new values by SELECTs around the write: what it sets need not be what the database makes of it."""
     connection = session.connection(bind_arguments={"mapper": shape.mapper})
+    if shape.plain is not None:
+        return _updated_plain(connection, shape, shape.plain, keys, write)
     before = shape.read(connection, keys, lock=True)
     result = write()
     return result, list(changed(before, shape.read(connection, before)))
+
+
+def _updated_plain(
+    connection: Connection, shape: Shape, plain: Plain, keys: Sequence[Key], write: Callable[[], Any]
+) -> tuple[Any, Facts]:
+    """The same, of rows of one model: column by column, as long as nobody asks for one of them."""
+    width = len(shape.columns)
+    before = columns_of(shape.tuples(connection, keys, lock=True), width)
+    found = _keys_in(before, plain)
+    result = write()
+    after = columns_of(shape.tuples(connection, found), width)
+    return result, updated_alike(plain, *aligned(before, found, after, _keys_in(after, plain)))
+
+
+def _keys_in(values: Values, plain: Plain) -> list[Key]:
+    return list(zip(*(values[place] for place in plain.key), strict=True))
 
 
 def inserted_mappings(session: Session, shape: Shape, model: Model, values: Sequence[Mapping[str, Any]]) -> list[Fact]:

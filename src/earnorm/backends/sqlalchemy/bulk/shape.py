@@ -119,9 +119,17 @@ class Shape:
 
     def _read_some(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
         if not self.joined:
-            statement = _locking(select(*self.columns).where(among(self.key_columns, keys)), lock=lock)
-            return self.rows(connection.execute(statement).all())
+            return self.rows(self._select(connection, keys, lock=lock))
         return self._load(connection, keys, lock=lock)
+
+    def tuples(self, connection: Connection, keys: Iterable[Key], *, lock: bool = False) -> Iterator[Sequence[Any]]:
+        """The rows with these keys as they come, of a shape that is not joined."""
+        for some in in_chunks(keys):
+            yield from self._select(connection, some, lock=lock)
+
+    def _select(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Sequence[Sequence[Any]]:
+        statement = _locking(select(*self.columns).where(among(self.key_columns, keys)), lock=lock)
+        return connection.execute(statement).all()
 
     def _load(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
         if lock:

@@ -19,10 +19,14 @@ from earnorm.glance import Span
 from earnorm.upkeep import Stall
 from earnorm.wakeup import Wakeup
 
-__all__ = ["READONLY", "Backend", "Dialect", "Seen", "backend_of", "dialect_named", "dialect_of"]
+__all__ = ["MANY", "READONLY", "Backend", "Dialect", "Seen", "backend_of", "dialect_named", "dialect_of"]
 
 READONLY = {"earnorm_readonly": True}
 """Execution options of a connection that only reads, so that its transaction need take no write lock."""
+
+
+MANY = 1_000
+"""From here on entries are thousands: a round trip is nothing beside them, and they may be written in another way."""
 
 
 class Seen(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from itertools import accumulate
@@ -14,7 +14,7 @@ from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.dialects import Seen
+from earnorm.backends.sqlalchemy.dialects import MANY, Seen
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
 from earnorm.backends.sqlalchemy.dialects.idling import limit_idling
 from earnorm.backends.sqlalchemy.rows import shared_row
@@ -41,6 +41,13 @@ _LIMIT_IDLING = limit_idling(30)
 
 # connection_exception, operator_intervention: the server shuts down, or the backend was ended.
 _CONNECTION_GONE = ("08", "57P")
+
+# COPY takes no condition and gives nothing back, so what an INSERT says on its way is said before it. And it is refused
+# where policies look at each row.
+_BEFORE_COPY = f"SELECT {_IS_CAPTURED}, row_security_active('{tables.log.name}') WHERE {_LIMIT_IDLING}"
+
+# What a multitude shares in any case.
+_SHARED = tuple(name for name in tables.SHARED_COLUMNS if name != "correlation_id")
 
 # An event's data takes 256 KB at most, and a value that PostgreSQL is handed 1 GB.
 _ROWS_A_STATEMENT = 2_000
@@ -83,19 +90,23 @@ class PostgreSQL:
     # --- writing ---
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
+        if len(rows) >= MANY and (driver := _driver_of(connection)) is not None:
+            names = [column.name for column in _given(tables.log)[: len(rows[0])]]
+            lots = (list(zip(*some, strict=True)) for some in _in_lots(rows))
+            met = self._copy(connection, driver, names, ([_told_once(column) for column in lot] for lot in lots))
+            if met is not None:
+                return met
         found = self._insert(connection, tables.log, rows, f" WHERE {_LIMIT_IDLING} RETURNING {_IS_CAPTURED}")
         return found is not None and bool(found.fetchone()[0])
 
     def append_with_commit(
         self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]]
     ) -> Callable[[str | None], bool] | None:
-        if not connection.dialect.driver.startswith("psycopg"):
+        driver = _driver_of(connection)
+        if driver is None:
             return None
         from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
 
-        driver = together.driver_of(connection)
-        if driver is None:
-            return None
         written = rows()
         width = len(written[0])
         if len(written) == 1:
@@ -106,8 +117,17 @@ class PostgreSQL:
         return partial(together.send_with_commit, driver, last)
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
+        slots = slots_of(entries.keys, entries.ids)
+        if len(entries) >= MANY and (driver := _driver_of(connection)) is not None:
+            names = ("id", "key", "data", "correlation_id", "slot", *_SHARED)
+            met = self._copy(connection, driver, names, _shares(entries, slots))
+            if met is not None:
+                return met
+        return self._append_in_lots(connection, entries, slots)
+
+    def _append_in_lots(self, connection: Connection, entries: Entries, slots: Sequence[int]) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.
-        shared, slots, met = shared_row(entries), slots_of(entries.keys, entries.ids), False
+        shared, met = shared_row(entries), False
         for start in range(0, len(entries), _ROWS_A_STATEMENT):
             some = slice(start, start + _ROWS_A_STATEMENT)
             sizes = [len(data) for data in entries.data[some]]
@@ -121,6 +141,27 @@ class PostgreSQL:
             )
             met = bool(connection.exec_driver_sql(self._many_text, (*shared, *columns)).scalar()) or met
         return met
+
+    def _copy(
+        self, connection: Connection, driver: Any, names: Sequence[str], lots: Iterable[Sequence[Sequence[Any]]]
+    ) -> bool | None:
+        """Thousands of entries, some at a time: their columns, of one value where they share it. None: not here."""
+        from earnorm.backends.sqlalchemy.dialects import postgresql_copy as copying
+
+        captured, secured = connection.exec_driver_sql(_BEFORE_COPY).one()
+        if secured:
+            return None
+        types = [tables.log.c[name].type for name in names]
+        quoted = ", ".join(map(self._dialect.identifier_preparer.quote, names))
+        text = f"COPY {tables.log.name} ({quoted}) FROM STDIN (FORMAT BINARY)"
+        counted = ((max(map(len, columns)), columns) for columns in lots)
+        copying.copy(
+            connection,
+            driver,
+            text,
+            (copying.written(count, list(zip(types, columns, strict=True))) for count, columns in counted),
+        )
+        return bool(captured)
 
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         self._insert(connection, table, rows, "")
@@ -273,6 +314,31 @@ class PostgreSQL:
 
     def forget(self) -> None:
         self._horizon.forget()
+
+
+def _driver_of(connection: Connection) -> Any:
+    """The connection of psycopg, where one may talk to the server past SQLAlchemy; else None."""
+    if not connection.dialect.driver.startswith("psycopg"):
+        return None
+    from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
+
+    return together.driver_of(connection)
+
+
+def _in_lots(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[start : start + _ROWS_A_STATEMENT] for start in range(0, len(values), _ROWS_A_STATEMENT))
+
+
+def _told_once(column: Sequence[Any]) -> Sequence[Any]:
+    return column[:1] if column.count(column[0]) == len(column) else column
+
+
+def _shares(entries: Entries, slots: Sequence[int]) -> Iterator[list[Sequence[Any]]]:
+    """The columns of some entries at a time: their own, then those of which all have the same."""
+    same = dict(zip(tables.SHARED_COLUMNS, shared_row(entries), strict=True))
+    first = same["correlation_id"]
+    for ids, keys, data, lot in zip(*map(_in_lots, (entries.ids, entries.keys, entries.data, slots)), strict=True):
+        yield [ids, keys, data, ids if first is None else [first], lot, *([same[name]] for name in _SHARED)]
 
 
 def _given(table: Table) -> list[Column[Any]]:

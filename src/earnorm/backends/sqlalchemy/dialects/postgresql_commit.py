@@ -23,7 +23,7 @@ from sqlalchemy.util import await_only
 
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import CHANNEL
 
-__all__ = ["Statement", "arrays", "driver_of", "send_with_commit", "values"]
+__all__ = ["Driver", "Statement", "arrays", "driver_of", "elements", "send_with_commit", "values"]
 
 Driver = Connection[Any] | AsyncConnection[Any]
 
@@ -196,17 +196,22 @@ _size = struct.Struct(">i").pack
 
 def _array(type_: TypeEngine[Any], column: Sequence[Any]) -> bytes:
     """A value of one dimension: its header, then each element behind its size (`array_recv`)."""
-    match type_:
-        case LargeBinary():
-            oid, parts = 17, [_NULL if each is None else _size(len(each)) + each for each in column]
-        case String():
-            written = [None if each is None else each.encode() for each in column]
-            oid, parts = 25, [_NULL if each is None else _size(len(each)) + each for each in written]
-        case _:
-            oid, width, pack = _number(type_)
-            parts = [_NULL if each is None else pack(width, each) for each in column]
+    oid, parts = elements(type_, column)
     header = struct.pack(">iiIii", 1, int(None in column), oid, len(column), 1)
     return b"".join(chain((header,), parts))
+
+
+def elements(type_: TypeEngine[Any], column: Sequence[Any]) -> tuple[int, list[bytes]]:
+    """The type's oid, and each value behind its size."""
+    match type_:
+        case LargeBinary():
+            return 17, [_NULL if each is None else _size(len(each)) + each for each in column]
+        case String():
+            written = [None if each is None else each.encode() for each in column]
+            return 25, [_NULL if each is None else _size(len(each)) + each for each in written]
+        case _:
+            oid, width, pack = _number(type_)
+            return oid, [_NULL if each is None else pack(width, each) for each in column]
 
 
 def _number(type_: TypeEngine[Any]) -> tuple[int, int, Callable[..., bytes]]:
