@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,14 @@ class Ours:
     def deliver(self, count: int) -> None:
         found = self.database.drain(PATIENCE)
         assert count == sum(found.values()), found
+
+
+class WithPayload(Ours):
+    def listen(self) -> None:
+        from earnorm import event_handler_async
+
+        @event_handler_async("tick.told", name="hear")
+        async def hear(*, number: int) -> None: ...
 
 
 class InThreads(Ours):
@@ -192,14 +201,17 @@ class RawReader(Ours):
         while handled < count:
             text = f"SELECT * FROM earnorm_log WHERE position > {self._position} ORDER BY position LIMIT {BATCH}"
             cursor = self.connection.execute(text)
-            place = [column[0] for column in cursor.description].index("position")
+            columns = [column[0] for column in cursor.description]
             rows = cursor.fetchall()
-            for row in rows:
-                await nothing(row)
-            self._position = rows[-1][place]
+            await self._handle(rows, columns.index("data"))
+            self._position = rows[-1][columns.index("position")]
             self.connection.execute(f"UPDATE raw_cursor SET position = {self._position}")
             self.connection.commit()
             handled += len(rows)
+
+    async def _handle(self, rows: list[Any], _data: int) -> None:
+        for row in rows:
+            await nothing(row)
 
 
 class RawReaderOnSQLite(RawReader):
@@ -210,6 +222,17 @@ class RawReaderOnSQLite(RawReader):
 
         self.connection = sqlite3.connect(str(make_url(url).database))
         self._set_up()
+
+
+class Decoding(RawReader):
+    """And what is in them is decoded, by the standard library, for a handler that takes it."""
+
+    async def _handle(self, rows: list[Any], data: int) -> None:
+        for row in rows:
+            await nothing(json.loads(row[data])["payload"])
+
+
+class DecodingOnSQLite(Decoding, RawReaderOnSQLite): ...
 
 
 class RawQueue:
@@ -376,6 +399,7 @@ def _ignore(_number: int) -> None: ...
 
 CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
     "ours": Ours,
+    "payload": WithPayload,
     "threads": InThreads,
     "transactional": Transactional,
     "booking": Booking,
@@ -384,6 +408,8 @@ CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
     "two": ByTwo,
     "raw": RawReader,
     "raw_sqlite": RawReaderOnSQLite,
+    "decoding": Decoding,
+    "decoding_sqlite": DecodingOnSQLite,
     "raw_queue": RawQueue,
     "pgqueuer": PgQueuer,
     "procrastinate": Procrastinate,

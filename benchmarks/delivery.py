@@ -22,7 +22,9 @@ class Size:
     rounds: int
 
 
+# Who reads the log and no more, and who decodes the data as well, as whoever hands it to a handler has to.
 RAW = {"SQLite": "raw_sqlite", "PostgreSQL": "raw"}
+DECODING = {"SQLite": "decoding_sqlite", "PostgreSQL": "decoding"}
 # On SQLite one worker works at a time.
 PEERS = {"SQLite": ["huey"], "PostgreSQL": ["raw_queue", "pgqueuer", "procrastinate", "two"]}
 # Peers of which fewer are measured: they take their time.
@@ -32,6 +34,7 @@ NAMES = {"raw_queue": "raw SKIP LOCKED queue"}
 # Beside the raw reader of the log; None: printed for its own sake.
 OURS: dict[str, tuple[str, float | None]] = {
     "ours": ("async handler", 2.0),
+    "payload": ("async handler that takes its payload", None),
     "hydrated": ("async handler with its record", None),
     "threads": ("plain handler, in threads", None),
     "transactional": ("transactional async handler", None),
@@ -47,7 +50,7 @@ GROSS = 40.0
 
 def delivery(size: Size) -> Iterator[Row]:
     for kind in KINDS:
-        names = [RAW[kind], *OURS, *PEERS[kind]]
+        names = [RAW[kind], DECODING[kind], *OURS, *PEERS[kind]]
         with targets(kind, names) as urls:
             if isinstance(urls, str):
                 yield Row(SECTION, kind, 0, remark=urls)
@@ -81,6 +84,10 @@ def _rows(kind: str, found: Mapping[str, float], missing: Mapping[str, str]) -> 
         rate = f"{1e9 / found[name]:,.0f} events a second"
         title = f"{kind}: {what}, beside a raw reader of the log"
         yield Row(SECTION, title, found[name] / raw, "x", target, None, times, beside, rate, gross_at=GROSS)
+    decoding, payload = found[DECODING[kind]], found["payload"]
+    times = {"raw reader that decodes": decoding, "earnorm": payload}
+    title = f"{kind}: async handler that takes its payload, beside a raw reader that decodes it"
+    yield Row(SECTION, title, payload / decoding, "x", 2.0, None, times, gross_at=GROSS)
     peer, target = BESIDE[kind]
     if peer in found:
         times = {peer: found[peer], "earnorm": found["ours"]}

@@ -62,7 +62,7 @@ class Driving:
         return given if given is not None and given.is_running() else self._own_loop.loop
 
     def begin(self, batch: Batch, lanes: Iterable[int], entrance: Entrance | None) -> None:
-        places = Places(batch, lanes, entrance, resume=self._drive_later, left=partial(_left, batch))
+        places = Places(batch, lanes, entrance, resume=self._drive_later, left=batch.ended)
         if len(places):
             self._on_loop(batch, lambda: self._drive_more(places))
 
@@ -113,6 +113,7 @@ class Driving:
             places.batch.loop.call_soon_threadsafe(self._drive_more, places, context=Context())
         except RuntimeError:  # it was closed
             places.forgo()
+            places.batch.tell_ended()
 
     async def _drive(self, places: Places) -> None:
         """Perform one delivery after the other until a handler waits. That one keeps this task, and a new one goes on.
@@ -127,20 +128,24 @@ class Driving:
                 if run is not None:
                     break
                 if time.perf_counter() - since > _SLICE:
+                    places.batch.tell_ended()
                     await asyncio.sleep(0)
                     since = time.perf_counter()
         finally:
             places.batch.driving -= 1
+            places.batch.tell_ended()
         if place is not None and run is not None:
             await self._finish(places, place, run)
 
     def _start(self, places: Places, place: Place) -> Run | None:
         """Perform a delivery up to where it waits: returned if it does."""
+        batch = places.batch
         try:
-            if places.batch.closed:
+            if batch.closed:
                 places.end(place)
                 return None
-            run = self._performer.begin(places.delivery(place), place.loaded)
+            delivery = batch.lanes[place.lane][place.start]
+            run = self._performer.begin(delivery, None if place.share is None else place.loaded)
             outcome = self._performer.start(run)
             if outcome is None:
                 return run
@@ -173,6 +178,8 @@ class Driving:
                 batch.waiting -= 1
                 raise
             _log.exception("a delivery was stopped and will be made again")
+        finally:
+            batch.tell_ended()
         batch.waiting -= 1
         self._drive_more(places)
 
@@ -180,6 +187,7 @@ class Driving:
         """A handler goes on past its time, deaf to being cancelled: leave it its task, and go on in another."""
         places.batch.waiting -= 1
         places.note(place, outcome)
+        places.batch.tell_ended()
         self._drive_more(places)
 
     def _task_ended(self, places: Places, task: asyncio.Task[None]) -> None:
@@ -189,14 +197,11 @@ class Driving:
             return
         if task.cancelled() or task.exception() is not None:
             places.forgo()
+            batch.tell_ended()
         # What came back while the last task ended has none yet.
         self._drive_more(places)
         if not batch.tasks:
             batch.calm.set()
-
-
-def _left(batch: Batch, count: int) -> None:
-    batch.left(on_loop=count)
 
 
 def _cancel(batch: Batch) -> None:

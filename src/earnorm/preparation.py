@@ -12,14 +12,14 @@ from msgspec.structs import force_setattr
 from earnorm.binding import Moment, Source
 from earnorm.bus import EventBus
 from earnorm.delivery import Delivery, Skipped
-from earnorm.dispatch import DEPTH_LIMIT, refuse_loop
+from earnorm.dispatch import DEPTH_LIMIT, Compiled, refuse_loop
 from earnorm.event import Entry, Event
 from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
 from earnorm.tenant import acting_for
 from earnorm.underway import Run
 
-__all__ = ["Ahead", "Hydrated", "Loaded", "Preparation"]
+__all__ = ["Ahead", "Hydrated", "Loaded", "Preparation", "Way"]
 
 # What of its arguments gives a handler its record; `event` has it as `event.subject`.
 _OF_RECORDS = (Source.SUBJECT, Source.EVENT, Source.CONTEXT, Source.DECLARED)
@@ -67,13 +67,19 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Needs:
-    """What a handler asks for of events about one model."""
+class Way:
+    """What all deliveries to a handler of events about one model have in common, worked out once.
 
+    nothing, record, moment, keys   what the handler asks for of them
+    compiled                        its call, unless it is gone
+    """
+
+    info: ModelInfo | None
     nothing: bool
     record: bool = False
     moment: bool = False
     keys: frozenset[str] = frozenset()
+    compiled: Compiled | None = None
 
 
 class Preparation:
@@ -95,43 +101,40 @@ class Preparation:
         self.forget()
 
     def forget(self) -> None:
-        self._needs: dict[tuple[str, str], _Needs] = {}
+        self._ways: dict[tuple[str, str, bool], Way] = {}
 
     def prepare(self, run: Run) -> Skipped | None:
         """All that comes before the call; says why there is none, if so."""
         run.enter(self._database)
         handler, entry = run.handler, run.delivery.entry
-        info = self._info(entry)
-        needs = self._needs_of(handler, info)
+        way = self.way(handler, entry)
         if entry.depth > DEPTH_LIMIT:
             refuse_loop(handler, run.event)
-        if needs.nothing:
-            run.target = self._bus.caller.compiled(handler, info).call
+        if way.nothing:
+            run.target = (way.compiled or self._bus.caller.compiled(handler, way.info)).call
             return None
         event = run.event = self._events(entry, run.delivery.attempt)
         found = _NOTHING
-        if needs.record:
+        if way.record:
             found = self._found(run, entry, event)
             if found.missing:
                 return Skipped("missing")
-            info = found.info
             force_setattr(event, "subject", found.subject)
-        return self._compose(run, event, found, info, needs)
+        return self._compose(run, event, found, found.info if way.record else way.info, way)
 
     def _found(self, run: Run, entry: Entry, event: Event) -> Hydrated:
         if self._is_fresh(run.loaded):
             return self._hydrate(entry, event, run.loaded.record)
         return self._hydrate(entry, event)
 
-    def _compose(
-        self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None, needs: _Needs
-    ) -> Skipped | None:
+    def _compose(self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None, way: Way) -> Skipped | None:
         handler = run.handler
-        if not needs.keys <= event.payload.keys():
+        if not way.keys <= event.payload.keys():
             self._bus.caller.require_payload((handler,), event.name, event.payload, info)
-        compiled = self._bus.caller.compiled(handler, info)
+        compiled = way.compiled if info is way.info else None
+        compiled = compiled or self._bus.caller.compiled(handler, info)
         run.target = compiled.call
-        moment = self._moment(run, found) if needs.moment else None
+        moment = self._moment(run, found) if way.moment else None
         run.arguments = (event.subject, event.payload, event, moment)
         if compiled.when is not None and not compiled.when(*run.arguments):
             return Skipped("when")
@@ -148,7 +151,7 @@ class Preparation:
     def may_block(self, run: Run) -> bool:
         """Whether it belongs in a thread: a record to load, a condition to ask."""
         entry = run.delivery.entry
-        if self._needs_of(run.handler, self._info(entry)).nothing:
+        if self.way(run.handler, entry).nothing:
             return False
         if run.handler.options.when is not None or b'"$ref"' in entry.data:
             return True
@@ -158,7 +161,7 @@ class Preparation:
 
     def may_load(self, handler: Handler, entry: Entry) -> bool:
         """Whether records are loaded for entries about what this one is about."""
-        return bool(entry.key) and self._needs_of(handler, self._info(entry)).record
+        return bool(entry.key) and self.way(handler, entry).record
 
     def loads(self, handler: Handler, entry: Entry) -> bool:
         """Whether a record is loaded for this entry."""
@@ -187,24 +190,22 @@ class Preparation:
 
     # --- what is asked for -------------------------------------------------------------------
 
-    def _info(self, entry: Entry) -> ModelInfo | None:
-        return self._bus.registry.models.get(entry.subject) if entry.key else None
+    def way(self, handler: Handler, entry: Entry) -> Way:
+        """What this delivery has in common with others. Raises HandlerError."""
+        key = handler.name, entry.subject, not entry.key
+        return self._ways.get(key) or self._ways.setdefault(key, self._ask(handler, entry))
 
-    def _needs_of(self, handler: Handler, info: ModelInfo | None) -> _Needs:
-        key = handler.name, info.subject if info is not None else ""
-        found = self._needs.get(key)
-        if found is None:
-            found = self._needs[key] = self._ask(handler, info)
-        return found
-
-    def _ask(self, handler: Handler, info: ModelInfo | None) -> _Needs:
+    def _ask(self, handler: Handler, entry: Entry) -> Way:
+        info = self._bus.registry.models.get(entry.subject) if entry.key else None
         if handler.target is None:
-            return _Needs(nothing=True)
+            return Way(info, nothing=True)
         binding = self._bus.registry.binding(handler, info)
         asks = handler.options.when is not None
-        return _Needs(
+        return Way(
+            info,
             nothing=not binding.arguments and not asks,
             record=asks or binding.uses(*_OF_RECORDS),
             moment=asks or binding.uses(*_OF_MOMENTS),
             keys=binding.required,
+            compiled=self._bus.caller.compiled(handler, info),
         )

@@ -148,16 +148,17 @@ class Runner:
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
         handler = self._known(delivery.subscription)
-        run = Run.of(handler, delivery, self._told, loaded)
+        timeout = handler.options.timeout
+        run = Run(handler, delivery, self._told, timeout, None if timeout is None else threading.Lock(), loaded)
         if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
             _tell(telemetry.HandlerStarted(run.event, handler.name))
         return run
 
     def _known(self, name: str) -> Handler:
-        handler = self.handler(name)
-        if handler is None:
+        found = self._handlers.get(name) if self._bus.registry.version == self._version else self.handler(name)
+        if found is None:
             raise UnknownHandler(name)
-        return handler
+        return found
 
     def perform(self, run: Run) -> Outcome | None:
         """Run an attempt in this thread, in a context of its own; None if it was given up meanwhile.
@@ -180,7 +181,7 @@ class Runner:
         """
         context = Context()
         try:
-            outcome = None if self._preparation.may_block(run) else context.run(self._first_steps, run)
+            outcome = context.run(self._first_steps, run)
         except _FAILURES as error:
             if is_no_attempt(error):
                 raise
@@ -211,7 +212,7 @@ class Runner:
 
     def died(self, delivery: Delivery) -> Outcome:
         """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
-        run = Run.of(self._known(delivery.subscription), delivery, self._told)
+        run = Run(self._known(delivery.subscription), delivery, self._told)
         return self._judge(run, ProcessDied(delivery.subscription, delivery.attempt))
 
     def give_up(self, run: Run) -> Outcome | None:
@@ -236,7 +237,7 @@ class Runner:
         skipped = self._preparation.prepare(run)
         if skipped is not None:
             return skipped
-        result = run.call()
+        result = run.target(*run.arguments)
         return self._returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
 
     def _told(self, delivery: Delivery) -> Event:
@@ -251,11 +252,14 @@ class Runner:
     # --- on a loop ---------------------------------------------------------------------------
 
     def _first_steps(self, run: Run) -> Outcome | None:
+        """Up to where it has to wait, which may be before the call."""
+        if self._preparation.may_block(run):
+            return None
         return self._preparation.prepare(run) or self._first_step(run)
 
     def _first_step(self, run: Run) -> Outcome | None:
         """Call the handler, up to where it waits for the first time: None if it does."""
-        result = run.call()
+        result = run.target(*run.arguments)
         if type(result) is not CoroutineType:
             if not inspect.isawaitable(result):
                 return self._returned(run, result)
@@ -301,7 +305,7 @@ class Runner:
         """What a handler returns counts if it is an outcome, and is nobody's business otherwise."""
         assert run.settling is not None
         emitted = run.settling.close()
-        if run.has_stopped:
+        if run._event is not None and run._event.stopped:
             raise StopPropagation(STOPPED)
         if value is None and not emitted:
             return DONE
@@ -358,6 +362,8 @@ class Runner:
             if not run.end():
                 _tell_refused(run)
                 return None
+        if outcome is DONE and not telemetry.follows_handlers():
+            return outcome
         return self._tell_of(run, outcome)
 
     def _tell_of(self, run: Run, outcome: Outcome) -> Outcome:

@@ -13,17 +13,20 @@ from earnorm.handle import Emission
 __all__ = ["Settling", "settling_here"]
 
 
+# One for all, since it is held for a moment: making one for each attempt would cost more.
+_lock = threading.Lock()
+
+
 class Settling:
     """The events of one attempt. They are appended with its outcome, so that a redelivery does not repeat them."""
 
-    __slots__ = ("_entries", "_given_up", "_keyed", "_lock", "database")
+    __slots__ = ("_entries", "_given_up", "_keyed", "database")
 
     def __init__(self, database: str) -> None:
         self.database = database
         self._entries: list[Entry] | None = []
         # Made for the first key: most attempts have none.
         self._keyed: dict[tuple[str, str, str], Emission] | None = None
-        self._lock = threading.Lock()
         self._given_up: tuple[str, float] | None = None
 
     @property
@@ -37,7 +40,7 @@ class Settling:
 
     def add(self, entry: Entry, emission: Emission | None = None) -> bool:
         """Whether it will be appended: not once the handler has ended, from a task or thread it left behind."""
-        with self._lock:
+        with _lock:
             if self._entries is None:
                 return False
             self._entries.append(entry)
@@ -57,13 +60,13 @@ class Settling:
 
     def close(self) -> tuple[Entry, ...]:
         """What was emitted, in order; nothing comes in from now on."""
-        with self._lock:
+        with _lock:
             entries, self._entries = self._entries, None
         return tuple(entries) if entries else ()
 
     def revoke(self, handler: str, timeout: float) -> None:
         """The attempt is given up while it still runs: what it emits from now on is refused."""
-        with self._lock:
+        with _lock:
             self._entries, self._given_up = None, (handler, timeout)
 
 

@@ -88,7 +88,8 @@ class Audience:
         self._heard = {}
 
     def hearing(self, entry: Entry) -> tuple[Subscription, ...]:
-        self._look()
+        if self._bus.registry.version != self._version:
+            self._look()
         # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
         heard, name = self._heard, (entry.subject, entry.name)
         found = heard.get(name)

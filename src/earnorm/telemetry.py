@@ -231,6 +231,7 @@ _log = logging.getLogger("earnorm.telemetry")
 # What `logging` remembers of `_root_log.isEnabledFor`, by level, until some level is set anew: looked at before
 # `verbose` is asked, where each call counts.
 remembered: dict[int, bool] = vars(_root_log)["_cache"]
+_of_handlers: dict[int, bool] = vars(_handlers_log)["_cache"]
 _root_log.addHandler(logging.NullHandler())
 
 _stepping = False
@@ -292,7 +293,8 @@ def verbose() -> bool:
 
 def follows_handlers() -> bool:
     """Whether anybody may want to know of each handler that starts or is done: `wanted` says it exactly, and slower."""
-    return _stepping or _handlers_log.isEnabledFor(logging.DEBUG)
+    # What `logging` remembers first: this is asked twice for each delivery.
+    return _stepping or (_of_handlers.get(logging.DEBUG) is not False and _handlers_log.isEnabledFor(logging.DEBUG))
 
 
 def tell(record: Record) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -61,11 +60,6 @@ class Run(msgspec.Struct, eq=False):
     stage: Stage | None = None
     _event: Event | None = None
 
-    @classmethod
-    def of(cls, handler: Handler, delivery: Delivery, decode: Callable[[Delivery], Event], loaded: Any = None) -> Run:
-        timeout = handler.options.timeout
-        return cls(handler, delivery, decode, timeout, None if timeout is None else threading.Lock(), loaded)
-
     @property
     def event(self) -> Event:
         """Made when somebody asks for it."""
@@ -89,11 +83,6 @@ class Run(msgspec.Struct, eq=False):
         """Take the right to say how it ended; False for whoever comes second."""
         return self._right is None or self._right.acquire(blocking=False)
 
-    @property
-    def has_stopped(self) -> bool:
-        """Whether its handler called `event.stop_propagation()`."""
-        return self._event is not None and self._event.stopped
-
     def enter(self, database: str) -> None:
         """Make of the context that runs here the handler's own."""
         if self.delivery.entry.tenant is not None:
@@ -101,9 +90,6 @@ class Run(msgspec.Struct, eq=False):
         _running.set(Running(self, self.handler.name))
         self.settling = Settling(database)
         _settling.set(self.settling)
-
-    def call(self) -> Any:
-        return self.target(*self.arguments)
 
     def failed(self, verdict: Verdict, now: datetime, version: str) -> Attempt:
         """This attempt as it is remembered."""

@@ -436,7 +436,7 @@ def test_one_cancelled_amid_a_statement_takes_the_transaction_along_and_the_othe
     """A connection that was left in the middle of a statement is nothing to go on with."""
     _, Note = models
 
-    @event_handler_async("shop.opened", name="tx", transactional=True, timeout=0.1, retry=1)
+    @event_handler_async("shop.opened", name="tx", transactional=True, timeout=1, retry=1)
     async def handler(event, session):
         await Note(text=event.payload["text"]).asave()
         if event.payload["text"] == "b" and kind == "postgresql":
@@ -455,7 +455,7 @@ def test_one_that_cannot_be_stopped_is_cut_off_from_the_database(db, models):
     _, Note = models
     release, ended, stuck = threading.Event(), threading.Event(), []
 
-    @event_handler("shop.opened", name="tx", transactional=True, timeout=0.1, retry=1)
+    @event_handler("shop.opened", name="tx", transactional=True, timeout=1, retry=1)
     def hang(event, session):
         session.add(Note(text=event.payload["text"]))
         session.flush()

@@ -125,7 +125,7 @@ def to_entry(row: Any) -> Entry:
         subject=subject,
         key=key,
         data=data,
-        at=to_time(at),
+        at=_EPOCH + timedelta(0, 0, at),
         # The first event of a chain, as most are, correlates with itself.
         correlation_id=event_id if correlation_id == id_ else uuid_of(int.from_bytes(correlation_id)),
         causation_id=None if causation_id is None else uuid_of(int.from_bytes(causation_id)),
