@@ -1,11 +1,13 @@
 """Thousands of entries on PostgreSQL: they go by COPY, and are what an INSERT makes of them."""
 
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
+from earnorm import aemit, connect
 from earnorm._uuid7 import uuid7s
 from earnorm.backends.sqlalchemy.dialects import MANY, postgresql_copy
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
@@ -119,3 +121,45 @@ def test_a_refused_copy_is_sqlalchemy_s_error_and_leaves_nothing(store, copied):
 
     assert COUNT == len(read(store))
     assert 2 == len(copied)
+
+
+async def test_an_async_transaction_copies_as_well(copied):
+    with postgresql.database() as url:
+        async with connect(url.render_as_string(hide_password=False), worker=False) as db:
+            async with db.transaction():
+                for number in range(MANY):
+                    await aemit("tick.told", number=number)
+
+            assert 1 == len(copied)
+            assert MANY == len(read(db.store))
+
+
+@pytest.fixture
+def guarded(engine):
+    """A role to whom policies on the log apply."""
+    role = f"earnorm_{uuid4().hex}"
+    with engine.begin() as connection:
+        schema = connection.execute(text("SELECT current_schema()")).scalar()
+        for statement in (
+            f"CREATE ROLE {role}",
+            f'GRANT USAGE ON SCHEMA "{schema}" TO {role}',
+            f'GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA "{schema}" TO {role}',
+            f'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "{schema}" TO {role}',
+            "ALTER TABLE earnorm_log ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY everything ON earnorm_log USING (true) WITH CHECK (true)",
+        ):
+            connection.execute(text(statement))
+    yield role
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+
+
+def test_where_policies_look_at_each_row_they_are_inserted(store, copied, guarded):
+    entries = many()
+    with store.begin() as transaction:
+        transaction.connection.execute(text(f"SET LOCAL ROLE {guarded}"))
+        transaction.append_many(entries)
+
+    assert [] == copied
+    assert plain(entries) == plain(read(store))

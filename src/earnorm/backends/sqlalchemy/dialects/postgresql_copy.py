@@ -30,7 +30,7 @@ def copy(connection: SQLAlchemyConnection, driver: Driver, text: str, lots: Iter
         if isinstance(driver, AsyncConnection):
             await_only(_acopy(driver, text, lots))
         else:
-            with driver.cursor() as cursor, cursor.copy(text) as sending:
+            with driver.cursor() as cursor, cursor.copy(text.encode()) as sending:
                 for lot in _framed(lots):
                     sending.write(lot)
     except Error as error:
@@ -39,7 +39,7 @@ def copy(connection: SQLAlchemyConnection, driver: Driver, text: str, lots: Iter
 
 
 async def _acopy(driver: AsyncConnection[Any], text: str, lots: Iterable[bytes]) -> None:
-    async with driver.cursor() as cursor, cursor.copy(text) as sending:
+    async with driver.cursor() as cursor, cursor.copy(text.encode()) as sending:
         for lot in _framed(lots):
             await sending.write(lot)
 
