@@ -486,17 +486,45 @@ class TestLoadingAhead:
 
     @COLOURS
     def test_once_this_process_has_written_records_are_loaded_anew(self, rig, colour):
+        """Together with others at first; by itself where each handler writes, since no load can be ahead of that."""
+        seen, together, hydrate = [], rig.records.together, rig.records.hydrate
+
         def mail(order):
+            seen.append(order[1])
             rig.records.written += 1
 
         async def amail(order):
-            rig.records.written += 1
+            mail(order)
+
+        rig.records.together = lambda entries: [[*found, rig.records.written] for found in together(entries)]
+        rig.runner._preparation._hydrate = lambda *of: (
+            hydrate(*of) if of[2:] else Hydrated([*hydrate(*of).subject, rig.records.written])
+        )
+        rig.on(amail if colour == "async" else mail)
+        rig.lanes = Lanes(rig.runner, SystemClock(), threads=1, concurrency=1, own_loop=rig.loop)
+        rig.run(*records(5))
+
+        assert list(range(5)) == seen
+        assert rig.records.alone
+
+    @COLOURS
+    def test_what_has_grown_stale_is_loaded_again_together(self, rig, colour):
+        """One write, or a machine that stands still, left a hundred records to be loaded one by one."""
+        seen = []
+
+        def mail(order):
+            if not seen:
+                rig.records.written += 1
+            seen.append(order)
+
+        async def amail(order):
+            mail(order)
 
         rig.on(amail if colour == "async" else mail)
         rig.lanes = Lanes(rig.runner, SystemClock(), threads=1, concurrency=1, own_loop=rig.loop)
-        rig.run(*records(4))
+        rig.run(*records(10))
 
-        assert ["order:1", "order:2", "order:3"] == rig.records.alone
+        assert ([], 10, 10 + 9) == (rig.records.alone, len(seen), sum(rig.records.asked))
 
     def test_a_job_that_fails_leaves_each_to_itself(self, rig):
         def together(entries):

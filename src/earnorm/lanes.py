@@ -35,6 +35,8 @@ class Runs(Performer, AsyncPerformer, Protocol):
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Any]: ...
 
+    def is_fresh(self, loaded: Any) -> bool: ...
+
 
 class _Kind(NamedTuple):
     """How deliveries of a subscription run that are about one subject."""

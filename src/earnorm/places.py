@@ -14,17 +14,24 @@ from earnorm.preload import Preload, Share
 
 __all__ = ["Entrance", "Place", "Places"]
 
+# How often a record that grew stale while it waited is loaded again, together with others. After that the attempt loads
+# for itself: where each handler writes, what was loaded for those behind it is always stale.
+_AGAIN = 2
 # Lanes whose records may be asked for at a time: what is loaded is then run before it is out of date.
 _LOADING = 200
 
 
 class Place(NamedTuple):
-    """A lane, and which of its deliveries is next. `gate` is the one it is inside of, `share` that of its record."""
+    """A lane, and which of its deliveries is next. `gate` is the one it is inside of, `share` that of its record.
+
+    `again` is how often that was loaded anew.
+    """
 
     lane: int
     start: int = 0
     gate: Gate | None = None
     share: Share | None = None
+    again: int = 0
 
     @property
     def loaded(self) -> Any:
@@ -96,6 +103,8 @@ class Places:
                 place = place._replace(gate=gate)
                 if not gate.enter(partial(self._come_back, [place])):
                     continue
+            if place.share is not None and self._asked_again(place, place.share, entrance.preload):
+                continue
             if place.share is not None or self.batch.closed or not entrance.preload.loads(self.delivery(place)):
                 return place
             if len(self._loading) >= _LOADING:
@@ -107,6 +116,16 @@ class Places:
         self._loading.add(place.lane)
         share = preload.share(self.batch, place.lane, place.start)
         share.load.tell(self._come_back, place._replace(share=share))
+
+    def _asked_again(self, place: Place, share: Share, preload: Preload) -> bool:
+        """Whether its record had grown stale, and is being loaded again."""
+        if place.again >= _AGAIN or self.batch.closed or not preload.is_stale(share):
+            return False
+        # One by one they would take so long that those behind them grow stale as well.
+        self._loading.add(place.lane)
+        share = preload.share_anew(self.delivery(place))
+        share.load.tell(self._come_back, place._replace(share=share, again=place.again + 1))
+        return True
 
     def _come_back(self, places: list[Place]) -> None:
         self._loading.difference_update([place.lane for place in places])

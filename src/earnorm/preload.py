@@ -33,6 +33,8 @@ class Loader(Protocol):
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Any]: ...
 
+    def is_fresh(self, loaded: Any) -> bool: ...
+
 
 class Load:
     """Records that are loaded together."""
@@ -98,6 +100,15 @@ class Preload:
     def share(self, batch: Batch, lane: int, index: int) -> Share:
         """The share of a delivery that is about to begin, and for which something is to be loaded."""
         return self._share_of_later(batch.lanes[lane][index]) if index else self._share_of_first(batch, lane)
+
+    def is_stale(self, share: Share) -> bool:
+        """Whether its record has waited too long for its handler, or something was written since."""
+        loaded = share.get()
+        return loaded is not None and not self._loader.is_fresh(loaded)
+
+    def share_anew(self, delivery: Delivery) -> Share:
+        """The share of a delivery whose record has grown stale: with whatever else is asked for."""
+        return self._share_of_later(delivery)
 
     # --- first ones --------------------------------------------------------------------------
 

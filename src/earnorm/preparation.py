@@ -123,7 +123,7 @@ class Preparation:
         return self._compose(run, event, found, found.info if way.record else way.info, way)
 
     def _found(self, run: Run, entry: Entry, event: Event) -> Hydrated:
-        if self._is_fresh(run.loaded):
+        if self.is_fresh(run.loaded):
             return self._hydrate(entry, event, run.loaded.record)
         return self._hydrate(entry, event)
 
@@ -155,7 +155,7 @@ class Preparation:
             return False
         if run.handler.options.when is not None or b'"$ref"' in entry.data:
             return True
-        return self.loads(run.handler, entry) and not self._is_fresh(run.loaded)
+        return self.loads(run.handler, entry) and not self.is_fresh(run.loaded)
 
     # --- ahead -------------------------------------------------------------------------------
 
@@ -183,7 +183,8 @@ class Preparation:
                 records[place] = None if record is None else Loaded(record, writes, at)
         return records
 
-    def _is_fresh(self, loaded: Loaded | None) -> bool:
+    def is_fresh(self, loaded: Loaded | None) -> bool:
+        """Whether what was loaded ahead may still be handed out."""
         if loaded is None or self._ahead is None:
             return False
         return loaded.writes == self._ahead.writes() and time.perf_counter() - loaded.at < _FRESH

@@ -145,6 +145,10 @@ class Runner:
         """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
         return Context().run(self._preparation.load, deliveries)
 
+    def is_fresh(self, loaded: Loaded) -> bool:
+        """Whether what `load` has found may still be given to `begin`: if not, the attempt loads for itself."""
+        return self._preparation.is_fresh(loaded)
+
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
         handler = self._known(delivery.subscription)
