@@ -250,20 +250,22 @@ class EventBus:
             )
         if self._needs_door(cls):
             return self._through_door(name, cls, declared, awaited=awaited)
-        handlers = self.plans.custom(name, cls, declared.cls if declared else None)
+        handlers = self._handlers_here(name, cls, declared.cls if declared else None)
         if self.observed:
             return self._watched(name, cls, handlers, declared, awaited=awaited)
         steps = [self._step(handler) for handler in handlers if handler.target is not None]
         alone = declared is not None and cls is type(None)
         return compile_plan(name, steps, declared=declared is not None, alone=alone, awaited=awaited)
 
+    def _handlers_here(self, name: str, cls: type, declared: type | None) -> Sequence[Handler]:
+        """Who is to hear a custom event in this process, with no log. Raises NotConnected for who needs one."""
+        require_log(*(handlers := self.plans.custom(name, cls, declared)))
+        return handlers
+
     def _step(self, handler: Handler) -> Step:
-        require_log(handler)
-        binding = self.registry.binding(handler, None)
-        when = None
-        if handler.options.when is not None:
-            when = when_call(handler, self.registry.condition(handler, None))
-        return Step(handler, binding, when)
+        registry, conditional = self.registry, handler.options.when is not None
+        when = when_call(handler, registry.condition(handler, None)) if conditional else None
+        return Step(handler, registry.binding(handler, None), when)
 
     def _needs_door(self, cls: type) -> bool:
         return self._connected or (self._door is not None and self.registry.model_of(cls) is not None)
@@ -291,7 +293,7 @@ class EventBus:
         return self._emit_here(name, subject, payload, declared, options)
 
     def _emit_here(self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit) -> Handle:
-        handlers = self.plans.custom(name, subject.__class__, None if declared is None else declared.__class__)
+        handlers = self._handlers_here(name, subject.__class__, None if declared is None else declared.__class__)
         about = declared if subject is None else subject
         occurrence = self._checked(name, about, payload, declared, handlers)
         return self.once.run(occurrence, options, self.run_here)
@@ -300,8 +302,6 @@ class EventBus:
         self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, handlers: Sequence[Handler]
     ) -> Occurrence:
         refuse_reserved(name, payload)
-        for handler in handlers:
-            require_log(handler)
         self.caller.require_payload(handlers, name, payload, None)
         return Occurrence(name, subject, payload, declared=declared, handlers=handlers)
 

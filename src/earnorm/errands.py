@@ -167,7 +167,7 @@ class Errands:
             raise error
         if errand.begun == 1:
             assert errand.run is not None
-            return self._settle(*errand.alone(self._runner._came_to(errand.run, error)))
+            return self._settle(*errand.alone(self._runner.came_to(errand.run, error)))
         self._most[name] = 1
         _log.warning("a transaction of %d deliveries of %s was refused; each runs alone now", errand.begun, name)
         _log.debug("it was refused", exc_info=error)

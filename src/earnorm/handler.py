@@ -305,10 +305,11 @@ def is_importable(function: Any) -> bool:
     return "<lambda>" not in function.__qualname__ and function.__closure__ is None
 
 
-def require_log(handler: Handler) -> None:
+def require_log(*handlers: Handler) -> None:
     """Raises NotConnected for one whose effects would commit with its mark, where there is no log to mark it in."""
-    if handler.transactional:
-        raise NotConnected(f"{handler.name} is transactional")
+    for handler in handlers:
+        if handler.transactional:
+            raise NotConnected(f"{handler.name} is transactional")
 
 
 def require_durable_name(handler: Handler) -> None:

@@ -37,12 +37,12 @@ from earnorm.telemetry import escaped
 from earnorm.underway import Run
 from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
 
-__all__ = ["Hydrated", "Runner"]
+__all__ = ["FAILURES", "Hydrated", "Runner", "tell_refused"]
 
 _log = logging.getLogger("earnorm.worker")
 
 # What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
-_FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 # Seconds that a coroutine may take to end once it was cancelled for its timeout.
 _GRACE = 1.0
@@ -74,7 +74,7 @@ class Runner:
         self.events = events
         self._bus = bus
         self._database = database
-        self._preparation = Preparation(bus, hydrate, events, database, ahead)
+        self.preparation = Preparation(bus, hydrate, events, database, ahead)
         self._loads_ahead = ahead is not None
         self._backoff = backoff or Backoff()
         self._hint = hint
@@ -95,7 +95,7 @@ class Runner:
         """The durable handler of the subscription of this name, if this process has it."""
         version = self._bus.registry.version
         if version != self._version:
-            self._preparation.forget()
+            self.preparation.forget()
             named = self._recorded
             self._handlers = {
                 named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()
@@ -134,16 +134,16 @@ class Runner:
     def may_load(self, delivery: Delivery) -> bool:
         """Whether `load` may find records for deliveries of this subscription that are about what this one is about."""
         handler = self.handler(delivery.subscription)
-        return self._loads_ahead and handler is not None and self._preparation.may_load(handler, delivery.entry)
+        return self._loads_ahead and handler is not None and self.preparation.may_load(handler, delivery.entry)
 
     def loads(self, delivery: Delivery) -> bool:
         """Whether `load` would find a record for this delivery."""
         handler = self.handler(delivery.subscription)
-        return self._loads_ahead and handler is not None and self._preparation.loads(handler, delivery.entry)
+        return self._loads_ahead and handler is not None and self.preparation.loads(handler, delivery.entry)
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
-        return Context().run(self._preparation.load, deliveries)
+        return Context().run(self.preparation.load, deliveries)
 
     def is_fresh(self, loaded: Loaded) -> bool:
         """Whether what `load` has found may still be given to `begin`: if not, the attempt loads for itself."""
@@ -171,8 +171,8 @@ class Runner:
         """
         run.thread = threading.get_ident()
         try:
-            outcome = Context().run(self._work, run)
-        except _FAILURES as error:
+            outcome = Context().run(self.work, run)
+        except FAILURES as error:
             if is_no_attempt(error):
                 raise
             return self._failed(run, error)
@@ -186,7 +186,7 @@ class Runner:
         context = Context()
         try:
             outcome = context.run(self._first_steps, run)
-        except _FAILURES as error:
+        except FAILURES as error:
             if is_no_attempt(error):
                 raise
             return self._failed(run, error)
@@ -204,11 +204,11 @@ class Runner:
             outcome = None
             if run.coroutine is None:
                 loop = asyncio.get_running_loop()
-                skipped = await loop.run_in_executor(executor, lambda: context.run(self._preparation.prepare, run))
-                outcome = skipped or context.run(self._first_step, run)
+                skipped = await loop.run_in_executor(executor, lambda: context.run(self.preparation.prepare, run))
+                outcome = skipped or context.run(self.first_step, run)
             if outcome is None:
-                outcome = self._returned(run, await self._waited_for(run, context))
-        except _FAILURES as error:
+                outcome = self.returned(run, await self.waited_for(run, context))
+        except FAILURES as error:
             if is_no_attempt(error):
                 raise
             return self._failed(run, error)
@@ -237,12 +237,13 @@ class Runner:
 
     # --- before the call ---------------------------------------------------------------------
 
-    def _work(self, run: Run) -> Outcome:
-        skipped = self._preparation.prepare(run)
+    def work(self, run: Run) -> Outcome:
+        """All of an attempt in this thread and context. Raises what the handler does."""
+        skipped = self.preparation.prepare(run)
         if skipped is not None:
             return skipped
         result = run.target(*run.arguments)
-        return self._returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
+        return self.returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
 
     def _told(self, delivery: Delivery) -> Event:
         """The event for who asks for it in passing; of damaged data, as far as it can be known without."""
@@ -257,25 +258,25 @@ class Runner:
 
     def _first_steps(self, run: Run) -> Outcome | None:
         """Up to where it has to wait, which may be before the call."""
-        if self._preparation.may_block(run):
+        if self.preparation.may_block(run):
             return None
-        return self._preparation.prepare(run) or self._first_step(run)
+        return self.preparation.prepare(run) or self.first_step(run)
 
-    def _first_step(self, run: Run) -> Outcome | None:
+    def first_step(self, run: Run) -> Outcome | None:
         """Call the handler, up to where it waits for the first time: None if it does."""
         result = run.target(*run.arguments)
         if type(result) is not CoroutineType:
             if not inspect.isawaitable(result):
-                return self._returned(run, result)
+                return self.returned(run, result)
             result = awaiting(result)
         run.coroutine = result
         try:
             run.awaits = result.send(None)
         except StopIteration as stop:
-            return self._returned(run, stop.value)
+            return self.returned(run, stop.value)
         return None
 
-    async def _waited_for(self, run: Run, context: Context) -> Any:
+    async def waited_for(self, run: Run, context: Context) -> Any:
         """The rest of a handler that waits, cancelled when its time is over."""
         assert run.coroutine is not None
         rest = Rest(context, run.coroutine, run.awaits)
@@ -305,8 +306,8 @@ class Runner:
 
     # --- what came of it ---------------------------------------------------------------------
 
-    def _returned(self, run: Run, value: Any) -> Outcome:
-        """What a handler returns counts if it is an outcome, and is nobody's business otherwise."""
+    def returned(self, run: Run, value: Any) -> Outcome:
+        """Its handler has ended: what it returned counts if it is an outcome, and is nobody's business otherwise."""
         assert run.settling is not None
         emitted = run.settling.close()
         if run._event is not None and run._event.stopped:
@@ -326,11 +327,11 @@ class Runner:
 
     def _failed(self, run: Run, error: BaseException) -> Outcome | None:
         if not run.end():
-            _tell_refused(run)
+            tell_refused(run)
             return None
-        return self._came_to(run, error)
+        return self.came_to(run, error)
 
-    def _came_to(self, run: Run, error: BaseException) -> Outcome:
+    def came_to(self, run: Run, error: BaseException) -> Outcome:
         """What comes of an attempt that ended so, from whoever has the right to say it."""
         if run.settling is not None:
             run.settling.close()
@@ -345,7 +346,7 @@ class Runner:
         outcome = self._judge(run, error, stack)
         if not isinstance(error, Control) or isinstance(error, StopPropagation):
             _tell(telemetry.HandlerFailed(run.event, run.handler.name, error))
-        return self._tell_of(run, outcome)
+        return self.tell_of(run, outcome)
 
     def _judge(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
         rules = run.handler.options.retry
@@ -364,13 +365,14 @@ class Runner:
             if run.is_late:
                 return self._failed(run, HandlerTimedOut(run.handler.name, run.timeout))
             if not run.end():
-                _tell_refused(run)
+                tell_refused(run)
                 return None
         if outcome is DONE and not telemetry.follows_handlers():
             return outcome
-        return self._tell_of(run, outcome)
+        return self.tell_of(run, outcome)
 
-    def _tell_of(self, run: Run, outcome: Outcome) -> Outcome:
+    def tell_of(self, run: Run, outcome: Outcome) -> Outcome:
+        """Tell whoever listens what came of it."""
         name = run.handler.name
         match outcome:
             case Done():
@@ -385,7 +387,7 @@ class Runner:
         return outcome
 
 
-def _tell_refused(run: Run) -> None:
+def tell_refused(run: Run) -> None:
     """It was given up and has come to its end after all."""
     _log.info("%s ended after %.1f s, too late to count", escaped(run.handler.name), run.seconds)
 

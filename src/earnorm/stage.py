@@ -1,6 +1,7 @@
 """A stage: a transaction that transactional handlers run in, one after another, and that their settle ends.
 
 A contract beside the store's: what the handlers wrote and what says that they are done are committed by one COMMIT.
+Whatever implements it must pass `earnorm.testing.stage_suite.StageSuite`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from contextvars import Context
 from earnorm.delivery import Done, Outcome
 from earnorm.errors import HandlerTimedOut
 from earnorm.portal import await_here
-from earnorm.runner import _FAILURES, Runner, _tell_refused
+from earnorm.runner import FAILURES, Runner, tell_refused
 from earnorm.stage import Stage
 from earnorm.underway import Run
 from earnorm.verdict import is_no_attempt, process_ends
@@ -37,7 +37,7 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
         if run.is_late:
             assert run.timeout is not None
             raise HandlerTimedOut(run.handler.name, run.timeout)
-    except _FAILURES as error:
+    except FAILURES as error:
         if is_no_attempt(error):
             raise
         if run.end():
@@ -45,42 +45,42 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
     else:
         if run.end():
             return _over(runner, run, stage, outcome, context)
-    _tell_refused(run)
+    tell_refused(run)
     return None
 
 
 def _call(runner: Runner, run: Run, stage: Stage, context: Context) -> Outcome:
     context.run(stage.enter)
     if not run.handler.is_async:
-        return context.run(runner._work, run)
-    skipped = context.run(runner._preparation.prepare, run)
+        return context.run(runner.work, run)
+    skipped = context.run(runner.preparation.prepare, run)
     return await_here(_acall(runner, run, context)) if skipped is None else skipped
 
 
 async def _acall(runner: Runner, run: Run, context: Context) -> Outcome:
     """The handler's steps, each in its own context, in the task that awaits this."""
-    outcome = context.run(runner._first_step, run)
-    return runner._returned(run, await runner._waited_for(run, context)) if outcome is None else outcome
+    outcome = context.run(runner.first_step, run)
+    return runner.returned(run, await runner.waited_for(run, context)) if outcome is None else outcome
 
 
 def _over(runner: Runner, run: Run, stage: Stage, outcome: Outcome, context: Context) -> Outcome:
     """It has come to its end: keep what it wrote if it is done, and nothing of any other outcome."""
     if not isinstance(outcome, Done):
-        return _dropped(stage, runner._tell_of(run, outcome))
+        return _dropped(stage, runner.tell_of(run, outcome))
     try:
         # Whatever was not written yet is now, with its hooks.
         context.run(stage.keep)
-    except _FAILURES as error:
+    except FAILURES as error:
         if process_ends(error):
             raise
         return _failed(runner, run, stage, error)
-    return runner._tell_of(run, outcome)
+    return runner.tell_of(run, outcome)
 
 
 def _failed(runner: Runner, run: Run, stage: Stage, error: BaseException) -> Outcome:
     if (hint := stage.hint(error)) is not None:
         error.add_note(hint)
-    return _dropped(stage, runner._came_to(run, error))
+    return _dropped(stage, runner.came_to(run, error))
 
 
 def _dropped(stage: Stage, outcome: Outcome) -> Outcome:

@@ -30,6 +30,9 @@ __all__ = ["DatabaseStage", "DatabaseStages", "StageScope"]
 
 T = TypeVar("T")
 
+# Classes of SQLSTATE in which a server speaks of itself or of who else is there, not of what it was given.
+_OF_THE_SERVER = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
+
 
 class StageScope(Scope):
     """The scope of a handler whose database effects are committed with its mark."""
@@ -168,7 +171,13 @@ class DatabaseStages:
             return self._perform(connection, work)
 
     def blames(self, error: Exception) -> bool:
-        return not isinstance(error, DBAPIError) or isinstance(error, (IntegrityError, DataError, ProgrammingError))
+        if not isinstance(error, DBAPIError):
+            return True
+        # Not by its class, where there is a state: asyncpg has one class for most of what a trigger may raise.
+        state = getattr(error.orig, "sqlstate", None)
+        if isinstance(state, str):
+            return state[:2] not in _OF_THE_SERVER
+        return isinstance(error, (IntegrityError, DataError, ProgrammingError))
 
     async def aperform(self, work: Callable[[Stage], T]) -> T:
         store = self._database.store
