@@ -497,7 +497,7 @@ class TestLoadingAhead:
             mail(order)
 
         rig.records.together = lambda entries: [[*found, rig.records.written] for found in together(entries)]
-        rig.runner._preparation._hydrate = lambda *of: (
+        rig.runner.preparation._hydrate = lambda *of: (
             hydrate(*of) if of[2:] else Hydrated([*hydrate(*of).subject, rig.records.written])
         )
         rig.on(amail if colour == "async" else mail)

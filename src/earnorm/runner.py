@@ -147,7 +147,7 @@ class Runner:
 
     def is_fresh(self, loaded: Loaded) -> bool:
         """Whether what `load` has found may still be given to `begin`: if not, the attempt loads for itself."""
-        return self._preparation.is_fresh(loaded)
+        return self.preparation.is_fresh(loaded)
 
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
