@@ -5,7 +5,7 @@ import threading
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import URL, event, text
 from sqlalchemy.exc import IntegrityError
 
 from earnorm import BaseModel, StringField, connect, event_handler
@@ -654,6 +654,40 @@ def test_a_word_of_one_driver_is_translated_for_the_other():
 
     assert {"sslmode": "require"} == dict(postgresql_engine(asyncpg).url.query)
     assert {"ssl": "require"} == dict(postgresql_async_engine(psycopg.replace("psycopg", "asyncpg")).url.query)
+
+
+async def test_settings_in_the_url_are_those_of_both_halves():
+    """libpq's words raised a bare TypeError, and that only when the async half was first used."""
+    query = {
+        "options": r"-c search_path=here,public --work-mem=5MB -cDateStyle=ISO,\ DMY",
+        "application_name": "shop",
+        "connect_timeout": "7",
+        "prepare_threshold": "3",
+    }
+    names = ("search_path", "work_mem", "DateStyle", "application_name")
+    with postgres.database() as place:
+        async with connect(place.set(drivername="postgresql+asyncpg", query=query), worker=False) as db:
+            async with db.async_engine.connect() as connection:
+                found = [await connection.scalar(text(f"SHOW {name}")) for name in names]
+            with db.engine.connect() as connection:
+                assert found == [connection.scalar(text(f"SHOW {name}")) for name in names]
+
+    assert ["here,public", "5MB", "ISO, DMY", "shop"] == found
+
+
+@pytest.mark.parametrize(
+    "query, reason",
+    [
+        ({"options": "-cwork_mem=5MB -B 7"}, "more than settings"),
+        ({"options": "-c"}, "more than settings"),
+        ({"connect_timeout": "soon"}, "connect_timeout='soon' is no number"),
+        ({"sslrootcert": "ca.pem"}, "asyncpg knows no 'sslrootcert'; give connect.. an AsyncEngine"),
+    ],
+)
+def test_what_asyncpg_cannot_be_told_is_refused_at_once_without_the_password(query, reason):
+    with pytest.raises(UnsupportedDatabase, match=reason) as caught:
+        connect(URL.create("postgresql+asyncpg", "u", "secret", "h", database="d", query=query))
+    assert "secret" not in str(caught.value)
 
 
 _PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ 'int'"

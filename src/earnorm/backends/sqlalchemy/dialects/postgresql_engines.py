@@ -10,6 +10,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from earnorm.backends.sqlalchemy.dialects.asyncpg_words import for_asyncpg
 from earnorm.backends.sqlalchemy.dialects.loop_pool import LoopPool
 from earnorm.errors import MissingExtra, UnsupportedDatabase
 
@@ -34,11 +35,13 @@ def postgresql_engine(url: str | URL, **options: Any) -> Engine:
 
 
 def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
-    """An async engine by the URL's driver. Raises MissingExtra."""
+    """An async engine by the URL's driver. Raises MissingExtra, and UnsupportedDatabase for what the driver lacks."""
     url = make_url(url)
     if url.get_driver_name() == "asyncpg":
         _require("asyncpg", "asyncpg")
-        return create_async_engine(_renamed(url, *reversed(_SSL)), **{"poolclass": LoopPool} | options)
+        url, connect = for_asyncpg(_renamed(url, *reversed(_SSL)))
+        connect |= options.pop("connect_args", {})
+        return create_async_engine(url, connect_args=connect, **{"poolclass": LoopPool} | options)
     url, connect = _for_psycopg(url)
     connect |= options.pop("connect_args", {})
     engine = create_async_engine(url, connect_args=connect, **options)
