@@ -46,10 +46,15 @@ ON_EACH = {
     "test_write_paths",
 }
 
+# Those where the async half has a driver of its own to get wrong.
+BY_ASYNCPG_TOO = {"test_tenants", "test_transactional"}
+
 
 def pytest_generate_tests(metafunc):
-    if "kind" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_EACH:
-        metafunc.parametrize("kind", ["sqlite", "postgresql"], indirect=True)
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if "kind" in metafunc.fixturenames and module in ON_EACH:
+        kinds = ["sqlite", "postgresql", *(["asyncpg"] if module in BY_ASYNCPG_TOO else [])]
+        metafunc.parametrize("kind", kinds, indirect=True)
 
 
 @pytest.fixture
@@ -59,7 +64,15 @@ def path(tmp_path):
 
 @pytest.fixture
 def kind(request):
-    return getattr(request, "param", "sqlite")
+    kind = getattr(request, "param", "sqlite")
+    if kind == "asyncpg":
+        pytest.importorskip("asyncpg")
+    return kind
+
+
+def _by(kind, url):
+    url = url.set(drivername="postgresql+asyncpg") if kind == "asyncpg" else url
+    return url.render_as_string(hide_password=False)
 
 
 @pytest.fixture
@@ -70,7 +83,7 @@ def new_url(kind, tmp_path):
         def make(name="flow"):
             if kind == "sqlite":
                 return f"sqlite:///{tmp_path}/{name}.db"
-            return stack.enter_context(postgres.schema()).render_as_string(hide_password=False)
+            return _by(kind, stack.enter_context(postgres.schema()))
 
         yield make
 
@@ -87,7 +100,7 @@ def second_url(kind, new_url):
         yield new_url("second")
     else:
         with postgres.database() as second:
-            yield second.render_as_string(hide_password=False)
+            yield _by(kind, second)
 
 
 @pytest.fixture
@@ -96,7 +109,7 @@ def add_schema(kind, tmp_path):
     with ExitStack() as stack:
 
         def add(db, name):
-            if kind == "postgresql":
+            if kind != "sqlite":
                 made = stack.enter_context(postgres.schema())
                 return made.query["options"].removeprefix("-csearch_path=")
             statement = f"ATTACH DATABASE '{tmp_path}/{name}.db' AS {name}"

@@ -20,11 +20,13 @@ from earnorm import (
     StringField,
     aemit,
     connect,
+    current_tenant,
     emit,
     event_handler,
     event_handler_async,
     on_event,
     post_create,
+    tenant,
 )
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.errors import LeaseLost, NotConnected, OptionWithoutMeaning, StopPropagation, UnsatisfiableArgument
@@ -375,6 +377,113 @@ def test_of_several_databases_the_session_is_that_of_the_event(db, second_url, m
         second.drain()
 
         assert (["default"], ["second"]) == (texts(db, Note), texts(second, Note))
+
+
+# --- tenants ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def schemas(url, add_schema, models):
+    """Each tenant's tables in a schema of its own, beside those of nobody."""
+    _, Note = models
+    made = {}
+    with connect(url, worker=False, schemas=made.get) as db:
+        for name in ("acme", "bolt"):
+            made[name] = add_schema(db, f"t_{name}")
+            with tenant(name):
+                Note.metadata.create_all(db.tenant_engine)
+        yield db
+
+
+def texts_of(db, Note, name):
+    with tenant(name):
+        return texts(db, Note)
+
+
+def open_shops_of(db, *names):
+    """An event of each tenant in turn, for a handler to have in one turn."""
+    with db.transaction():
+        for number, name in enumerate(names):
+            with tenant(name):
+                emit("shop.opened", text=f"{name}{number}")
+
+
+def test_each_tenant_s_effects_are_in_its_own_tables_in_one_transaction(schemas, models, handle):
+    _, Note = models
+    connections = []
+
+    def write(session, event):
+        connections.append(session.connection())
+        assert event.tenant == current_tenant()
+        session.add(Note(text=event.payload["text"]))
+
+    handle("shop.opened", write)
+    open_shops_of(schemas, "acme", None, "bolt", "acme")
+
+    assert {**NONE, "done": 4} == schemas.drain()
+    assert 1 == len(set(connections))
+    assert [["None1"], ["acme0", "acme3"], ["bolt2"]] == [
+        texts_of(schemas, Note, name) for name in (None, "acme", "bolt")
+    ]
+
+
+def test_of_a_tenant_s_that_failed_nothing_stands_and_the_others_do(schemas, models, handle):
+    _, Note = models
+
+    def write(session, event):
+        session.add(Note(text=event.payload["text"]))
+        session.flush()
+        if event.tenant == "bolt":
+            raise RetryLater(60)
+
+    handle("shop.opened", write)
+    open_shops_of(schemas, "acme", "bolt", None, "bolt")
+
+    assert {**NONE, "done": 2, "retry": 2} == schemas.drain()
+    assert [["None2"], ["acme0"], []] == [texts_of(schemas, Note, name) for name in (None, "acme", "bolt")]
+
+
+def test_a_commit_of_its_own_stays_with_its_tenant(schemas, models, handle):
+    """What follows a handler's own commit stands on a further savepoint, of the same tables."""
+    _, Note = models
+
+    def write(session, event):
+        session.add(Note(text=f"{event.payload['text']} before"))
+        session.commit()
+        session.add(Note(text=f"{event.payload['text']} after"))
+
+    handle("shop.opened", write)
+    open_shops_of(schemas, "acme", "bolt")
+
+    assert {**NONE, "done": 2} == schemas.drain()
+    assert ["acme0 after", "acme0 before"] == texts_of(schemas, Note, "acme")
+    assert ["bolt1 after", "bolt1 before"] == texts_of(schemas, Note, "bolt")
+    assert [] == texts_of(schemas, Note, None)
+
+
+def test_what_it_saves_and_emits_is_its_tenant_s(schemas, models):
+    Account, Note = models
+    heard = []
+
+    @event_handler("account.created", name="tx", transactional=True)
+    def welcome(account, session):
+        account.balance += 10
+        Note(text=f"welcome {account.name}").save()
+        account.emit("welcomed")
+
+    @event_handler_async("account.welcomed", name="atx", transactional=True)
+    async def count(account, session: AsyncSession):
+        heard.append((current_tenant(), account.name, account.balance))
+        await Note(text=f"seen {account.name}").asave()
+
+    for name in ("acme", "bolt"):
+        with tenant(name):
+            Account(name=f"{name}'s").save()
+    schemas.drain()
+
+    assert [("acme", "acme's", 10), ("bolt", "bolt's", 10)] == sorted(heard)
+    assert ["seen acme's", "welcome acme's"] == texts_of(schemas, Note, "acme")
+    assert ["seen bolt's", "welcome bolt's"] == texts_of(schemas, Note, "bolt")
 
 
 def test_events_emitted_by_one_that_failed_never_were(db, handle):
