@@ -6,7 +6,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
-from earnorm.delivery import DONE, Delivery, Outcome, Retry
+from earnorm.delivery import DONE, Delivery, Done, Outcome, Retry
+from earnorm.room import ROOM
 
 __all__ = ["Batch"]
 
@@ -14,7 +15,10 @@ _DONE = (DONE,)
 
 
 class Batch:
-    """`signal` is set when all lanes have ended, and when the batch is closed; `calm` while no task of it runs."""
+    """`signal` is set when all lanes have ended, and when the batch is closed; `calm` while no task of it runs.
+
+    It closes by itself once its handlers have emitted as many bytes as a worker has room for: those are settled first.
+    """
 
     def __init__(self, lanes: Sequence[tuple[Delivery, ...]]) -> None:
         self.lanes = lanes
@@ -35,6 +39,7 @@ class Batch:
         self._lock = threading.Lock()
         self._in_threads = 0
         self._on_loop = 0
+        self._room = ROOM
 
     @property
     def outcomes(self) -> list[tuple[Outcome, ...]]:
@@ -96,4 +101,13 @@ class Batch:
         self._outcomes[lane] = _DONE if outcome is DONE and not before else (*before, outcome)
         if self.on_note is not None:
             self.on_note()
+        if outcome is not DONE and isinstance(outcome, Done):
+            self._hold(outcome.size)
         return not isinstance(outcome, Retry)
+
+    def _hold(self, size: int) -> None:
+        """So many bytes more wait here to be settled."""
+        with self._lock:
+            self._room -= size
+        if self._room <= 0 and not self.closed:
+            self.close()

@@ -48,6 +48,11 @@ class Done:
     emitted: tuple[Entry, ...] = ()
     keys: tuple[IdempotencyKey, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """How many bytes of data its events have."""
+        return sum(len(entry.data) for entry in self.emitted)
+
 
 DONE = Done()
 """That of a handler that emitted nothing, as most do."""

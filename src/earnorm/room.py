@@ -8,7 +8,8 @@ from itertools import accumulate
 __all__ = ["ROOM", "fitting"]
 
 ROOM = 16 * 1024 * 1024
-"""Of the log, and of what is set aside as much again. A payload is 256 KiB at most, so it is dozens of the largest."""
+"""Of the log, of what is set aside as much again, and of what handlers emit until it is settled. A payload is 256 KiB
+at most, so it is dozens of the largest."""
 
 
 def fitting(sizes: Iterable[int], room: int | None) -> int | None:

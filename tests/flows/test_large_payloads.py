@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from earnorm import emit, event_handler_async
+from earnorm import aemit, emit, event_handler, event_handler_async
+from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 
 MB = 1024 * 1024
 SIZE, COUNT = 200_000, 120
@@ -13,7 +14,21 @@ SIZE, COUNT = 200_000, 120
 
 @pytest.fixture
 def room(monkeypatch):
-    monkeypatch.setattr("earnorm.agenda.ROOM", MB)
+    for module in ("agenda", "batch"):
+        monkeypatch.setattr(f"earnorm.{module}.ROOM", MB)
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """How many bytes of what handlers emitted each settle has brought."""
+    sizes, settle = [], SQLAlchemyTransaction.settle
+
+    def noted(self, settlement):
+        sizes.append(sum(len(entry.data) for entry in settlement.emitted))
+        settle(self, settlement)
+
+    monkeypatch.setattr(SQLAlchemyTransaction, "settle", noted)
+    return sizes
 
 
 @contextmanager
@@ -74,3 +89,35 @@ def test_small_ones_and_large_ones_are_all_heard(db, room):
     db.drain()
 
     assert list(range(COUNT)) == sorted(heard)
+
+
+@pytest.mark.parametrize("door", ["sync", "async"])
+def test_what_handlers_emit_is_settled_as_soon_as_it_takes_much_room(db, room, settled, door):
+    """It waits for its handler's settle, and the settle for the other handlers of the window."""
+    heard = []
+
+    def scan(*, number):
+        emit("scan.stored", number=number, page="x" * SIZE)
+
+    async def ascan(*, number):
+        await aemit("scan.stored", number=number, page="x" * SIZE)
+
+    if door == "sync":
+        event_handler("shelf.filled", name="scan")(scan)
+    else:
+        event_handler_async("shelf.filled", name="scan")(ascan)
+
+    @event_handler_async("scan.stored", name="index")
+    async def index(*, number, page) -> None:
+        heard.append((number, len(page)))
+
+    with db.transaction():
+        for number in range(COUNT):
+            emit("shelf.filled", number=number)
+
+    assert 2 * COUNT == db.drain()["done"]
+
+    assert SIZE * COUNT <= sum(settled)
+    # What ran beside the one that made it full has ended too.
+    assert max(settled) < MB + 20 * SIZE
+    assert [(number, SIZE) for number in range(COUNT)] == sorted(heard)
