@@ -43,13 +43,13 @@ def shorten_constructor(cls: type[Any]) -> None:
             or heard.parent_listeners
             or mapper._set_polymorphic_identity
             or mapper.registry._new_mappers
-            or hasattr(self, "_sa_instance_state")
+            or "_sa_instance_state" in self.__dict__
         ):
             wrapped(self, **values)
             return
         state = self._sa_instance_state = manager._state_constructor(self, manager)
         try:
-            fill(self, **values)
+            _fill(self, values)
         except BaseException:
             manager.dispatch.init_failure(state, (), values)
             raise
@@ -59,6 +59,10 @@ def shorten_constructor(cls: type[Any]) -> None:
 
 def fill(self: Any, **values: Any) -> None:
     """The constructor of a model: defaults are made, attributes set. Raises UnknownField."""
+    _fill(self, values)
+
+
+def _fill(self: Any, values: dict[str, Any]) -> None:
     cls = self.__class__
     for name, make in cls.__earnorm_defaults__:
         if name not in values:

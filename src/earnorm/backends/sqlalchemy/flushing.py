@@ -28,6 +28,8 @@ from earnorm.telemetry import remembered, verbose
 __all__ = ["listen"]
 
 _lock = threading.Lock()
+# Looked up once, and not at each save.
+_scope_here, _running_here = _scope.get, _running.get
 
 
 def listen() -> None:
@@ -56,9 +58,10 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
         if not course.short or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
             _at_length(session, context, done)
             return
-        record = state.obj()
+        held = state.obj
+        record = held()
         if not course.silent:
-            if _scope.get() is not None or _running.get() is not None:
+            if _scope_here() is not None or _running_here() is not None:
                 _at_length(session, context, done)
                 return
             flow = course.flow
@@ -71,7 +74,8 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
                     return
             if flow.heard:
                 context.attributes[SIMPLE] = written
-        if mapping.validate is not None and (course.screen is None or not course.screen(record.__dict__)):
+        screen = course.screen
+        if mapping.validate is not None and (screen is None or not screen(record.__dict__)):
             mapping.validate(record, None)
     elif not is_no_concern(manager.mapper):
         _at_length(session, context, done)

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+# Looked up once: each save with hooks calls them twice.
+_set_running, _reset_running = _running.set, _running.reset
+
+
 class Scope:
     """An open transaction: its session, whose it is, and what runs its handlers. Outside `with` it is closed."""
 
@@ -64,11 +68,12 @@ class Lender(Running):
     One lender serves the hooks of a change in turn; `handler` names the one that runs.
     """
 
-    session: Session | None = None
-    handler = ""
-    before = False
-    _lent: Scope | None = None
-    _thread = 0
+    # Set one by one by whoever makes one, without a call to here: every save with a hook makes one.
+    __slots__ = ("_lent", "_thread", "session")
+
+    session: Session | None
+    _lent: Scope | None
+    _thread: int
 
     def call(self, hooks: Iterable[Handler], subject: Any, session: Session, *, before: bool) -> None:
         """Call plain hooks that take only their subject, where no cause, condition or listener is about.
@@ -76,15 +81,15 @@ class Lender(Running):
         After the SQL they may save, though the flush is not over, and what they emit runs once all are done.
         """
         # One function, though it does several things: every save pays for it, twice.
-        self.session, self.before, self._thread = session, before, get_ident()
+        self.session, self.before = session, before
         flushing, session._flushing = session._flushing, before
-        token = _running.set(self)
+        token = _set_running(self)
         started = perf_counter()
         try:
             for handler in hooks:
-                self.handler = handler.name
+                self.handler, function = handler.name, handler.function
                 try:
-                    handler.function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
+                    function(subject)  # type: ignore[call-arg]  # a model's own hook is a plain function
                 except (StopPropagation, EventLoopError):
                     raise
                 except Exception as error:
@@ -97,7 +102,7 @@ class Lender(Running):
         except StopPropagation:
             pass
         finally:
-            _running.reset(token)
+            _reset_running(token)
             session._flushing, self.session = flushing, None
             if self._lent is not None:
                 self._lent.closed = True

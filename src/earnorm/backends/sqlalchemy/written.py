@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping as Values
+from threading import get_ident
 from typing import Any
 
 from sqlalchemy.orm.state import InstanceState
@@ -22,16 +23,20 @@ class Written(Lender):
     `values` are there once it is written, if its event is kept.
     """
 
-    values: dict[str, Any] | None = None
-    occurrence: Occurrence | None = None
+    __slots__ = ("changes", "flow", "kind", "mapping", "occurrence", "record", "state", "values")
 
     def __init__(
         self, mapping: Mapping, state: InstanceState[Any], kind: Kind, flow: Flow, changes: Changes = NO_CHANGES
     ) -> None:
+        self.session = self._lent = None
+        self._thread = get_ident()
+        self.values: dict[str, Any] | None = None
+        self.occurrence: Occurrence | None = None
         self.mapping = mapping
         self.state = state
+        held = state.obj
         # Held: a Session lets go of what it has written, and nobody else may have it.
-        self.record = state.obj()
+        self.record: Any = held()
         self.kind: Kind = kind
         self.flow = flow
         self.changes = changes
