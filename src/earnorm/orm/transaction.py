@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncSession, async_session
 from sqlalchemy.orm import Session, SessionTransaction
 
+from earnorm.backends.sqlalchemy.salvage import reread, salvage
 from earnorm.backends.sqlalchemy.scope import Scope, current_scope, enter_scope, leave_scope
 from earnorm.errors import TransactionError
-from earnorm.portal import refuse_in_coroutine, spawn
+from earnorm.portal import can_await, refuse_in_coroutine, spawn
 
 if TYPE_CHECKING:
     from earnorm.orm.database import Database
@@ -114,6 +115,7 @@ class Transaction:
             return
         session = new_session()
         session.begin()
+        salvage(session)
         self._database.opened.add(self)
         self._scope = Scope(session, self._database)
         self._previous = enter_scope(self._scope)
@@ -129,6 +131,8 @@ class Transaction:
         if savepoint is not None:
             scope.require_owner()
             savepoint.rollback() if failed else savepoint.commit()
+            if failed and can_await():
+                reread(scope.session)
             return
         session = scope.session
         try:
@@ -136,25 +140,21 @@ class Transaction:
             # The scope ends before the transaction: what runs after that opens transactions of its own.
             if failed:
                 leave_scope(scope, self._previous)
-                _let_go_of_unwritten(session)
                 session.rollback()
             else:
                 session.flush()
                 leave_scope(scope, self._previous)
-                session.commit()
+                _commit(session)
         finally:
             leave_scope(scope, self._previous)
             session.close()
             self._database.opened.discard(self)
 
 
-def _let_go_of_unwritten(session: Session) -> None:
-    """Records that this transaction has not written keep their values and unsaved changes through its rollback.
-
-    SQLAlchemy expires them, and without a session they could not be read, mended and saved again.
-    """
-    transaction = session.get_transaction()
-    if transaction is None or not session.is_active:
-        return
-    written = {*transaction._new, *transaction._dirty, *transaction._deleted, *session._deleted}
-    session._expunge_states([state for state in session.identity_map.all_states() if state not in written])
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except BaseException:
+        # SQLAlchemy would take its records for stored: a COMMIT that is refused is no rollback to it.
+        session.rollback()
+        raise
