@@ -644,19 +644,19 @@ class MissingPayload(EventError):
 
 
 class UnsavedSubject(EventError):
-    """`emit` on a record that has never been saved, so that nobody could load it later."""
+    """`emit`, `delete` or `refresh` of a record that has never been saved."""
 
     def __init__(self, event: str, subject: str) -> None:
-        super().__init__(f"{event}: {subject} is not saved yet; save() it first, then emit")
+        super().__init__(f"{event}: {subject} is not saved yet; save() it first")
         self.event = event
         self.subject = subject
 
 
 class DeletedSubject(EventError):
-    """`emit` on a record that is deleted."""
+    """`emit`, `save`, `delete` or `refresh` of a record that is deleted."""
 
     def __init__(self, event: str, subject: str) -> None:
-        super().__init__(f"{event}: {subject} is deleted; do it before delete(), or in pre_delete")
+        super().__init__(f"{event}: {subject} is deleted; do it before delete() or in pre_delete, or make a new record")
         self.event = event
         self.subject = subject
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import inspect
+from sqlalchemy import inspect, literal, select
 from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
@@ -169,8 +169,22 @@ def _delete(session: Session, record: Any) -> None:
         session.expunge(record)
         return
     adopt(session, record)
+    _require_row(session, record)
     session.delete(record)
     _flush(session, record)
+
+
+def _require_row(session: Session, record: Any) -> None:
+    """Hold the row that is to be deleted. Of one that is gone SQLAlchemy only warns, and it would be told twice."""
+    mapper = inspect(record).mapper
+    if mapper.version_id_col is not None:
+        return
+    where = [c == part for c, part in zip(mapper.primary_key, inspect(record).identity, strict=True)]
+    row = select(literal(1)).where(*where).with_for_update()
+    with session.no_autoflush:
+        found = session.execute(row, bind_arguments={"mapper": mapper}).first()
+    if found is None:
+        raise StaleRecord(repr(record))
 
 
 def _move(session: Session, record: Any, door: str, at: datetime | None) -> None:
@@ -193,6 +207,7 @@ def _move(session: Session, record: Any, door: str, at: datetime | None) -> None
 
 
 def _refresh(session: Session, record: Any) -> None:
+    _refuse_gone(record, "refresh")
     state = inspect(record)
     if state.transient or state.pending:
         raise UnsavedSubject("refresh", repr(record))
@@ -201,7 +216,8 @@ def _refresh(session: Session, record: Any) -> None:
         adopt(session, record)
         found = session.get(type(record), state.identity, populate_existing=True)
     if found is None:
-        raise NotFound(type(record).__name__, state.identity)
+        key = state.identity
+        raise NotFound(type(record).__name__, key[0] if key is not None and len(key) == 1 else key)
 
 
 def adopt(session: Session, record: Any) -> None:
