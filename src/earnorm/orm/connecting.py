@@ -9,7 +9,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from earnorm.durations import Duration
-from earnorm.errors import AlreadyConnected, ConfigurationError
+from earnorm.errors import AlreadyConnected, InvalidSetting
 from earnorm.orm.connected import BY_NAME
 from earnorm.orm.database import Database
 from earnorm.orm.engines import Schemas
@@ -49,11 +49,13 @@ def connect(
     if target is None:
         target = os.environ.get("EARNORM_DATABASE_URL")
         if not target:
-            raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
+            raise InvalidSetting(
+                "connect", "target", None, "a database URL, here or in the environment's EARNORM_DATABASE_URL"
+            )
     if tables not in ("create", "check", "none"):
-        raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
+        raise InvalidSetting("connect", "tables", tables, "'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
-        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
+        raise InvalidSetting("connect", "log", log, "'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
     database = Database(
