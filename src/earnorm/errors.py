@@ -24,6 +24,7 @@ EarnORMError
 │   ├── ValidationFailed, NotFound, UnknownField, InvalidValue, UnreadableValue
 │   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
+│   ├── TransactionFailed, TransactionOpenAlready, SavepointInPreHook
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, BulkRefused, DrainInTransaction, OutcomesTooEarly
 │   ├── OverlappingTransactions, UnsupportedInTest
@@ -120,6 +121,7 @@ __all__ = [
     "ReservedPayloadKey",
     "RetryLater",
     "SaveInPreHook",
+    "SavepointInPreHook",
     "SchemaTooNew",
     "SensitiveArgument",
     "StaleRecord",
@@ -129,7 +131,9 @@ __all__ = [
     "SubjectTaken",
     "SyncDoorInCoroutine",
     "TransactionError",
+    "TransactionFailed",
     "TransactionNotYours",
+    "TransactionOpenAlready",
     "UnknownEvent",
     "UnknownField",
     "UnknownHandler",
@@ -166,6 +170,11 @@ def _shown(value: object) -> str:
     except Exception:  # noqa: BLE001  a repr is code of the user
         return f"<{type(value).__name__}>"
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else ""
 
 
 def _counted(value: Sized) -> str:
@@ -980,6 +989,33 @@ class TransactionNotYours(TransactionError):
         )
         self.opened_by = opened_by
         self.used_by = used_by
+
+
+class TransactionFailed(TransactionError):
+    """A transaction was used on after one of its writes had failed, which has rolled all of it back."""
+
+    def __init__(self, what: str, reason: BaseException | None) -> None:
+        why = "" if reason is None else f" ({type(reason).__name__}: {_first_line(reason)})"
+        super().__init__(
+            f"{what}: an earlier write of this transaction failed{why}, and all of it is rolled back; let that error "
+            f"leave the block, or put what may fail into a `with db.transaction()` of its own, which is a savepoint"
+        )
+        self.what = what
+        self.reason = reason
+
+
+class TransactionOpenAlready(TransactionError):
+    """One `db.transaction()` was entered twice."""
+
+    def __init__(self) -> None:
+        super().__init__("this transaction is open already; call db.transaction() for each block")
+
+
+class SavepointInPreHook(TransactionError):
+    """A transaction was opened in a pre hook, amid the save that the hook belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__("db.transaction() in a pre hook would be a savepoint amid a save; open it in a post hook")
 
 
 class SyncDoorInCoroutine(TransactionError):

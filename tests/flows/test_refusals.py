@@ -7,6 +7,8 @@ import pytest
 import earnorm
 from earnorm import BaseModel, EventBus, StringField, pre_save
 from earnorm.errors import (
+    DatabaseClosed,
+    InvalidSetting,
     InvalidSubject,
     LifecycleEmitted,
     NotAnEvent,
@@ -113,3 +115,16 @@ def test_a_declared_event_has_no_subject_but_itself(db):
     earnorm.emit(ShopOpened(at="nine"))
 
     assert ["shop.opened"] == names(db)
+
+
+@pytest.mark.parametrize("setting", [{"name": ""}, {"name": 5}, {"worker": "yes"}, {"tables": "maybe"}, {"log": None}])
+def test_a_setting_that_means_nothing_is_refused(setting):
+    with pytest.raises(InvalidSetting, match=rf"connect\({next(iter(setting))}="):
+        earnorm.connect("sqlite://", **{"name": "other", **setting})
+
+
+def test_a_closed_database_says_what_was_asked_of_it(db):
+    db.close()
+
+    with pytest.raises(DatabaseClosed, match=r"drain\(\): database 'default' is closed"):
+        db.drain()

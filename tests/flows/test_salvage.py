@@ -7,6 +7,7 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
 from earnorm import BaseModel, IntegerField, StringField, post_save
+from earnorm.errors import TransactionFailed
 from tests.flows.stories import log, names, pairs
 
 # Connections that were cut off make the pool warn.
@@ -221,3 +222,42 @@ def test_a_save_that_is_cancelled_at_its_commit_is_cancelled(db, Seat, monkeypat
     seat.save()
     with db.session() as session:
         assert 1 == session.scalar(text("SELECT count(*) FROM seats"))
+
+
+def test_a_transaction_whose_write_failed_is_used_no_more(db, Seat, taken):
+    """SQLAlchemy spoke of a Session to roll back, which a block of `db.transaction()` has no need of."""
+    with pytest.raises(TransactionFailed, match=r"the end of db.transaction\(\): an earlier write .* \(IntegrityError"):
+        with db.transaction():
+            with pytest.raises(IntegrityError):
+                Seat(place="A1").save()
+            with pytest.raises(TransactionFailed, match=r"Seat.save\(\): an earlier write"):
+                Seat(place="A2").save()
+            with pytest.raises(TransactionFailed, match=r"Seat.find\(\)"):
+                Seat.find()
+            with pytest.raises(TransactionFailed, match=r"db.transaction\(\)"):
+                with db.transaction():
+                    pass
+
+    assert ["A1"] == [seat.place for seat in Seat.find()]
+
+
+def test_a_savepoint_whose_write_failed_leaves_the_rest(db, Seat, taken):
+    with db.transaction():
+        Seat(place="A2").save()
+        with pytest.raises(TransactionFailed):
+            with db.transaction():
+                with pytest.raises(IntegrityError):
+                    Seat(place="A1").save()
+        Seat(place="A3").save()
+
+    assert ["A1", "A2", "A3"] == sorted(seat.place for seat in Seat.find())
+
+
+async def test_a_transaction_whose_write_failed_is_used_no_more_in_coroutines(db, Seat):
+    await Seat(place="A1").asave()
+    with pytest.raises(TransactionFailed):
+        async with db.transaction():
+            with pytest.raises(IntegrityError):
+                await Seat(place="A1").asave()
+            with pytest.raises(TransactionFailed):
+                await Seat(place="A2").asave()

@@ -52,6 +52,7 @@ def connect(
             raise InvalidSetting(
                 "connect", "target", None, "a database URL, here or in the environment's EARNORM_DATABASE_URL"
             )
+    _require_words(name, worker)
     if tables not in ("create", "check", "none"):
         raise InvalidSetting("connect", "tables", tables, "'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
@@ -72,3 +73,10 @@ def connect(
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
+
+
+def _require_words(name: object, worker: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise InvalidSetting("connect", "name", name, "a name, such as 'archive'")
+    if worker not in (None, True, False):
+        raise InvalidSetting("connect", "worker", worker, "True, False, or None for the database's habit")

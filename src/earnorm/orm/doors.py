@@ -18,6 +18,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
+from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
 from earnorm.errors import (
     DeletedSubject,
@@ -59,6 +60,7 @@ def run(door: str, record: Any, work: Work[T]) -> T:
     refuse_in_coroutine(door)
     scope = current_scope()
     if scope is not None:
+        require_sound(scope.session, f"{_name(record)}.{door}()")
         return _within(scope.session, work)
     session = session_of(record)
     if session is not None:
@@ -71,6 +73,7 @@ async def arun(door: str, record: Any, work: Work[T]) -> T:
     """`run`, awaited."""
     scope = current_scope()
     if scope is not None:
+        require_sound(scope.session, f"{_name(record)}.{door}()")
         return await spawn(_within, scope.session, work)
     session = session_of(record)
     if session is not None and async_session(session) is not None:

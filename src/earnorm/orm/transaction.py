@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncSession, async_session
 from sqlalchemy.orm import Session, SessionTransaction
 
-from earnorm.backends.sqlalchemy.salvage import reread, salvage
+from earnorm.backends.sqlalchemy.salvage import require_sound, reread, salvage
 from earnorm.backends.sqlalchemy.scope import Scope, current_scope, enter_scope, leave_scope
-from earnorm.errors import TransactionError
+from earnorm.errors import SavepointInPreHook, TransactionFailed, TransactionOpenAlready
 from earnorm.portal import can_await, refuse_in_coroutine, spawn
 
 if TYPE_CHECKING:
@@ -102,14 +102,13 @@ class Transaction:
     def _open(self, new_session: Callable[[], Session]) -> None:
         self._process = os.getpid()
         if self._scope is not None:
-            raise TransactionError("this transaction is open already; call db.transaction() for each block")
+            raise TransactionOpenAlready
         outer = current_scope()
         if outer is not None and outer.database in (None, self._database):
             if outer.session._flushing:
                 # SQLAlchemy cannot flush before this savepoint, and its rollback would take the record being saved.
-                raise TransactionError(
-                    "db.transaction() in a pre hook would be a savepoint amid a save; open it in a post hook"
-                )
+                raise SavepointInPreHook
+            require_sound(outer.session, "db.transaction()")
             self._scope = outer
             self._savepoint = outer.session.begin_nested()
             return
@@ -130,7 +129,7 @@ class Transaction:
         self._scope = self._savepoint = None
         if savepoint is not None:
             scope.require_owner()
-            savepoint.rollback() if failed else savepoint.commit()
+            _end(savepoint, failed=failed)
             if failed and can_await():
                 reread(scope.session)
             return
@@ -142,6 +141,7 @@ class Transaction:
                 leave_scope(scope, self._previous)
                 session.rollback()
             else:
+                require_sound(session, "the end of db.transaction()")
                 session.flush()
                 leave_scope(scope, self._previous)
                 _commit(session)
@@ -149,6 +149,18 @@ class Transaction:
             leave_scope(scope, self._previous)
             session.close()
             self._database.opened.discard(self)
+
+
+def _end(savepoint: SessionTransaction, *, failed: bool) -> None:
+    if failed:
+        savepoint.rollback()
+        return
+    try:
+        require_sound(savepoint.session, "the end of db.transaction()")
+    except TransactionFailed:
+        savepoint.rollback()
+        raise
+    savepoint.commit()
 
 
 def _commit(session: Session) -> None:

@@ -12,9 +12,12 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.session import SessionTransactionState
 from sqlalchemy.orm.state import InstanceState
 
-__all__ = ["note", "reread", "salvage"]
+from earnorm.errors import TransactionFailed
+
+__all__ = ["note", "require_sound", "reread", "salvage"]
 
 
 @dataclass(slots=True)
@@ -36,6 +39,13 @@ def salvage(session: Session) -> None:
     vars(session)[_IMAGES] = None
     if not event.contains(Session, "after_rollback", _after_rollback):
         event.listen(Session, "after_rollback", _after_rollback)
+
+
+def require_sound(session: Session, what: str) -> None:
+    """Raises TransactionFailed if a flush has failed and rolled back: SQLAlchemy would speak of a Session."""
+    transaction = session._transaction
+    if transaction is not None and transaction._state is SessionTransactionState.DEACTIVE:
+        raise TransactionFailed(what, transaction._rollback_exception)
 
 
 def note(session: Session) -> None:
