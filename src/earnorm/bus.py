@@ -18,7 +18,7 @@ from earnorm.binding import refuse_reserved
 from earnorm.declared import Declared, declaration, payload_of
 from earnorm.dispatch import Caller, Dispatcher, Outbox
 from earnorm.emission import Emit, require_emit
-from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColour
+from earnorm.errors import NotAFunction, NotAnOption, StopPropagation, WrongColour
 from earnorm.event import Event
 from earnorm.flow import Plans
 from earnorm.handle import Handle, MutedHandle, handle_of
@@ -153,7 +153,7 @@ class EventBus:
         self, function: Any, decorator: str, events: Sequence[Any], options: Options, info: ModelInfo | None
     ) -> None:
         if not callable(function):
-            raise HandlerError(f"@{decorator} takes a function, not {function!r}")
+            raise NotAFunction(decorator, function)
         if decorator.endswith("_async") and not is_async(function):
             remedy = f"write `async def`, or use @{decorator.removesuffix('_async')}"
             raise WrongColour(f"@{decorator}", repr(function), remedy)
@@ -245,7 +245,7 @@ class EventBus:
 
     def _make(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:
         if cls is Emit:
-            raise EventError(
+            raise NotAnOption(
                 f"{name}: Emit(...) stands behind the subject, also where there is none: emit(event, None, Emit(...))"
             )
         if self._needs_door(cls):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from earnorm.errors import EventError, PayloadError
+from earnorm.errors import InvalidEventType, NotAnEvent, NotAnOption, PayloadError
 from earnorm.names import validate_name
 
 __all__ = ["Declared", "declaration", "declared_of", "event_type", "payload_of"]
@@ -44,19 +44,18 @@ def event_type(name: str, *, version: int = 1) -> Callable[[type[T]], type[T]]:
     """Declare a dataclass, msgspec Struct or pydantic model as the payload of the event `name`.
 
     Emit an instance of it (`order.emit(OrderPlaced(total=...))`); a handler whose parameter is annotated with the
-    class receives the instance. Raises InvalidName, EventError.
+    class receives the instance. Raises InvalidName, InvalidEventType.
     """
     validate_name(name)
     if type(version) is not int or version < 1:
-        raise EventError(f"event_type({name!r}, version={version!r}): versions are whole numbers from 1")
+        raise InvalidEventType(f"event_type({name!r}, version={version!r})", "versions are whole numbers from 1")
 
     def declare(cls: type[T]) -> type[T]:
         declared = Declared(cls, name, version, _fields(cls))
         known = _by_name.get(name)
         if known is not None and _place(known.cls) != _place(cls):
-            raise EventError(
-                f"{_place(cls)} declares {name!r}, which {_place(known.cls)} does already; choose another name"
-            )
+            why = f"{name!r} is declared by {_place(known.cls)} already; choose another name"
+            raise InvalidEventType(f"@event_type on {_place(cls)}", why)
         _by_name[name] = declared
         setattr(cls, _MARK, declared)
         return cls
@@ -75,10 +74,8 @@ def _fields(cls: type) -> tuple[str, ...]:
         return tuple(cls.__struct_fields__)
     if hasattr(cls, "model_fields"):
         return tuple(cls.model_fields)
-    raise EventError(
-        f"@event_type on {cls.__name__}: expected a dataclass, a msgspec.Struct or a pydantic model; "
-        f"put @event_type above @dataclass"
-    )
+    why = "expected a dataclass, a msgspec.Struct or a pydantic model; put @event_type above @dataclass"
+    raise InvalidEventType(f"@event_type on {cls.__name__}", why)
 
 
 def declared_of(event: object) -> Declared | None:
@@ -98,11 +95,14 @@ def payload_of(event: object) -> Mapping[str, Any]:
 
 
 def declaration(event: object, payload: Mapping[str, Any]) -> Declared:
-    """The declaration of an event object that is emitted, for which no other payload is given. Raises EventError."""
+    """The declaration of an event object that is emitted, for which no other payload is given.
+
+    Raises NotAnEvent, NotAnOption.
+    """
     declared = declared_of(event)
     if declared is None:
-        raise EventError(f"emit takes a name or an object of a class declared with @event_type, not {event!r}")
+        raise NotAnEvent(event)
     if payload:
         keys = ", ".join(sorted(payload))
-        raise EventError(f"{declared.cls.__name__} carries its own payload; put {keys} into its fields")
+        raise NotAnOption(f"{declared.cls.__name__} carries its own payload; put {keys} into its fields")
     return declared

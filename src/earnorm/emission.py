@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from earnorm.durations import LONGEST, Duration, seconds_of
-from earnorm.errors import EventError, InvalidDuration, InvalidEmit
+from earnorm.errors import InvalidDuration, InvalidEmit, NotAnOption
 
 __all__ = ["LONGEST_KEY", "Emit", "IdempotencyKey", "Keys", "require_emit"]
 
@@ -65,10 +65,10 @@ class Emit:
 
 
 def require_emit(options: object) -> Emit:
-    """What stands where options do. Raises EventError."""
+    """What stands where options do. Raises NotAnOption."""
     if isinstance(options, Emit):
         return options
-    raise EventError(f"emit: {options!r} stands where options do, Emit(key=..., delay=...); a payload goes by keyword")
+    raise NotAnOption(f"emit: {options!r} stands where options do, Emit(key=..., delay=...); a payload goes by keyword")
 
 
 def _require_key(key: object) -> None:

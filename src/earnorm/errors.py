@@ -4,7 +4,7 @@ EarnORMError
 ├── ConfigurationError    how the library is set up
 │   ├── AlreadyConnected, NotConnected (BindNotConnected), DatabaseClosed, UnsupportedDatabase
 │   ├── MissingTables, SchemaTooNew, UnknownStep, MigrationWithoutConnection, NotCapturable,
-│   ├── MissingExtra, InvalidDuration, NoOutcomes
+│   ├── MissingExtra, InvalidDuration, NoOutcomes, InvalidSetting
 ├── ModelError            a model that cannot be defined so
 │   ├── ReservedFieldName, SubjectTaken, InvalidField, UnmappedAnnotation
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
@@ -13,16 +13,18 @@ EarnORMError
 │   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
 │   ├── UnsatisfiableArgument, SensitiveArgument
 │   ├── HandlerNameTaken, HandlerNameNeeded, WrongColour, PreHookAfterCommit
-│   ├── NoEvent, NotAMethod, NoTrash
+│   ├── NoEvent, NotAMethod, NoTrash, NotAFunction, RegisteredOtherwise
 │   └── UnknownHandler, HandlerTimedOut
 ├── EventError            an emit that cannot be right
 │   ├── InvalidName, PayloadError, ReservedPayloadKey, MissingPayload
-│   ├── UnsavedSubject, DeletedSubject, ViewEmitted, EventLoopError, InvalidTenant
+│   ├── UnsavedSubject, DeletedSubject, InvalidSubject, ViewEmitted, LifecycleEmitted
+│   ├── EventLoopError, InvalidTenant, NotAnEvent, NotAnOption, InvalidEventType, InvalidReason
 │   ├── InvalidEmit, KeyReused, KeyTaken, DelayedInProcess, EmitRolledBack, UnknownEvent
 ├── RecordError           a record that cannot be written or read so
 │   ├── ValidationFailed, NotFound, UnknownField, InvalidValue, UnreadableValue
 │   ├── SaveInPreHook, StaleRecord, ReadOnlySnapshot
 ├── TransactionError      a call that does not fit the transaction it stands in
+│   ├── TransactionFailed, TransactionOpenAlready, SavepointInPreHook
 │   ├── TransactionNotYours, SyncDoorInCoroutine, AsyncHandlerUnderSync
 │   ├── AutocommitRefused, BulkRefused, DrainInTransaction, OutcomesTooEarly
 │   ├── OverlappingTransactions, UnsupportedInTest
@@ -75,14 +77,19 @@ __all__ = [
     "InvalidBulkPolicy",
     "InvalidDuration",
     "InvalidEmit",
+    "InvalidEventType",
     "InvalidField",
     "InvalidName",
     "InvalidOption",
+    "InvalidReason",
+    "InvalidSetting",
+    "InvalidSubject",
     "InvalidTenant",
     "InvalidValue",
     "KeyReused",
     "KeyTaken",
     "LeaseLost",
+    "LifecycleEmitted",
     "MigrationWithoutConnection",
     "MissingExtra",
     "MissingPayload",
@@ -92,7 +99,10 @@ __all__ = [
     "NoOutcomes",
     "NoPrimaryKey",
     "NoTrash",
+    "NotAFunction",
     "NotAMethod",
+    "NotAnEvent",
+    "NotAnOption",
     "NotAttachable",
     "NotCapturable",
     "NotConnected",
@@ -106,10 +116,12 @@ __all__ = [
     "PreHookAfterCommit",
     "ReadOnlySnapshot",
     "RecordError",
+    "RegisteredOtherwise",
     "ReservedFieldName",
     "ReservedPayloadKey",
     "RetryLater",
     "SaveInPreHook",
+    "SavepointInPreHook",
     "SchemaTooNew",
     "SensitiveArgument",
     "StaleRecord",
@@ -119,7 +131,9 @@ __all__ = [
     "SubjectTaken",
     "SyncDoorInCoroutine",
     "TransactionError",
+    "TransactionFailed",
     "TransactionNotYours",
+    "TransactionOpenAlready",
     "UnknownEvent",
     "UnknownField",
     "UnknownHandler",
@@ -156,6 +170,11 @@ def _shown(value: object) -> str:
     except Exception:  # noqa: BLE001  a repr is code of the user
         return f"<{type(value).__name__}>"
     return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else ""
 
 
 def _counted(value: Sized) -> str:
@@ -295,6 +314,16 @@ class InvalidDuration(ConfigurationError, ValueError):
             f"{value!r} is no duration: give a number of seconds, a timedelta, or a text such as "
             f'"90s", "5m", "1h30m" or "2d", between 0 and ten years'
         )
+        self.value = value
+
+
+class InvalidSetting(ConfigurationError):
+    """A call that sets the library up was given an argument that cannot be meant so."""
+
+    def __init__(self, call: str, argument: str, value: object, expected: str) -> None:
+        super().__init__(f"{call}({argument}={_shown(value)}): expected {expected}")
+        self.call = call
+        self.argument = argument
         self.value = value
 
 
@@ -527,6 +556,26 @@ class NotAMethod(HandlerError):
         self.function = function
 
 
+class NotAFunction(HandlerError):
+    """A decorator was put on something that cannot be called with an event."""
+
+    def __init__(self, decorator: str, given: object, remedy: str = "") -> None:
+        super().__init__(f"@{decorator} takes a function, not {_shown(given)}{remedy}")
+        self.decorator = decorator
+        self.given = given
+
+
+class RegisteredOtherwise(HandlerError):
+    """One function was registered twice under one name with different options."""
+
+    def __init__(self, name: str, first: object, second: object) -> None:
+        super().__init__(
+            f"{name} is registered twice with different options: {first} and {second}; "
+            f"give the second registration a name of its own with name=..."
+        )
+        self.name = name
+
+
 class NoTrash(HandlerError):
     """A hook about the trash on a model that has none, where it would never run."""
 
@@ -540,7 +589,7 @@ class NoTrash(HandlerError):
 
 
 class WrongColour(HandlerError):
-    """A plain function where a coroutine function is needed, or the other way round."""
+    """A plain function where a coroutine function is needed, or the other way round; or one that yields."""
 
     def __init__(self, decorator: str, handler: str, remedy: str) -> None:
         super().__init__(f"{decorator} on {handler}: {remedy}")
@@ -644,21 +693,79 @@ class MissingPayload(EventError):
 
 
 class UnsavedSubject(EventError):
-    """`emit` on a record that has never been saved, so that nobody could load it later."""
+    """`emit`, `delete` or `refresh` of a record that has never been saved."""
 
     def __init__(self, event: str, subject: str) -> None:
-        super().__init__(f"{event}: {subject} is not saved yet; save() it first, then emit")
+        super().__init__(f"{event}: {subject} is not saved yet; save() it first")
         self.event = event
         self.subject = subject
 
 
 class DeletedSubject(EventError):
-    """`emit` on a record that is deleted."""
+    """`emit`, `save`, `delete` or `refresh` of a record that is deleted."""
 
     def __init__(self, event: str, subject: str) -> None:
-        super().__init__(f"{event}: {subject} is deleted; do it before delete(), or in pre_delete")
+        super().__init__(f"{event}: {subject} is deleted; do it before delete() or in pre_delete, or make a new record")
         self.event = event
         self.subject = subject
+
+
+class InvalidSubject(EventError):
+    """With a database connected, `emit` was given a subject that no handler after the commit could be handed."""
+
+    def __init__(self, event: str, subject: object) -> None:
+        super().__init__(
+            f"{event}: the subject {_shown(subject)} is {type(subject).__name__} and no record of a model, so the log "
+            f"could not keep it; give data by name instead: emit({event!r}, key=...)"
+        )
+        self.event = event
+        self.subject = subject
+
+
+class LifecycleEmitted(EventError):
+    """An event that only a write of a record may tell was emitted by hand."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__(f"{event} is raised by save() and delete() alone; emit an event of another name")
+        self.event = event
+
+
+class NotAnEvent(EventError):
+    """`emit` was given something that is neither a name nor a declared event."""
+
+    def __init__(self, given: object) -> None:
+        super().__init__(
+            f"emit takes a name or an object of a class declared with @event_type, not {_shown(given)}; "
+            f"write emit('user.login'), or declare its class"
+        )
+        self.given = given
+
+
+class NotAnOption(EventError):
+    """What `emit` was given does not belong at its place: a payload before the names, or options that are none."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class InvalidEventType(EventError):
+    """`@event_type` declares a class, a name or a version that cannot be."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what = what
+        self.why = why
+
+
+class InvalidReason(EventError):
+    """`muted` was given no reason."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(
+            f"muted(reason={_shown(reason)}): say why in words, for whoever wonders later where the events went"
+        )
+        self.reason = reason
 
 
 class ViewEmitted(EventError):
@@ -882,6 +989,33 @@ class TransactionNotYours(TransactionError):
         )
         self.opened_by = opened_by
         self.used_by = used_by
+
+
+class TransactionFailed(TransactionError):
+    """A transaction was used on after one of its writes had failed, which has rolled all of it back."""
+
+    def __init__(self, what: str, reason: BaseException | None) -> None:
+        why = "" if reason is None else f" ({type(reason).__name__}: {_first_line(reason)})"
+        super().__init__(
+            f"{what}: an earlier write of this transaction failed{why}, and all of it is rolled back; let that error "
+            f"leave the block, or put what may fail into a `with db.transaction()` of its own, which is a savepoint"
+        )
+        self.what = what
+        self.reason = reason
+
+
+class TransactionOpenAlready(TransactionError):
+    """One `db.transaction()` was entered twice."""
+
+    def __init__(self) -> None:
+        super().__init__("this transaction is open already; call db.transaction() for each block")
+
+
+class SavepointInPreHook(TransactionError):
+    """A transaction was opened in a pre hook, amid the save that the hook belongs to."""
+
+    def __init__(self) -> None:
+        super().__init__("db.transaction() in a pre hook would be a savepoint amid a save; open it in a post hook")
 
 
 class SyncDoorInCoroutine(TransactionError):

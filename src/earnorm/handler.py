@@ -22,6 +22,7 @@ from earnorm.errors import (
     OptionWithoutMeaning,
     PreHookAfterCommit,
     UnknownOption,
+    WrongColour,
 )
 from earnorm.names import real_module
 from earnorm.store import Since
@@ -29,6 +30,7 @@ from earnorm.store import Since
 __all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "make_handler"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+_YIELDS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 DeliveryMode = Literal["transaction", "after_commit", "durable"]
 
 
@@ -239,6 +241,7 @@ def make_handler(
     function: Callable[..., Any], decorator: str, phase: Phase, options: Options, *, model: type | None = None
 ) -> Handler:
     """Build a handler; raises OptionWithoutMeaning or PreHookAfterCommit if an option does not fit its phase."""
+    _refuse_generator(function, decorator)
     chosen = _choose_phase(function, decorator, phase, options)
     return Handler(
         function=weakref.WeakMethod(function) if isinstance(function, MethodType) else function,
@@ -284,6 +287,16 @@ def is_async(function: Callable[..., Any]) -> bool:
     if isinstance(inner, FunctionType):
         return inspect.iscoroutinefunction(inner)
     return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004  asks for the colour of the call, not for callability
+
+
+def _refuse_generator(function: Callable[..., Any], decorator: str) -> None:
+    """Calling one only makes a generator, whose code nobody would run."""
+    inner = _unwrapped(function)
+    call = inner if isinstance(inner, FunctionType) else getattr(inner, "__call__", None)  # noqa: B004  as above
+    code = getattr(_unwrapped(call), "__code__", None)
+    if code is not None and code.co_flags & _YIELDS:
+        remedy = "it yields, so that its code would never run; let it do its work and return"
+        raise WrongColour(f"@{decorator}", _identity(function), remedy)
 
 
 def _unwrapped(function: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
-from earnorm.errors import HandlerError, NoEvent, NotAMethod, NoTrash, WrongColour
+from earnorm.errors import NoEvent, NotAFunction, NotAMethod, NoTrash, WrongColour
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler
 from earnorm.names import Pattern
 from earnorm.occurrence import Kind
@@ -91,9 +91,7 @@ def _hook(decorator: str, phase: Phase, doc: str) -> HookDecorator:
 
 def _require_colour(decorator: str, function: Any, *, wants_async: bool) -> None:
     if not callable(function):
-        raise HandlerError(
-            f"@{decorator} takes a function, not {function!r}; options go by name: @{decorator}(priority=1)"
-        )
+        raise NotAFunction(decorator, function, f"; options go by name: @{decorator}(priority=1)")
     if wants_async == is_async(function):
         return
     plain = decorator.removesuffix("_async")

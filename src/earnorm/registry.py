@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from earnorm.binding import RESERVED, Binding, Source, bind
-from earnorm.errors import HandlerError, HandlerNameTaken, OrderCycle, SensitiveArgument, UnsatisfiableArgument
+from earnorm.errors import HandlerNameTaken, OrderCycle, RegisteredOtherwise, SensitiveArgument, UnsatisfiableArgument
 from earnorm.event import Changes
 from earnorm.handler import Handler, Phase, describe
 from earnorm.names import Pattern, Trie, canonical_view, field_view, qualify, validate_name
@@ -333,10 +333,7 @@ def _require_same(known: Handler | None, handler: Handler) -> Handler | None:
     if first is not second and not same_place:
         raise HandlerNameTaken(handler.name, known.source, handler.source)
     if first is second and known.options != handler.options:
-        raise HandlerError(
-            f"{handler.name} is registered twice with different options: {known.options} and {handler.options}; "
-            f"give the second registration a name of its own with name=..."
-        )
+        raise RegisteredOtherwise(handler.name, known.options, handler.options)
     return known
 
 

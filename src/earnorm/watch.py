@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from earnorm import telemetry
-from earnorm.errors import EventError
+from earnorm.errors import InvalidReason
 from earnorm.event import Event
 from earnorm.names import Patterns
 from earnorm.occurrence import Occurrence
@@ -51,9 +51,9 @@ class Watch:
             self._changed()
 
     @contextmanager
-    def muted(self, patterns: Sequence[str], reason: str) -> Iterator[None]:
-        if not reason or reason.isspace():
-            raise EventError(f"muted(reason={reason!r}): say why, for whoever wonders later where the events went")
+    def muted(self, patterns: Sequence[str], reason: object) -> Iterator[None]:
+        if not isinstance(reason, str) or not reason.strip():
+            raise InvalidReason(reason)
         token = _mutings.set((*_mutings.get(), _Muting(self, Patterns.parse(patterns), reason)))
         self._mutings += 1
         self._changed()

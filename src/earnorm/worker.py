@@ -17,7 +17,7 @@ from earnorm.bus import EventBus
 from earnorm.clock import Clock, Signal, SystemClock
 from earnorm.counts import Counts
 from earnorm.errands import Errands
-from earnorm.errors import ConfigurationError, ConnectionLost, LeaseLost
+from earnorm.errors import ConnectionLost, InvalidSetting, LeaseLost
 from earnorm.lanes import Lanes
 from earnorm.pace import Pace
 from earnorm.portal import LoopThread, loop_thread
@@ -77,7 +77,7 @@ class Worker:
         stages: Stages | None = None,
     ) -> None:
         if isinstance(groups, str):
-            raise ConfigurationError(f"groups={groups!r}: expected a list of groups; write groups=[{groups!r}]")
+            raise InvalidSetting("connect", "groups", groups, f"a list of groups; write groups=[{groups!r}]")
         self._store = store
         self._intake = intake
         self._trimming = trimming

@@ -37,6 +37,7 @@ ON_EACH = {
     "test_outcomes",
     "test_ownership",
     "test_phases",
+    "test_salvage",
     "test_several_databases",
     "test_tenants",
     "test_subscriptions",

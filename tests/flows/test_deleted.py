@@ -3,8 +3,8 @@
 import pytest
 
 from earnorm import BaseModel, StringField, event_handler, post_commit, post_delete, post_delete_async, pre_delete
-from earnorm.errors import ReadOnlySnapshot
-from tests.flows.stories import log
+from earnorm.errors import DeletedSubject, NotFound, ReadOnlySnapshot, StaleRecord
+from tests.flows.stories import log, names
 
 seen = []
 
@@ -191,3 +191,25 @@ def test_a_deletion_that_was_rolled_back_leaves_a_record_that_works(db):
     note.text = "two"
     note.save()
     assert ["note.created", "note.updated"] == [event.name for event in log(db)]
+
+
+def test_what_somebody_else_has_deleted_is_not_deleted_again(db):
+    """SQLAlchemy only warned, and a second `deleted` of the record stood in the log."""
+    Note = make()
+    note = Note(text="one").save()
+    Note.get(note.id).delete()
+
+    with pytest.raises(StaleRecord, match="deleted by somebody else"):
+        note.delete()
+    with pytest.raises(NotFound, match=f"the primary key {note.id!r}".replace("(", "[(]").replace(")", "[)]")):
+        note.refresh()
+
+    assert ["note.created", "note.deleted"] == names(db)
+
+
+def test_a_deleted_record_is_not_refreshed(db):
+    note = make()(text="one").save()
+    note.delete()
+
+    with pytest.raises(DeletedSubject, match="refresh: <Note"):
+        note.refresh()

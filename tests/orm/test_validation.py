@@ -6,6 +6,7 @@ import time as clock
 import traceback
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import reduce
 from uuid import uuid4
 
 import pytest
@@ -111,6 +112,10 @@ def faults_of(record, names=None):
 # --- types ------------------------------------------------------------------------------------
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
+NAN = float("nan")
+DEEP = reduce(lambda inner, _: [inner], range(500), [])
+CIRCLE = {}
+CIRCLE["itself"] = [CIRCLE]
 
 GOOD = [
     (StringField(), "x"),
@@ -140,12 +145,29 @@ GOOD = [
     (TimeField(), time(12)),
     (IntervalField(), timedelta(days=1)),
     (UUIDField(), uuid4()),
-    (JSONField(), {"a": [1]}),
+    (JSONField(), {"a": [1, 2.5, None, True, "é"], "b": (1, {})}),
+    (JSONField(), 2**63 - 1),
+    (JSONField(), [2**80]),
     (EnumField(Status), Status.OPEN),
     (BytesField(max_length=2), b"ab"),
 ]
 
 BAD = [
+    (JSONField(), {"a": [{1}]}, "json", "field = {'a': [{1}]} at ['a'][0] is set, which is no JSON; write a list"),
+    (JSONField(), NOW, "json", None),
+    (JSONField(), {1: "a"}, "json", "field = {1: 'a'} has the key 1, and keys of JSON are text; write str(1)"),
+    (JSONField(), [NAN], "json", "field = [nan] at [0] holds a number that is not finite, for which JSON has no word"),
+    (
+        JSONField(),
+        {"a": "\0"},
+        "json",
+        "field = {'a': '\\x00'} at ['a'] contains a NUL character, which PostgreSQL refuses",
+    ),
+    (JSONField(), {"\ud800": 1}, "json", None),
+    (JSONField(), 2**63, "json", None),
+    (JSONField(), DEEP, "json", None),
+    (JSONField(), CIRCLE, "json", None),
+    (JSONField(sensitive=True), {"key": {1}}, "json", "field is no JSON"),
     (StringField(), 3, "type", "field = 3 is int, not str"),
     (StringField(), b"x", "type", "field = b'x' is bytes, not str"),
     (StringField(), "a\0", "text", "field = 'a\\x00' contains a NUL character, which PostgreSQL refuses"),

@@ -16,8 +16,8 @@ from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.bus import default_bus
 from earnorm.errors import (
     AttachedOtherwise,
-    ConfigurationError,
     InvalidField,
+    InvalidSetting,
     NoPrimaryKey,
     NotAttachable,
     SubjectTaken,
@@ -64,7 +64,7 @@ def attach(target: Target, *, log: Kept = "subscribed", trash: str | None = None
     Raises NotAttachable, UnmappedModel, SubjectTaken, AttachedOtherwise, and what is wrong with a hook.
     """
     if log not in ("all", "subscribed"):
-        raise ConfigurationError(f"attach(log={log!r}): expected 'all' or 'subscribed'")
+        raise InvalidSetting("attach", "log", log, "'all' or 'subscribed'")
     found = list(_mappers_of(target))
     attachment = _Attachment(log, trash)
     known = _attachments.get(target)

@@ -9,7 +9,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from earnorm.durations import Duration
-from earnorm.errors import AlreadyConnected, ConfigurationError
+from earnorm.errors import AlreadyConnected, InvalidSetting
 from earnorm.orm.connected import BY_NAME
 from earnorm.orm.database import Database
 from earnorm.orm.engines import Schemas
@@ -49,11 +49,14 @@ def connect(
     if target is None:
         target = os.environ.get("EARNORM_DATABASE_URL")
         if not target:
-            raise ConfigurationError("connect() was given no URL and EARNORM_DATABASE_URL is not set; pass one of them")
+            raise InvalidSetting(
+                "connect", "target", None, "a database URL, here or in the environment's EARNORM_DATABASE_URL"
+            )
+    _require_words(name, worker)
     if tables not in ("create", "check", "none"):
-        raise ConfigurationError(f"connect(tables={tables!r}): expected 'create', 'check' or 'none'")
+        raise InvalidSetting("connect", "tables", tables, "'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
-        raise ConfigurationError(f"connect(log={log!r}): expected 'all' or 'subscribed'")
+        raise InvalidSetting("connect", "log", log, "'all' or 'subscribed'")
     if name in BY_NAME:
         raise AlreadyConnected(name)
     database = Database(
@@ -70,3 +73,10 @@ def connect(
     BY_NAME[name] = database
     database.bus.forget_plans()
     return database
+
+
+def _require_words(name: object, worker: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise InvalidSetting("connect", "name", name, "a name, such as 'archive'")
+    if worker not in (None, True, False):
+        raise InvalidSetting("connect", "worker", worker, "True, False, or None for the database's habit")

@@ -310,10 +310,10 @@ class Database:
         return self.log.waiter.of(event)
 
     def _refuse_inside(self, door: str) -> None:
+        self._require_open(f"{door}()")
         if current_scope() is not None:
             raise DrainInTransaction("a transaction", door)
-        now = running()
-        if now is not None:
+        if (now := running()) is not None:
             raise DrainInTransaction(f"the handler {now.handler}", door)
 
     # --- opening and closing -----------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import inspect
+from sqlalchemy import inspect, literal, select
 from sqlalchemy.ext.asyncio import async_session
 from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
@@ -18,6 +18,7 @@ from sqlalchemy.orm.state import InstanceState
 from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
+from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
 from earnorm.errors import (
     DeletedSubject,
@@ -59,6 +60,7 @@ def run(door: str, record: Any, work: Work[T]) -> T:
     refuse_in_coroutine(door)
     scope = current_scope()
     if scope is not None:
+        require_sound(scope.session, f"{_name(record)}.{door}()")
         return _within(scope.session, work)
     session = session_of(record)
     if session is not None:
@@ -71,6 +73,7 @@ async def arun(door: str, record: Any, work: Work[T]) -> T:
     """`run`, awaited."""
     scope = current_scope()
     if scope is not None:
+        require_sound(scope.session, f"{_name(record)}.{door}()")
         return await spawn(_within, scope.session, work)
     session = session_of(record)
     if session is not None and async_session(session) is not None:
@@ -169,8 +172,22 @@ def _delete(session: Session, record: Any) -> None:
         session.expunge(record)
         return
     adopt(session, record)
+    _require_row(session, record)
     session.delete(record)
     _flush(session, record)
+
+
+def _require_row(session: Session, record: Any) -> None:
+    """Hold the row that is to be deleted. Of one that is gone SQLAlchemy only warns, and it would be told twice."""
+    mapper = inspect(record).mapper
+    if mapper.version_id_col is not None:
+        return
+    where = [c == part for c, part in zip(mapper.primary_key, inspect(record).identity, strict=True)]
+    row = select(literal(1)).where(*where).with_for_update()
+    with session.no_autoflush:
+        found = session.execute(row, bind_arguments={"mapper": mapper}).first()
+    if found is None:
+        raise StaleRecord(repr(record))
 
 
 def _move(session: Session, record: Any, door: str, at: datetime | None) -> None:
@@ -193,6 +210,7 @@ def _move(session: Session, record: Any, door: str, at: datetime | None) -> None
 
 
 def _refresh(session: Session, record: Any) -> None:
+    _refuse_gone(record, "refresh")
     state = inspect(record)
     if state.transient or state.pending:
         raise UnsavedSubject("refresh", repr(record))
@@ -201,7 +219,8 @@ def _refresh(session: Session, record: Any) -> None:
         adopt(session, record)
         found = session.get(type(record), state.identity, populate_existing=True)
     if found is None:
-        raise NotFound(type(record).__name__, state.identity)
+        key = state.identity
+        raise NotFound(type(record).__name__, key[0] if key is not None and len(key) == 1 else key)
 
 
 def adopt(session: Session, record: Any) -> None:

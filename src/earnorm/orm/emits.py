@@ -23,7 +23,15 @@ from earnorm.bus import EventBus
 from earnorm.dispatch import tell_emitted
 from earnorm.emission import Emit, IdempotencyKey
 from earnorm.envelope import encode_payload, fingerprint
-from earnorm.errors import DeletedSubject, EventError, NotConnected, ReservedPayloadKey, UnsavedSubject, ViewEmitted
+from earnorm.errors import (
+    DeletedSubject,
+    InvalidSubject,
+    LifecycleEmitted,
+    NotConnected,
+    ReservedPayloadKey,
+    UnsavedSubject,
+    ViewEmitted,
+)
 from earnorm.event import running
 from earnorm.handle import Emission, Handle, MutedHandle, RepeatedHandle, handle_of
 from earnorm.handler import Phase
@@ -33,6 +41,7 @@ from earnorm.orm.doors import arun, run, session_of
 from earnorm.orm.loading import is_snapshot
 from earnorm.orm.log import DatabaseLog
 from earnorm.portal import refuse_in_coroutine, spawn
+from earnorm.registry import ModelInfo
 from earnorm.settling import Settling, settling_here
 from earnorm.store import Transaction
 
@@ -97,17 +106,34 @@ class _Emit(msgspec.Struct, frozen=True):
             old_or_new = key[:4] in ("old_", "new_") and info is not None and key[4:] in info.fields
             if key in RESERVED or old_or_new:
                 raise ReservedPayloadKey(key, self.name)
+        self._refuse_name(info)
+        if is_snapshot(self.subject):
+            raise DeletedSubject(self.name, repr(self.subject))
         if info is None:
+            if self.connected and self.subject is not None and self.subject is not self.declared:
+                raise InvalidSubject(self.name, self.subject)
             return
-        if (field := info.view_of(self.name)) is not None:
-            raise ViewEmitted(self.name, field)
-        if info.is_lifecycle(self.name):
-            raise EventError(f"{self.name} is raised by save() and delete() alone; emit an event of another name")
         state = inspect(self.subject)
-        if is_snapshot(self.subject) or state.deleted or state.was_deleted:
+        if state.deleted or state.was_deleted:
             raise DeletedSubject(self.name, repr(self.subject))
         if state.transient or state.pending:
             raise UnsavedSubject(self.name, repr(self.subject))
+
+    def _refuse_name(self, about: ModelInfo | None) -> None:
+        """What a write of a record tells, nobody else may: of the subject's model, and of the one in the name."""
+        for info in (about, self._model_named()):
+            if info is None:
+                continue
+            if (field := info.view_of(self.name)) is not None:
+                raise ViewEmitted(self.name, field)
+            if info.is_lifecycle(self.name):
+                raise LifecycleEmitted(self.name)
+
+    def _model_named(self) -> ModelInfo | None:
+        models, subject = self.bus.registry.models, self.name
+        while (subject := subject.rpartition(".")[0]) and subject not in models:
+            pass
+        return models.get(subject)
 
     def occurrence(self) -> Occurrence:
         subject, payload = self.subject, self.payload

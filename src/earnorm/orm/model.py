@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from sqlalchemy import ColumnElement, MetaData, inspect, select
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, StatementError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, Session
 from sqlalchemy.orm.attributes import instance_state
 
@@ -21,6 +21,7 @@ from earnorm.errors import (
     NotFound,
     ReservedFieldName,
     SubjectTaken,
+    TransactionFailed,
     UnknownField,
     UnmappedAnnotation,
 )
@@ -234,6 +235,8 @@ def _read(cls: type[BaseModel], door: str, value: object, columns: Iterable[Any]
     """Do `work`; say what those columns take, where SQLAlchemy tells of the code that stumbled over a value."""
     try:
         return database_here(f"{cls.__name__}.{door}()").read(work)
+    except PendingRollbackError as error:
+        raise TransactionFailed(f"{cls.__name__}.{door}()", None) from error
     except StatementError as error:
         if isinstance(error, DBAPIError) or error.orig is None:
             raise

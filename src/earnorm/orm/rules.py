@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from earnorm.orm.json_rule import what_is_no_json
 from earnorm.orm.spec import FieldSpec
 from earnorm.orm.types import aware
 
@@ -42,7 +43,8 @@ def built_in_rules(spec: FieldSpec) -> tuple[Rule, ...]:
 
 
 def _built_in_rules(spec: FieldSpec) -> Iterator[Rule]:
-    yield _TYPE_RULES.get(spec.kind) or _instance_of(spec.python_type)
+    rules = _SENSITIVE_TYPE_RULES if spec.sensitive and spec.kind in _SENSITIVE_TYPE_RULES else _TYPE_RULES
+    yield rules.get(spec.kind) or _instance_of(spec.python_type)
     if spec.min is not None or spec.max is not None:
         yield _between(spec.min, spec.max, _aware if spec.python_type is datetime else None)
     if spec.min_length is not None or spec.max_length is not None:
@@ -71,8 +73,14 @@ def _instance_of(python_type: type[Any]) -> Rule:
     return rule
 
 
-def _anything(_value: Any) -> None:
-    """JSON is looked at where it is encoded, with the path of what does not fit."""
+def _json(value: Any) -> Broken | None:
+    why = what_is_no_json(value)
+    return None if why is None else Broken("json", why)
+
+
+def _sensitive_json(value: Any) -> Broken | None:
+    # Where the fault lies would be told by keys of the secret.
+    return None if what_is_no_json(value) is None else Broken("json", " is no JSON")
 
 
 def _text(value: Any) -> Broken | None:
@@ -187,8 +195,9 @@ _TYPE_RULES: dict[str, Rule] = {
     "DateTimeField": _datetime,
     "TimeField": _time,
     "IntervalField": _interval,
-    "JSONField": _anything,
+    "JSONField": _json,
 }
+_SENSITIVE_TYPE_RULES: dict[str, Rule] = {"JSONField": _sensitive_json}
 
 
 # --- what options say -----------------------------------------------------------------------

@@ -33,7 +33,6 @@ _TYPES: dict[str, str] = {
     "DateField": "v.__class__ is date",
     "DateTimeField": "v.__class__ is datetime and 1 < v.year < 9999",
     "UUIDField": "v.__class__ is UUID",
-    "JSONField": "v is not None",
 }
 
 

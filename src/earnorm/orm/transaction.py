@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from sqlalchemy.ext.asyncio import AsyncSession, async_session
 from sqlalchemy.orm import Session, SessionTransaction
 
+from earnorm.backends.sqlalchemy.salvage import require_sound, reread, salvage
 from earnorm.backends.sqlalchemy.scope import Scope, current_scope, enter_scope, leave_scope
-from earnorm.errors import TransactionError
-from earnorm.portal import refuse_in_coroutine, spawn
+from earnorm.errors import SavepointInPreHook, TransactionFailed, TransactionOpenAlready
+from earnorm.portal import can_await, refuse_in_coroutine, spawn
 
 if TYPE_CHECKING:
     from earnorm.orm.database import Database
@@ -101,19 +102,19 @@ class Transaction:
     def _open(self, new_session: Callable[[], Session]) -> None:
         self._process = os.getpid()
         if self._scope is not None:
-            raise TransactionError("this transaction is open already; call db.transaction() for each block")
+            raise TransactionOpenAlready
         outer = current_scope()
         if outer is not None and outer.database in (None, self._database):
             if outer.session._flushing:
                 # SQLAlchemy cannot flush before this savepoint, and its rollback would take the record being saved.
-                raise TransactionError(
-                    "db.transaction() in a pre hook would be a savepoint amid a save; open it in a post hook"
-                )
+                raise SavepointInPreHook
+            require_sound(outer.session, "db.transaction()")
             self._scope = outer
             self._savepoint = outer.session.begin_nested()
             return
         session = new_session()
         session.begin()
+        salvage(session)
         self._database.opened.add(self)
         self._scope = Scope(session, self._database)
         self._previous = enter_scope(self._scope)
@@ -128,7 +129,9 @@ class Transaction:
         self._scope = self._savepoint = None
         if savepoint is not None:
             scope.require_owner()
-            savepoint.rollback() if failed else savepoint.commit()
+            _end(savepoint, failed=failed)
+            if failed and can_await():
+                reread(scope.session)
             return
         session = scope.session
         try:
@@ -136,25 +139,34 @@ class Transaction:
             # The scope ends before the transaction: what runs after that opens transactions of its own.
             if failed:
                 leave_scope(scope, self._previous)
-                _let_go_of_unwritten(session)
                 session.rollback()
             else:
+                require_sound(session, "the end of db.transaction()")
                 session.flush()
                 leave_scope(scope, self._previous)
-                session.commit()
+                _commit(session)
         finally:
             leave_scope(scope, self._previous)
             session.close()
             self._database.opened.discard(self)
 
 
-def _let_go_of_unwritten(session: Session) -> None:
-    """Records that this transaction has not written keep their values and unsaved changes through its rollback.
-
-    SQLAlchemy expires them, and without a session they could not be read, mended and saved again.
-    """
-    transaction = session.get_transaction()
-    if transaction is None or not session.is_active:
+def _end(savepoint: SessionTransaction, *, failed: bool) -> None:
+    if failed:
+        savepoint.rollback()
         return
-    written = {*transaction._new, *transaction._dirty, *transaction._deleted, *session._deleted}
-    session._expunge_states([state for state in session.identity_map.all_states() if state not in written])
+    try:
+        require_sound(savepoint.session, "the end of db.transaction()")
+    except TransactionFailed:
+        savepoint.rollback()
+        raise
+    savepoint.commit()
+
+
+def _commit(session: Session) -> None:
+    try:
+        session.commit()
+    except BaseException:
+        # SQLAlchemy would take its records for stored: a COMMIT that is refused is no rollback to it.
+        session.rollback()
+        raise

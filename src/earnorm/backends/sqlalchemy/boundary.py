@@ -168,8 +168,18 @@ def _commit(connection: Connection) -> None:
         try:
             outbox.append(connection, with_commit=True)
         except BaseException:
-            _undo(connection.dialect, connection.connection)
+            if connection.invalidated:
+                _give_up(connection, outbox)
+            else:
+                _undo(connection.dialect, connection.connection)
             raise
+
+
+def _give_up(connection: Connection, outbox: ConnectionOutbox) -> None:
+    """The driver's connection is gone, as after a cancelled await, and its transaction with it."""
+    _committing.pop(outbox.committing, None)
+    _outboxes.pop(connection, None)
+    outbox.give_up()
 
 
 def _rollback(connection: Connection) -> None:

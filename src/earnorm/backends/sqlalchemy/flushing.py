@@ -20,6 +20,7 @@ from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of,
 from earnorm.backends.sqlalchemy.latecomers import after_others
 from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
 from earnorm.backends.sqlalchemy.opening import EXPECTED
+from earnorm.backends.sqlalchemy.salvage import note
 from earnorm.backends.sqlalchemy.scope import _scope
 from earnorm.backends.sqlalchemy.written import Written
 from earnorm.event import _running
@@ -92,6 +93,7 @@ def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
     # Pre hooks may have changed or deleted more.
     if session.identity_map._modified:
         expressions.before_flush(session, context)
+        note(session)
     if session._deleted:
         cascades.before_flush(session, context)
         # What the database takes along is to be told, whoever hears of the record itself.

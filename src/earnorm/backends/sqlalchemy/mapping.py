@@ -14,7 +14,7 @@ from sqlalchemy.orm.state import InstanceState
 from sqlalchemy.sql import ClauseElement
 
 from earnorm.bus import EventBus
-from earnorm.errors import InvalidBulkPolicy
+from earnorm.errors import InvalidBulkPolicy, UnsavedSubject
 from earnorm.event import Change
 from earnorm.registry import BulkPolicy, ModelInfo
 
@@ -175,9 +175,11 @@ def mapping_of_subject(subject: str) -> Mapping | None:
 
 
 def refer(value: object) -> tuple[str, list[Any]] | None:
-    """A model in a payload, by reference: its subject and primary key; None for anything else."""
+    """A model in a payload, by reference: subject and primary key; None for anything else. Raises UnsavedSubject."""
     found = _mappings.get(type(value))
     if found is None:
         return None
-    identity = found.identity(inspect(value))
-    return found.info.subject, list(identity)
+    state: InstanceState[Any] = inspect(value)
+    if state.transient:
+        raise UnsavedSubject("payload", repr(value))
+    return found.info.subject, list(found.identity(state))
