@@ -296,8 +296,8 @@ def _is_any_captured(connection: Connection) -> bool:
 def _blocked_text(pairs: int) -> str:
     return (
         f"WITH asked (subscription, lane) AS (VALUES {', '.join(['(?, ?)'] * pairs)}) SELECT subscription, lane "  # noqa: S608  nothing in it comes from outside
-        f"FROM asked WHERE EXISTS (SELECT 1 FROM {tables.delivery.name} AS d WHERE d.state = 'open' AND d.ordered = 1 "
-        "AND d.subscription = asked.subscription AND d.key = asked.lane)"
+        f"FROM asked WHERE EXISTS (SELECT 1 FROM {tables.delivery.name} AS d INDEXED BY earnorm_delivery_lane "
+        "WHERE d.state = 'open' AND d.ordered = 1 AND d.subscription = asked.subscription AND d.key = asked.lane)"
     )
 
 
