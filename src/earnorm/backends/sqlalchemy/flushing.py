@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 from earnorm.backends.sqlalchemy import hooks
 from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
+from earnorm.backends.sqlalchemy.first_model import once_over, under_way
 from earnorm.backends.sqlalchemy.latecomers import after_others
 from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
 from earnorm.backends.sqlalchemy.opening import EXPECTED
@@ -36,7 +37,23 @@ def listen() -> None:
     with _lock:
         for name, listener in _LISTENERS.items():
             if not event.contains(Session, name, listener):
-                event.listen(Session, name, listener)
+                _listen_to(name, listener)
+
+
+def _listen_to(name: str, listener: Callable[..., None]) -> None:
+    flush = under_way(name)
+    if flush is None:
+        event.listen(Session, name, listener)
+    elif name == "before_flush":
+        after_others(flush[0], partial(_join, *flush))
+    else:
+        once_over(flush[0], listen)
+
+
+def _join(session: Session, context: UOWTransaction) -> None:
+    """The first model came from a listener of this flush; what that may have added of it is heard as well."""
+    listen()
+    _at_length(session, context, {})
 
 
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:  # noqa: C901  see below
