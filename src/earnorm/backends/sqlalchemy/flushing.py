@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks
-from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
+from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, unloaded
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
 from earnorm.backends.sqlalchemy.first_model import once_over, under_way
 from earnorm.backends.sqlalchemy.latecomers import after_others
@@ -106,6 +106,7 @@ def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
     if session.identity_map._modified:
         expressions.before_flush(session, context)
     if session._deleted:
+        unloaded.before_flush(session)
         cascades.before_flush(session, context)
         # What the database takes along is to be told, whoever hears of the record itself.
         context.attributes.pop(SETTLED, None)
