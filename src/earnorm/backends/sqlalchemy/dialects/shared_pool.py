@@ -109,6 +109,9 @@ def _wake(turn: asyncio.Future[None]) -> None:
 class SharedPool(AsyncAdaptedQueuePool):
     """For drivers whose connections belong to no loop."""
 
+    # Its log lines are a pool's, for whoever listens to SQLAlchemy's.
+    __module__ = AsyncAdaptedQueuePool.__module__
+
     _queue_class: type[QueueCommon[Any]] = _SharedQueue
 
     def __init__(self, *args: Any, **options: Any) -> None:
