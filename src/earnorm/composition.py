@@ -93,15 +93,20 @@ def fold(earlier: Occurrence, later: Occurrence, before: Mapping[str, Any] | Non
         case "updated" | "trashed" | "restored", "updated" | "trashed" | "restored":
             return _changed(later, earlier, _joined(earlier.changes, later.changes))
         case "deleted", "created":
-            return _changed(later, earlier, _difference(earlier.payload if before is None else before, later.payload))
+            old = earlier.payload if before is None else before
+            return _changed(later, earlier, _difference(old, later.payload), later.payload)
+        case _, "deleted" if (values := _values(earlier, later)) is not later.payload:
+            return _recast(later, later, "deleted", later.changes, values)
         case _:
             return later
 
 
-def _changed(last: Occurrence, first: Occurrence, changes: Changes) -> Occurrence | None:
+def _changed(
+    last: Occurrence, first: Occurrence, changes: Changes, values: Mapping[str, Any] | None = None
+) -> Occurrence | None:
     """An UPDATE from the first values to the last, if they differ."""
     assert last.info is not None
-    return _recast(last, first, last.info.kind_of(changes), changes) if changes else None
+    return _recast(last, first, last.info.kind_of(changes), changes, values) if changes else None
 
 
 def _joined(first: Changes, second: Changes) -> Changes:
@@ -117,15 +122,24 @@ def _equal(old: Any, new: Any) -> bool:
     return type(old) is type(new) and (old == new) is True
 
 
-def _recast(last: Occurrence, first: Occurrence, kind: Kind, changes: Changes) -> Occurrence:
+def _values(first: Occurrence, last: Occurrence) -> Mapping[str, Any]:
+    """The last values; what was not loaded when they were taken is as it was first."""
+    unloaded = first.payload.keys() - last.payload.keys()
+    return {**last.payload, **{f: first.payload[f] for f in unloaded}} if unloaded else last.payload
+
+
+def _recast(
+    last: Occurrence, first: Occurrence, kind: Kind, changes: Changes, values: Mapping[str, Any] | None = None
+) -> Occurrence:
     """The last values under the identity of the first event."""
     assert last.info is not None
     name = f"{last.info.subject}.{kind}"
-    event = recast(first.event, name, changes, last.subject, last.event)
+    payload = _values(first, last) if values is None else values
+    event = recast(first.event, name, changes, last.subject, last.event, payload=payload)
     return Occurrence(
         name,
         last.subject,
-        last.payload,
+        payload,
         kind=kind,
         changes=changes,
         info=last.info,

@@ -169,10 +169,19 @@ class Occurrence:
         return again
 
 
-def recast(origin: Event, name: str, changes: Changes, subject: Any, last: Event | None = None) -> Event:
+def recast(
+    origin: Event,
+    name: str,
+    changes: Changes,
+    subject: Any,
+    last: Event | None = None,
+    *,
+    payload: Mapping[str, Any] | None = None,
+) -> Event:
     """The event under the identity and cause of `origin`, with the values and time of `last` (default: its own)."""
     last = last or origin
+    payload = last.payload if payload is None else payload
     kept = structs.replace(
         origin.origin, database=last.database, tenant=last.tenant, version=last.version, position=None, attempt=1
     )
-    return Event(name, subject, last.payload, changes, last.key, kept, _id=origin.id, _at=last._at)
+    return Event(name, subject, payload, changes, last.key, kept, _id=origin.id, _at=last._at)

@@ -188,6 +188,22 @@ def test_an_id_that_is_not_there_ends_with_one(shop, url):
     assert "there is no dead letter 4711" in told.stderr
 
 
+@pytest.mark.parametrize("verb", ["show", "retry", "discard"])
+@pytest.mark.usefixtures("shop")
+def test_so_does_a_number_that_no_row_can_have(url, verb):
+    told = run(url, "dead", verb, 2**63)
+
+    assert 1 == told.exit_code
+    assert f"there is no dead letter {2**63}" in told.stderr
+
+
+def test_a_server_that_is_not_there_ends_with_three():
+    told = run("postgresql://127.0.0.1:1/shop", "dead", "list")
+
+    assert 3 == told.exit_code
+    assert "broke" in told.stderr
+
+
 def test_a_database_without_tables_ends_with_one(tmp_path):
     (tmp_path / "empty.db").touch()
 

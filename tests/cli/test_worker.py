@@ -181,6 +181,21 @@ def test_what_outlasts_the_grace_is_given_back_and_was_no_attempt(shop):
     assert "done" == said(again)[0]
 
 
+def test_a_signal_that_comes_twice_in_a_moment_is_one(shop):
+    """As `timeout` sends it, and many a supervisor: to the process, and to its group. The worker ended at once."""
+    process = shop.working()
+    shop.emit("order.placed", number=1, wait=True)
+    assert "begun" == said(process)[0]
+
+    process.terminate()
+    process.terminate()
+    told(process, "stopping")
+    shop.let_go()
+
+    code, out, _ = ended(process)
+    assert (0, ["done 1 1 " + str(process.pid)]) == (code, out)
+
+
 def test_a_second_signal_ends_at_once_with_128_and_its_number(shop):
     process = shop.working()
     shop.emit("order.placed", number=1, wait=True)
@@ -423,9 +438,9 @@ def test_a_second_signal_to_the_parent_ends_all_at_once(one_shop):
 
     parent.terminate()
     told(parent, "stopping 2 worker processes")
-    parent.terminate()
+    parent.send_signal(signal.SIGINT)
 
-    assert 143 == ended(parent)[0]
+    assert 130 == ended(parent)[0]
     assert [] == [pid for pid in pids if is_alive(pid)]
 
 

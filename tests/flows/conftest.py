@@ -36,6 +36,7 @@ ON_EACH = {
     "test_other_listeners",
     "test_outcomes",
     "test_ownership",
+    "test_partly_loaded",
     "test_phases",
     "test_salvage",
     "test_several_databases",

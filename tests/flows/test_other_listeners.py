@@ -1,6 +1,9 @@
 """Listeners of other libraries on the same sessions, before and after ours, that change what is about to be written."""
 
 import gc
+import subprocess
+import sys
+import textwrap
 import weakref
 from contextlib import contextmanager
 
@@ -260,3 +263,68 @@ def test_a_session_whose_flush_another_listener_refused_is_not_kept_alive(db, No
     gc.collect()
 
     assert gone() is None
+
+
+FIRST_MODEL = """
+    import sys
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+    class Base(DeclarativeBase): ...
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    known = []
+
+    @event.listens_for(Session, sys.argv[1])
+    def keep_track(session, *rest):
+        if known:
+            return
+        from earnorm import BaseModel, StringField, post_save, pre_save
+
+        class Note(BaseModel):
+            text = StringField()
+
+            @pre_save
+            def before(self):
+                print("before", self.text)
+
+            @post_save
+            def after(self):
+                print("after", self.text)
+
+        known.append(Note)
+        Note.__table__.create(session.connection())
+        if sys.argv[1] != "after_flush":
+            session.add(Note(text="at once"))
+
+    @event.listens_for(Session, sys.argv[1])
+    def another(*rest): ...
+
+    with Session(engine) as session:
+        session.add(Order())
+        session.commit()
+        session.add(known[0](text="later"))
+        session.commit()
+"""
+
+
+@pytest.mark.parametrize(
+    "name, saved",
+    [
+        ("before_flush", ["at once", "later"]),
+        ("after_flush", ["later"]),
+        ("after_flush_postexec", ["at once", "later"]),
+    ],
+)
+def test_a_listener_may_be_the_first_to_import_a_model(name, saved):
+    """SQLAlchemy said "deque mutated during iteration": ours came into the list that it was going through."""
+    script = textwrap.dedent(FIRST_MODEL)
+    ended = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=False)
+
+    expected = [f"{when} {text}" for text in saved for when in ("before", "after")]
+    assert (expected, "") == (ended.stdout.splitlines(), ended.stderr)

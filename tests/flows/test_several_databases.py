@@ -5,10 +5,11 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from earnorm import BaseModel, StringField, attach, connect, emit, event_handler, on_event, post_create
 from earnorm.errors import BindNotConnected
+from tests import postgresql as postgres
 from tests.flows.stories import names
 
 
@@ -166,6 +167,29 @@ def test_one_of_two_binds_that_is_not_connected_is_refused_before_anything_is_wr
     elsewhere.dispose()
 
     assert [] == [statement for statement in written if statement.startswith("INSERT")]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_a_schema_of_its_own_is_a_database_of_its_own_by_any_driver(driver):
+    """asyncpg is told of a search_path beside the URL: an engine without one was taken for the same database."""
+    pytest.importorskip(driver)
+    two = Two()
+    with postgres.database() as place:
+        engine = create_engine(place)
+        two.Order.__table__.create(engine)
+        schema = place.set(drivername=f"postgresql+{driver}", query={"options": "-csearch_path=tenant"})
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE SCHEMA tenant")
+        with connect(schema, worker=False) as db, Session(engine) as session:
+            two.Order.__table__.create(db.engine)
+            session.add(two.Order())
+            with pytest.raises(BindNotConnected):
+                session.commit()
+            with Session(create_engine(db.engine.url, poolclass=NullPool)) as other:
+                other.add(two.Order())
+                other.commit()
+            assert ["order.created"] == names(db)
+        engine.dispose()
 
 
 def test_a_model_without_a_bind_is_sqlalchemys_own_error(db, two):

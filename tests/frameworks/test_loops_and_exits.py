@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import select
 
 from earnorm import BaseModel, IntegerField, connect, event_handler, event_handler_async
 from earnorm.errors import SyncDoorInCoroutine
@@ -118,6 +119,63 @@ def test_several_loops_at_once_share_a_database(url, Order, heard):
     assert sorted(number for first in (100, 200, 300) for number in range(first, first + 5)) == sorted(
         number for number in heard if number > 0
     )
+
+
+@each_async_driver
+def test_loops_of_several_threads_may_use_a_database_for_the_first_time_at_once(url, Order):
+    """SQLAlchemy's lock around the first connection never woke the loop that waited for it; it hung for ever."""
+    loops = 6
+    meet = threading.Barrier(loops, timeout=30)
+
+    async def place(number):
+        meet.wait()
+        await Order(number=number).asave()
+        # None of the loops has ended while another one still works.
+        await asyncio.to_thread(meet.wait)
+        return len(await Order.afind(number=number))
+
+    db = connect(url, worker=False)
+    with ThreadPoolExecutor(loops) as threads:
+        found = list(threads.map(lambda number: asyncio.run(asyncio.wait_for(place(number), 30)), range(loops)))
+    db.close()
+
+    assert [1] * loops == found
+
+
+def test_threads_may_use_a_database_for_the_first_time_at_once(url, Order):
+    threads, meet = 6, threading.Barrier(6, timeout=30)
+
+    def place(number):
+        meet.wait()
+        Order(number=number).save()
+        return len(Order.find(number=number))
+
+    db = connect(url, worker=False)
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(place, range(threads)))
+    db.close()
+
+    assert [1] * threads == found
+
+
+@each_async_driver
+def test_loops_that_wait_for_a_connection_are_woken_by_each_other(url, Order):
+    """A pool has 15 connections. What one loop gave back woke no other: that slept until its patience was over."""
+    meet = threading.Barrier(2, timeout=30)
+
+    async def read(number):
+        async with db.asession() as session:
+            await session.scalar(select(Order).where(Order.number == number))
+            await asyncio.sleep(0.01)
+
+    async def place(first):
+        meet.wait()
+        async with asyncio.timeout(20):  # a pool's patience is 30 seconds
+            await asyncio.gather(*(read(number) for number in range(first, first + 40)))
+        await asyncio.to_thread(meet.wait)
+
+    with connect(url, worker=False) as db, ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda first: asyncio.run(place(first)), (100, 200)))
 
 
 # --- notebooks ---

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from earnorm.errors import (
     ConfigurationError,
+    ConnectionLost,
     EarnORMError,
     MissingTables,
     SchemaTooNew,
@@ -44,6 +45,8 @@ def clear_errors(what: str) -> Iterator[None]:
     """What fails inside ends the command with one line. `what` names the database, for errors that do not."""
     try:
         yield
+    except ConnectionLost as error:
+        raise NotReached(f"{what}: {error}") from error
     except (MissingTables, SchemaTooNew, StoreError) as error:
         raise NotAsItShouldBe(f"{what}: {error}") from error
     except ConfigurationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Pipe
@@ -12,6 +13,10 @@ from types import FrameType
 from typing import Any
 
 __all__ = ["heard"]
+
+# Seconds within which the same signal is the first one again: `timeout` and many supervisors tell the process, and then
+# its whole group.
+_ECHO = 0.1
 
 
 @contextmanager
@@ -22,15 +27,18 @@ def heard(
 ) -> Iterator[Connection]:
     """A pipe that has something to read after the first of these signals. The second ends the process: 128 + number."""
     reader, writer = Pipe(duplex=False)
-    came = False
+    came: tuple[int, float] | None = None
 
     def hear(number: int, _frame: FrameType | None) -> None:
         nonlocal came
-        if came:
+        now = time.monotonic()
+        if came is not None and came[0] == number and now - came[1] < _ECHO:
+            return
+        if came is not None:
             at_the_second()
             # Nothing is waited for: no handler, no thread, no exit hook. The store sees a process that died.
             os._exit(128 + number)
-        came = True
+        came = number, now
         writer.send_bytes(b"asked")
 
     before: dict[signal.Signals, Any] = {number: signal.signal(number, hear) for number in numbers}

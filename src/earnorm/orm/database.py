@@ -114,7 +114,7 @@ class Database:
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
-            opening.connect_engine(engine, self.log)
+            opening.connect_engine(engine, self.log, self._engines.sync.url)
             event.listen(engine, "engine_connect", self._on_connection)
 
     @property

@@ -199,6 +199,35 @@ def test_who_waits_is_found_by_leaps_through_the_index(store, engine, request, a
     assert not [line for line in lines if "TEMP B-TREE" in line]
 
 
+def test_who_waits_is_found_without_an_index_made_for_that_look_alone(store, engine):
+    """Between some thousand rows and some ten thousand, SQLite sorted them all anew at each look of a worker."""
+    settle(store, take(store), set_aside=[set_aside(key=f"user:{number}") for number in range(5_000)])
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE")
+        connection.commit()
+    lines = text_plan(engine, store._statements.waiting)
+
+    assert "SEARCH soonest USING INDEX earnorm_delivery_due (subscription=?)" in lines
+    assert not [line for line in lines if "AUTOMATIC" in line or "TEMP B-TREE" in line]
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_what_is_done_with_the_attempts_of_one_delivery_looks_at_no_others(store, engine, request, analysed):
+    """Each delivery that was done at last looked at every attempt in the database."""
+    if analysed:
+        request.getfixturevalue("filled")
+    statements = store._statements
+    plans = [
+        text_plan(engine, statements.attempts, row=1),
+        text_plan(engine, statements.finish_attempts, row=1, by="ada"),
+        text_plan(engine, statements.drop_open_attempts, called="mail"),
+    ]
+
+    assert ["SEARCH earnorm_attempt USING INDEX earnorm_attempt_event (event=? AND subscription=?)"] * 3 == [
+        plan[0] for plan in plans
+    ]
+
+
 def test_what_is_blocked_costs_one_look_a_pair(engine):
     lines = plan(engine, _blocked_text(2), ("a", "b", "c", "d"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import bindparam, delete, exists, literal_column, or_, select
+from sqlalchemy import bindparam, delete, literal_column, or_, select, tuple_
 from sqlalchemy.sql import ColumnElement, Select
 from sqlalchemy.sql.elements import ClauseElement
 
@@ -14,9 +14,13 @@ __all__ = ["AttemptStatements", "is_attempt_at"]
 
 
 def is_attempt_at(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether an attempt is one of a delivery for which all this holds."""
-    mine = attempt.c.event == delivery.c.event, attempt.c.subscription == delivery.c.subscription
-    return exists().where(*mine, *conditions)
+    """Whether an attempt is one of a delivery for which all this holds.
+
+    By IN, which begins at the deliveries: by EXISTS, SQLite looks at every attempt that there is.
+    """
+    return tuple_(attempt.c.event, attempt.c.subscription).in_(
+        select(delivery.c.event, delivery.c.subscription).where(*conditions)
+    )
 
 
 def _attempts() -> Select[tuple[object, ...]]:

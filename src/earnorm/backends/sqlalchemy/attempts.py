@@ -19,6 +19,8 @@ class AttemptVerbs(Verbs):
     __slots__ = ()
 
     def attempts(self, delivery: int) -> list[Attempt]:
+        if delivery >= tables.BEYOND:
+            return []
         return [to_attempt(row) for row in self._statements.attempts(self._connection, row=delivery)]
 
     def _write_attempts(self, attempts: Sequence[Attempt]) -> None:

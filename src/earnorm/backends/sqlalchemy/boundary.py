@@ -45,6 +45,7 @@ class _Outboxes:
 
 _outboxes = _Outboxes()
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
+_urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
@@ -61,9 +62,13 @@ _ready: dict[int, list[ConnectionOutbox]] = {}
 # --- which log -------------------------------------------------------------------------------
 
 
-def connect_engine(engine: Engine, log: Log) -> None:
-    """From now on, what commits on `engine` (and engines of the same URL) is kept in `log`."""
+def connect_engine(engine: Engine, log: Log, url: URL | None = None) -> None:
+    """From now on, what commits on `engine` (and engines of the same URL) is kept in `log`.
+
+    `url` is where it leads if its own does not say it all: asyncpg is told of a search_path beside the URL.
+    """
     _logs[_root(engine)] = log
+    _urls[_root(engine)] = url or engine.url
     watch(engine)
 
 
@@ -98,7 +103,7 @@ def _root(engine: Engine) -> Engine:
 
 
 def _same_database(first: Engine, second: Engine) -> bool:
-    one, two = first.url, second.url
+    one, two = (_urls.get(engine, engine.url) for engine in (first, second))
     if one.get_backend_name() != two.get_backend_name() or not one.database:
         return False
     if one.get_backend_name() == "sqlite" and one.database == ":memory:":

@@ -15,8 +15,9 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks
-from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions
+from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, unloaded
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
+from earnorm.backends.sqlalchemy.first_model import once_over, under_way
 from earnorm.backends.sqlalchemy.latecomers import after_others
 from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
 from earnorm.backends.sqlalchemy.opening import EXPECTED
@@ -39,7 +40,23 @@ def listen() -> None:
     with _lock:
         for name, listener in _LISTENERS.items():
             if not event.contains(Session, name, listener):
-                event.listen(Session, name, listener)
+                _listen_to(name, listener)
+
+
+def _listen_to(name: str, listener: Callable[..., None]) -> None:
+    flush = under_way(name)
+    if flush is None:
+        event.listen(Session, name, listener)
+    elif name == "before_flush":
+        after_others(flush[0], partial(_join, *flush))
+    else:
+        once_over(flush[0], listen)
+
+
+def _join(session: Session, context: UOWTransaction) -> None:
+    """The first model came from a listener of this flush; what that may have added of it is heard as well."""
+    listen()
+    _at_length(session, context, {})
 
 
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:  # noqa: C901  see below
@@ -95,6 +112,7 @@ def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
         expressions.before_flush(session, context)
         note(session)
     if session._deleted:
+        unloaded.before_flush(session)
         cascades.before_flush(session, context)
         # What the database takes along is to be told, whoever hears of the record itself.
         context.attributes.pop(SETTLED, None)

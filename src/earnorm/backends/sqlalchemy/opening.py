@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
@@ -29,10 +29,10 @@ EXPECTED = "_earnorm_expected"
 _lock = threading.Lock()
 
 
-def connect_engine(engine: Engine, log: Log) -> None:
+def connect_engine(engine: Engine, log: Log, url: URL | None = None) -> None:
     """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open."""
     listen()
-    boundary.connect_engine(engine, log)
+    boundary.connect_engine(engine, log, url)
 
 
 def listen() -> None:

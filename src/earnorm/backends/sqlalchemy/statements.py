@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, tuple_, update
+from sqlalchemy import Select, and_, bindparam, delete, literal_column, not_, or_, select, tuple_, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
@@ -15,7 +15,7 @@ from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.attempt_statements import AttemptStatements
 from earnorm.backends.sqlalchemy.lease_statements import SOON_OVER, LeaseStatements
 from earnorm.backends.sqlalchemy.payloads import columns_of
-from earnorm.backends.sqlalchemy.prepared import Prepared, prepared
+from earnorm.backends.sqlalchemy.prepared import Prepared, by_index, prepared
 from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
 from earnorm.fleet import Range
 from earnorm.slots import LAST_SLOT
@@ -97,12 +97,17 @@ def _deliveries() -> Select[Any]:
 def _free(row: Any) -> ColumnElement[bool]:
     """Open, run by nobody, and behind no earlier one. "Blocked" is stored nowhere and so is never out of date."""
     earlier = delivery.alias("earlier")
-    waits = exists().where(
-        tables.is_waited_for(earlier),
-        earlier.c.subscription == row.c.subscription,
-        earlier.c.key == row.c.key,
-        earlier.c.id < row.c.id,
+    before = (
+        select(_ONE)
+        .where(
+            tables.is_waited_for(earlier),
+            earlier.c.subscription == row.c.subscription,
+            earlier.c.key == row.c.key,
+            earlier.c.id < row.c.id,
+        )
+        .with_hint(earlier, *by_index("earnorm_delivery_lane"))
     )
+    waits = before.correlate(row).exists()
     return and_(tables.is_open(row), row.c.worker == _EMPTY, or_(not_(row.c.ordered), ~waits))
 
 
@@ -134,9 +139,14 @@ def _waiting() -> ClauseElement:
         .where(_free(soonest), soonest.c.subscription == names.c.name)
         .order_by(soonest.c.due, soonest.c.id)
         .limit(_ONE)
+        .with_hint(soonest, *by_index("earnorm_delivery_due"))
     )
-    running = exists().where(tables.is_running(apart), apart.c.subscription == names.c.name)
-    return select(names.c.name, due.scalar_subquery(), running).where(names.c.name.is_not(None))
+    running = (
+        select(_ONE)
+        .where(tables.is_running(apart), apart.c.subscription == names.c.name)
+        .with_hint(apart, *by_index("earnorm_delivery_running"))
+    )
+    return select(names.c.name, due.scalar_subquery(), running.exists()).where(names.c.name.is_not(None))
 
 
 def _running() -> ClauseElement:

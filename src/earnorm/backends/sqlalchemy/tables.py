@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import ColumnElement, FromClause
 
 __all__ = [
+    "BEYOND",
     "ENTRY_COLUMNS",
     "SHARED_COLUMNS",
     "alias",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 metadata = MetaData()
+
+# Greater than any number that a row may have.
+BEYOND = 2**63
 
 # SQLite gives out row numbers only for a column declared INTEGER, to the letter.
 _Position = BigInteger().with_variant(Integer, "sqlite")

@@ -12,7 +12,7 @@ from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs
 from earnorm.backends.sqlalchemy.rows import microseconds, parse_id, to_delivery, to_time
 from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
-from earnorm.backends.sqlalchemy.tables import attempt, delivery, is_dead, is_open, log, subscription
+from earnorm.backends.sqlalchemy.tables import BEYOND, attempt, delivery, is_dead, is_open, log, subscription
 from earnorm.delivery import Delivery
 from earnorm.retention import reach_of
 from earnorm.upkeep import Behind, Pruned, Selection, Stall, Tally
@@ -141,6 +141,6 @@ def _conditions(selection: Selection) -> Iterator[list[ColumnElement[bool]]]:
     if selection.ids is None:
         yield fits
         return
-    ids = sorted(set(selection.ids))
+    ids = sorted(number for number in set(selection.ids) if number < BEYOND)
     for start in range(0, len(ids), _VALUES_A_LIST):
         yield [*fits, delivery.c.id.in_(ids[start : start + _VALUES_A_LIST])]

@@ -299,8 +299,9 @@ def _write_mappings(session: Session, shape: Shape, model: Model, values: list[A
     if options["return_defaults"]:
         _bulk_save_mappings(session, shape.mapper, values, **options)
         return methods.inserted_mappings(session, shape, model, [_given(model, v, isstates=isstates) for v in values])
-    # The caller's own are left without the keys, as he expects them; the copies get theirs.
-    copies = [dict(_given(model, value, isstates=isstates)) for value in values]
+    # The caller's own are left without the keys, as he expects them; the copies get theirs. Of an object all that it
+    # has, its discriminator as well: SQLAlchemy sets no other than one whose attribute is called as its column.
+    copies = [dict(value.dict if isstates else value) for value in values]
     asking = {**options, "isstates": False, "return_defaults": True}
     _bulk_save_mappings(session, shape.mapper, copies, **asking)
     return methods.inserted_mappings(session, shape, model, copies)

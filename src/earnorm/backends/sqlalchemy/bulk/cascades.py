@@ -195,6 +195,7 @@ def _as_models(
 
 def run_pre_hooks(session: Session, cascades: Sequence[Cascade]) -> None:
     """Load the records that somebody is handed, and let their pre_delete hooks veto."""
+    _leave_out_repeated(cascades)
     for cascade in cascades:
         pre = _has_pre(cascade.shape, emptied=cascade.emptied)
         if not cascade.emptied and (pre or loads(cascade.shape.known, "deleted")):
@@ -202,6 +203,15 @@ def run_pre_hooks(session: Session, cascades: Sequence[Cascade]) -> None:
         if pre:
             for key, row in cascade.rows.items():
                 run_before(session, row, "deleted", cascade.records.get(key))
+
+
+def _leave_out_repeated(cascades: Sequence[Cascade]) -> None:
+    """A row of joined tables is found by each of them, one with two foreign keys by both."""
+    seen: set[tuple[object, bool, Key]] = set()
+    for cascade in cascades:
+        kind = cascade.shape.mapper.base_mapper, cascade.emptied
+        cascade.rows = {key: row for key, row in cascade.rows.items() if (*kind, key) not in seen}
+        seen.update((*kind, key) for key in cascade.rows)
 
 
 # --- after it --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ARRAY, Column, Connection, Select, Table, any_, literal, select, tuple_
-from sqlalchemy.orm import Mapper, Session, with_polymorphic
+from sqlalchemy.orm import Mapper, Session, undefer, with_polymorphic
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.sql import ColumnElement
 
@@ -141,7 +141,7 @@ class Shape:
             key = [
                 getattr(entity, self.mapper.get_property_by_column(c).key) for c in self.mapper.base_mapper.primary_key
             ]
-            for record in session.scalars(select(entity).where(among(key, keys))).unique():
+            for record in session.scalars(select(entity).options(undefer("*")).where(among(key, keys))).unique():
                 state = instance_state(record)
                 mapping = mapping_of(type(record))
                 if mapping is not None and state.mapper.isa(self.mapper):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
@@ -12,36 +11,24 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from earnorm.backends.sqlalchemy.dialects.shared_pool import SharedPool
+
 __all__ = ["LoopPool"]
 
 _Loop = asyncio.AbstractEventLoop
 
 # Seconds that another thread's loop is given to close its connections.
 _PATIENCE = 5.0
-# And between two looks whether the first connection is open.
-_MOMENT = 0.002
 
 
-class LoopPool(AsyncAdaptedQueuePool):
+class LoopPool(SharedPool):
     """Looks like one pool, of the size that it is given for each loop; a loop that ends takes its own along."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._pools: WeakKeyDictionary[_Loop, tuple[AsyncAdaptedQueuePool, AsyncGenerator[None]]] = WeakKeyDictionary()
-        # SQLAlchemy learns of the server by the very first connection, behind a lock that only one loop can wait for.
-        self._opening = threading.Lock()
-        self._opened = False
 
-    def connect(self) -> PoolProxiedConnection:
-        while not self._opened:
-            if self._opening.acquire(blocking=False):
-                try:
-                    found = self._here().connect()
-                    self._opened = True
-                    return found
-                finally:
-                    self._opening.release()
-            await_only(asyncio.sleep(_MOMENT))
+    def _connect(self) -> PoolProxiedConnection:
         return self._here().connect()
 
     def _here(self) -> AsyncAdaptedQueuePool:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from earnorm.backends.sqlalchemy.dialects.asyncpg_words import for_asyncpg
 from earnorm.backends.sqlalchemy.dialects.loop_pool import LoopPool
+from earnorm.backends.sqlalchemy.dialects.shared_pool import SharedPool
 from earnorm.errors import MissingExtra, UnsupportedDatabase
 
 __all__ = ["postgresql_async_engine", "postgresql_engine", "prepare"]
@@ -44,7 +45,7 @@ def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         return create_async_engine(url, connect_args=connect, **{"poolclass": LoopPool} | options)
     url, connect = _for_psycopg(url)
     connect |= options.pop("connect_args", {})
-    engine = create_async_engine(url, connect_args=connect, **options)
+    engine = create_async_engine(url, connect_args=connect, **{"poolclass": SharedPool} | options)
     _prepare_by(engine.sync_engine, connect)
     return engine
 

@@ -24,6 +24,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import Seen
+from earnorm.backends.sqlalchemy.dialects.shared_pool import SharedPool
 from earnorm.backends.sqlalchemy.rows import shared_row
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
@@ -61,7 +62,9 @@ def sqlite_engine(url: str | URL, **options: Any) -> Engine:
 def sqlite_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     """The same over aiosqlite."""
     url, pragmas = _split(url, "sqlite+aiosqlite")
-    engine = create_async_engine(url, **options)
+    # A database in memory is its one connection.
+    pool = {} if url.database in (None, "", ":memory:") else {"poolclass": SharedPool}
+    engine = create_async_engine(url, **pool | options)
     prepare(engine.sync_engine, pragmas)
     return engine
 
@@ -293,8 +296,8 @@ def _is_any_captured(connection: Connection) -> bool:
 def _blocked_text(pairs: int) -> str:
     return (
         f"WITH asked (subscription, lane) AS (VALUES {', '.join(['(?, ?)'] * pairs)}) SELECT subscription, lane "  # noqa: S608  nothing in it comes from outside
-        f"FROM asked WHERE EXISTS (SELECT 1 FROM {tables.delivery.name} AS d WHERE d.state = 'open' AND d.ordered = 1 "
-        "AND d.subscription = asked.subscription AND d.key = asked.lane)"
+        f"FROM asked WHERE EXISTS (SELECT 1 FROM {tables.delivery.name} AS d INDEXED BY earnorm_delivery_lane "
+        "WHERE d.state = 'open' AND d.ordered = 1 AND d.subscription = asked.subscription AND d.key = asked.lane)"
     )
 
 
