@@ -95,7 +95,7 @@ class Driving:
         """
         places.sent = 0
         batch = places.batch
-        if not places or batch.driving or batch.waiting >= self._concurrency:
+        if not places.is_ready or batch.driving or batch.waiting >= self._concurrency:
             return
         batch.driving += 1
         batch.calm.clear()

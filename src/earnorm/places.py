@@ -87,6 +87,14 @@ class Places:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether one may be gone on with now: not while as many records as may be asked for at a time are loaded.
+
+        Those that have come back are then none of these, and first.
+        """
+        return bool(self._queue) and len(self._loading) < _LOADING
+
     def take(self) -> Place | None:
         """The next one that may be gone on with. Those that have to wait come back."""
         queue, entrance = self._queue, self._entrance
