@@ -477,6 +477,37 @@ class TestLoadingAhead:
 
         assert ["audit", "mail", "mail"] == ran
 
+    def test_nobody_looks_again_and_again_while_as_many_records_as_may_be_are_loaded(self, rig):
+        """Task after task was made for the lanes behind them, and kept the loads from the processor."""
+        begun, go_on = threading.Event(), threading.Event()
+
+        def together(entries):
+            begun.set()
+            go_on.wait(20)
+            return [[entry.key] for entry in entries]
+
+        async def mail(order):
+            pass
+
+        async def turn(times):
+            for _ in range(times):
+                await asyncio.sleep(0)
+
+        rig.records.together = together
+        rig.on(mail)
+        batch = rig.begin(*records(600))
+        assert begun.wait(20)
+        asyncio.run_coroutine_threadsafe(turn(50), rig.loop.loop).result(20)
+        tasks = []
+        create = rig.loop.loop.create_task
+        rig.loop.loop.create_task = lambda *given, **named: tasks.append(1) or create(*given, **named)
+        asyncio.run_coroutine_threadsafe(turn(50), rig.loop.loop).result(20)
+        del rig.loop.loop.create_task
+        go_on.set()
+        until(lambda: batch.finished)
+
+        assert len(tasks) <= 1  # the one that counts
+
     def test_what_is_not_there_is_looked_for_again(self, rig):
         rig.records.gone.add("order:1")
         rig.on(lambda order: None)

@@ -96,7 +96,8 @@ class Batch:
 
     def note(self, lane: int, outcome: Outcome) -> bool:
         """Write an outcome down; whether the lane may go on: behind a delivery that is to be retried, it waits."""
-        self._running.pop(lane, None)
+        if self._running:
+            self._running.pop(lane, None)
         before = self._outcomes[lane]
         self._outcomes[lane] = _DONE if outcome is DONE and not before else (*before, outcome)
         if self.on_note is not None:

@@ -95,7 +95,7 @@ class Driving:
         """
         places.sent = 0
         batch = places.batch
-        if not places or batch.driving or batch.waiting >= self._concurrency:
+        if not places.is_ready or batch.driving or batch.waiting >= self._concurrency:
             return
         batch.driving += 1
         batch.calm.clear()
@@ -121,40 +121,39 @@ class Driving:
         So whatever a handler ties to its task, a timeout or a session, it finds again after it waited, and nobody
         else does.
         """
-        run, since = None, time.perf_counter()
-        try:
-            while (place := places.take()) is not None:
-                run = self._start(places, place)
-                if run is not None:
-                    break
-                if time.perf_counter() - since > _SLICE:
-                    places.batch.tell_ended()
-                    await asyncio.sleep(0)
-                    since = time.perf_counter()
-        finally:
-            places.batch.driving -= 1
-            places.batch.tell_ended()
-        if place is not None and run is not None:
-            await self._finish(places, place, run)
-
-    def _start(self, places: Places, place: Place) -> Run | None:
-        """Perform a delivery up to where it waits: returned if it does."""
         batch = places.batch
         try:
-            if batch.closed:
+            while (waiting := self._follow(places)) is None and places.is_ready:
+                batch.tell_ended()
+                await asyncio.sleep(0)
+        finally:
+            batch.driving -= 1
+            batch.tell_ended()
+        if waiting is not None:
+            await self._finish(places, *waiting)
+
+    def _follow(self, places: Places) -> tuple[Place, Run] | None:
+        """Perform one delivery after the other for a moment, or up to one that waits: returned if one does."""
+        # One function, though it does several things: thousands pass through it while the loop has other tasks.
+        batch, lanes, begin, start = places.batch, places.batch.lanes, self._performer.begin, self._performer.start
+        until = time.perf_counter() + _SLICE
+        while (place := places.take()) is not None:
+            try:
+                if batch.closed:
+                    places.end(place)
+                    continue
+                run = begin(lanes[place.lane][place.start], None if place.share is None else place.share.get())
+                outcome = start(run)
+                if outcome is None:
+                    return place, run
+                places.note(place, outcome)
+                if run.started > until:
+                    break
+            except BaseException as error:
                 places.end(place)
-                return None
-            delivery = batch.lanes[place.lane][place.start]
-            run = self._performer.begin(delivery, None if place.share is None else place.loaded)
-            outcome = self._performer.start(run)
-            if outcome is None:
-                return run
-            places.note(place, outcome)
-        except BaseException as error:
-            places.end(place)
-            if not isinstance(error, Exception):
-                raise
-            _log.exception("a delivery was stopped and will be made again")
+                if not isinstance(error, Exception):
+                    raise
+                _log.exception("a delivery was stopped and will be made again")
         return None
 
     async def _finish(self, places: Places, place: Place, run: Run) -> None:

@@ -182,7 +182,7 @@ class Errand:
     def _timed(self, run: Run, stage: Stage) -> Outcome | None:
         if run.timeout is None:
             return perform_staged(self._runner, run, stage)
-        if run.handler.is_async:
+        if run.way.handler.is_async:
             run.on_given_up = self._give_up
             return perform_staged(self._runner, run, stage)
         assert self._timers is not None

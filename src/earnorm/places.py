@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import structs
 
 from earnorm.batch import Batch
 from earnorm.delivery import Delivery, Outcome
@@ -21,7 +24,7 @@ _AGAIN = 2
 _LOADING = 200
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True):
     """A lane, and which of its deliveries is next. `gate` is the one it is inside of, `share` that of its record.
 
     `again` is how often that was loaded anew.
@@ -87,6 +90,14 @@ class Places:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether one may be gone on with now: not while as many records as may be asked for at a time are loaded.
+
+        Those that have come back are then none of these, and first.
+        """
+        return bool(self._queue) and len(self._loading) < _LOADING
+
     def take(self) -> Place | None:
         """The next one that may be gone on with. Those that have to wait come back."""
         queue, entrance = self._queue, self._entrance
@@ -100,7 +111,7 @@ class Places:
             if entrance is None:
                 return place
             if place.gate is None and (gate := entrance.gate(self.delivery(place).subscription)) is not None:
-                place = place._replace(gate=gate)
+                place = structs.replace(place, gate=gate)
                 if not gate.enter(partial(self._come_back, [place])):
                     continue
             if place.share is not None and self._asked_again(place, place.share, entrance.preload):
@@ -115,7 +126,7 @@ class Places:
     def _ask(self, place: Place, preload: Preload) -> None:
         self._loading.add(place.lane)
         share = preload.share(self.batch, place.lane, place.start)
-        share.load.tell(self._come_back, place._replace(share=share))
+        share.load.tell(self._come_back, structs.replace(place, share=share))
 
     def _asked_again(self, place: Place, share: Share, preload: Preload) -> bool:
         """Whether its record had grown stale, and is being loaded again."""
@@ -124,7 +135,7 @@ class Places:
         # One by one they would take so long that those behind them grow stale as well.
         self._loading.add(place.lane)
         share = preload.share_anew(self.delivery(place))
-        share.load.tell(self._come_back, place._replace(share=share, again=place.again + 1))
+        share.load.tell(self._come_back, structs.replace(place, share=share, again=place.again + 1))
         return True
 
     def _come_back(self, places: list[Place]) -> None:
@@ -137,8 +148,9 @@ class Places:
 
     def note(self, place: Place, outcome: Outcome) -> None:
         """What a delivery came to: its lane goes on, or has come to its end."""
-        if self.batch.note(place.lane, outcome) and place.start + 1 < len(self.batch.lanes[place.lane]):
-            self._queue.appendleft(Place(place.lane, place.start + 1, place.gate))
+        later = place.start + 1
+        if self.batch.note(place.lane, outcome) and later < len(self.batch.lanes[place.lane]):
+            self._queue.appendleft(Place(place.lane, later, place.gate))
         else:
             self.end(place)
 

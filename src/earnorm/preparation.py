@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NoReturn, Protocol
 
 from msgspec.structs import force_setattr
 
 from earnorm.binding import Moment, Source
 from earnorm.bus import EventBus
 from earnorm.delivery import Delivery, Skipped
-from earnorm.dispatch import DEPTH_LIMIT, Compiled, refuse_loop
-from earnorm.event import Entry, Event
+from earnorm.dispatch import DEPTH_LIMIT, refuse_loop
+from earnorm.envelope import bare_event_of
+from earnorm.errors import PayloadError
+from earnorm.event import Entry, Event, _running
 from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
-from earnorm.tenant import acting_for
+from earnorm.settling import _attempt
+from earnorm.tenant import _tenant, acting_for
 from earnorm.underway import Run
+from earnorm.way import Way
 
-__all__ = ["Ahead", "Hydrated", "Loaded", "Preparation", "Way"]
+__all__ = ["Ahead", "Hydrated", "Loaded", "Preparation"]
 
 # What of its arguments gives a handler its record; `event` has it as `event.subject`.
 _OF_RECORDS = (Source.SUBJECT, Source.EVENT, Source.CONTEXT, Source.DECLARED)
@@ -66,24 +71,8 @@ class Loaded:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What all deliveries to a handler of events about one model have in common, worked out once.
-
-    nothing, record, moment, keys   what the handler asks for of them
-    compiled                        its call, unless it is gone
-    """
-
-    info: ModelInfo | None
-    nothing: bool
-    record: bool = False
-    moment: bool = False
-    keys: frozenset[str] = frozenset()
-    compiled: Compiled | None = None
-
-
 class Preparation:
-    """Decodes, hydrates and asks `when=`. `forget` is due whenever the registry has changed."""
+    """Decodes, hydrates and asks `when=`."""
 
     def __init__(
         self,
@@ -98,20 +87,51 @@ class Preparation:
         self._events = events
         self._database = database
         self._ahead = ahead
-        self.forget()
 
-    def forget(self) -> None:
-        self._ways: dict[tuple[str, str, bool], Way] = {}
+    def way(self, handler: Handler, entry: Entry) -> Way:
+        """What this delivery has in common with others, until the registry changes."""
+        info = self._bus.registry.models.get(entry.subject) if entry.key else None
+        try:
+            return self._find(handler, info)
+        except Exception as error:  # noqa: BLE001  whatever it is, each attempt fails of it
+            return self._way(handler, info, partial(_refuse, error), nothing=True)
+
+    def _find(self, handler: Handler, info: ModelInfo | None) -> Way:
+        call, when, _ = self._bus.caller.compiled(handler, info)
+        target = handler.target
+        if target is None:
+            return self._way(handler, info, call, nothing=True)
+        binding = self._bus.registry.binding(handler, info)
+        if not binding.arguments and when is None:
+            # Past the call that was compiled: it would only call this.
+            return self._way(handler, info, target, nothing=True)
+        record = when is not None or binding.uses(*_OF_RECORDS)
+        moment = when is not None or binding.uses(*_OF_MOMENTS)
+        return self._way(handler, info, call, when, record=record, moment=moment, keys=binding.required)
+
+    def _way(self, handler: Handler, info: ModelInfo | None, *call: Any, **asks: Any) -> Way:
+        return Way(handler, info, self._database, handler.options.timeout, self.told, *call, **asks)
+
+    def told(self, delivery: Delivery) -> Event:
+        """The event for who asks for it in passing; of damaged data, as far as it can be known without."""
+        entry, attempt = delivery.entry, delivery.attempt
+        try:
+            return self._events(entry, attempt)
+        except PayloadError:
+            return bare_event_of(entry, attempt=attempt, database=self._database)
 
     def prepare(self, run: Run) -> Skipped | None:
         """All that comes before the call; says why there is none, if so."""
-        run.enter(self._database)
-        handler, entry = run.handler, run.delivery.entry
-        way = self.way(handler, entry)
+        way, entry = run.way, run.delivery.entry
+        # The context that runs here becomes the handler's own.
+        if entry.tenant is not None:
+            _tenant.set(entry.tenant)
+        _running.set(run)
+        _attempt.set(run)
         if entry.depth > DEPTH_LIMIT:
-            refuse_loop(handler, run.event)
+            refuse_loop(way.handler, run.event)
         if way.nothing:
-            run.target = (way.compiled or self._bus.caller.compiled(handler, way.info)).call
+            run.target = way.call
             return None
         event = run.event = self._events(entry, run.delivery.attempt)
         found = _NOTHING
@@ -120,23 +140,24 @@ class Preparation:
             if found.missing:
                 return Skipped("missing")
             force_setattr(event, "subject", found.subject)
-        return self._compose(run, event, found, found.info if way.record else way.info, way)
+        return self._compose(run, event, found, found.info if way.record else way.info)
 
     def _found(self, run: Run, entry: Entry, event: Event) -> Hydrated:
         if self.is_fresh(run.loaded):
             return self._hydrate(entry, event, run.loaded.record)
         return self._hydrate(entry, event)
 
-    def _compose(self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None, way: Way) -> Skipped | None:
-        handler = run.handler
+    def _compose(self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None) -> Skipped | None:
+        way, handler = run.way, run.way.handler
         if not way.keys <= event.payload.keys():
             self._bus.caller.require_payload((handler,), event.name, event.payload, info)
-        compiled = way.compiled if info is way.info else None
-        compiled = compiled or self._bus.caller.compiled(handler, info)
-        run.target = compiled.call
+        call, when = way.call, way.when
+        if info is not way.info:
+            call, when, _ = self._bus.caller.compiled(handler, info)
+        run.target = call
         moment = self._moment(run, found) if way.moment else None
         run.arguments = (event.subject, event.payload, event, moment)
-        if compiled.when is not None and not compiled.when(*run.arguments):
+        if when is not None and not when(*run.arguments):
             return Skipped("when")
         return None
 
@@ -149,23 +170,18 @@ class Preparation:
         return moment
 
     def may_block(self, run: Run) -> bool:
-        """Whether it belongs in a thread: a record to load, a condition to ask."""
-        entry = run.delivery.entry
-        if self.way(run.handler, entry).nothing:
-            return False
-        if run.handler.options.when is not None or b'"$ref"' in entry.data:
+        """Whether it belongs in a thread: a record to load, a condition to ask. Of a way that asks for anything."""
+        way, entry = run.way, run.delivery.entry
+        if way.when is not None or b'"$ref"' in entry.data:
             return True
-        return self.loads(run.handler, entry) and not self.is_fresh(run.loaded)
+        return self.loads(way, entry) and not self.is_fresh(run.loaded)
 
     # --- ahead -------------------------------------------------------------------------------
 
-    def may_load(self, handler: Handler, entry: Entry) -> bool:
-        """Whether records are loaded for entries about what this one is about."""
-        return bool(entry.key) and self.way(handler, entry).record
-
-    def loads(self, handler: Handler, entry: Entry) -> bool:
+    @staticmethod
+    def loads(way: Way, entry: Entry) -> bool:
         """Whether a record is loaded for this entry."""
-        return self.may_load(handler, entry) and entry.name != f"{entry.subject}.deleted"
+        return way.record and entry.key != "" and entry.name != f"{entry.subject}.deleted"
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Their records, by as few queries as can be, each delivery's its own."""
@@ -189,24 +205,6 @@ class Preparation:
             return False
         return loaded.writes == self._ahead.writes() and time.perf_counter() - loaded.at < _FRESH
 
-    # --- what is asked for -------------------------------------------------------------------
 
-    def way(self, handler: Handler, entry: Entry) -> Way:
-        """What this delivery has in common with others. Raises HandlerError."""
-        key = handler.name, entry.subject, not entry.key
-        return self._ways.get(key) or self._ways.setdefault(key, self._ask(handler, entry))
-
-    def _ask(self, handler: Handler, entry: Entry) -> Way:
-        info = self._bus.registry.models.get(entry.subject) if entry.key else None
-        if handler.target is None:
-            return Way(info, nothing=True)
-        binding = self._bus.registry.binding(handler, info)
-        asks = handler.options.when is not None
-        return Way(
-            info,
-            nothing=not binding.arguments and not asks,
-            record=asks or binding.uses(*_OF_RECORDS),
-            moment=asks or binding.uses(*_OF_MOMENTS),
-            keys=binding.required,
-            compiled=self._bus.caller.compiled(handler, info),
-        )
+def _refuse(error: Exception) -> NoReturn:
+    raise error.with_traceback(None)

@@ -16,4 +16,7 @@ def fitting(sizes: Iterable[int], room: int | None) -> int | None:
     """How many of them until one makes the room full, that one included; None if all fit in."""
     if room is None:
         return None
+    sizes = tuple(sizes)
+    if sum(sizes) < room:
+        return None
     return next((count for count, taken in enumerate(accumulate(sizes), 1) if taken >= room), None)

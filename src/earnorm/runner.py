@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import Context
@@ -18,11 +19,9 @@ from earnorm.backoff import Backoff
 from earnorm.bus import EventBus
 from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import DONE, Dead, Delivery, Done, Outcome, Retry, Skipped
-from earnorm.envelope import origin_of
 from earnorm.errors import (
     Control,
     HandlerTimedOut,
-    PayloadError,
     ProcessDied,
     RetryLater,
     StopPropagation,
@@ -36,6 +35,7 @@ from earnorm.stepping import Rest, Timer, awaiting
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
 from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
+from earnorm.way import Way
 
 __all__ = ["FAILURES", "Hydrated", "Runner", "tell_refused"]
 
@@ -84,6 +84,7 @@ class Runner:
         self._grace = grace
         self._version = -1
         self._handlers: dict[str, Handler] = {}
+        self._ways: dict[tuple[str, str], Way] = {}
         self._recorded: Mapping[str, str] = {}
 
     def record(self, names: Mapping[str, str]) -> None:
@@ -93,15 +94,31 @@ class Runner:
 
     def handler(self, name: str) -> Handler | None:
         """The durable handler of the subscription of this name, if this process has it."""
-        version = self._bus.registry.version
-        if version != self._version:
-            self.preparation.forget()
-            named = self._recorded
-            self._handlers = {
-                named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()
-            }
-            self._version = version
+        if self._bus.registry.version != self._version:
+            self._look()
         return self._handlers.get(name)
+
+    def _look(self) -> None:
+        version, named = self._bus.registry.version, self._recorded
+        self._handlers = {named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()}
+        # A new table rather than an emptied one: what a thread is working out right now goes into the old.
+        self._ways = {}
+        self._version = version
+
+    def _way(self, delivery: Delivery) -> Way:
+        """Raises UnknownHandler."""
+        if self._bus.registry.version != self._version:
+            self._look()
+        entry = delivery.entry
+        # What is about no record is about no model.
+        key = (delivery.subscription, entry.subject if entry.key else "")
+        return self._ways.get(key) or self._find(key, entry)
+
+    def _find(self, key: tuple[str, str], entry: Entry) -> Way:
+        ways, handler = self._ways, self._handlers.get(key[0])
+        if handler is None:
+            raise UnknownHandler(key[0])
+        return ways.setdefault(key, self.preparation.way(handler, entry))
 
     def is_ordered(self, name: str) -> bool:
         """Whether later deliveries of a record wait for earlier ones of this subscription."""
@@ -133,13 +150,12 @@ class Runner:
 
     def may_load(self, delivery: Delivery) -> bool:
         """Whether `load` may find records for deliveries of this subscription that are about what this one is about."""
-        handler = self.handler(delivery.subscription)
-        return self._loads_ahead and handler is not None and self.preparation.may_load(handler, delivery.entry)
+        known = self.handler(delivery.subscription) is not None
+        return known and self._loads_ahead and delivery.entry.key != "" and self._way(delivery).record
 
     def loads(self, delivery: Delivery) -> bool:
         """Whether `load` would find a record for this delivery."""
-        handler = self.handler(delivery.subscription)
-        return self._loads_ahead and handler is not None and self.preparation.loads(handler, delivery.entry)
+        return self.may_load(delivery) and self.preparation.loads(self._way(delivery), delivery.entry)
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
@@ -151,18 +167,12 @@ class Runner:
 
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
-        handler = self._known(delivery.subscription)
-        timeout = handler.options.timeout
-        run = Run(handler, delivery, self._told, timeout, None if timeout is None else threading.Lock(), loaded)
+        way = self._way(delivery)
+        right = None if way.timeout is None else threading.Lock()
+        run = Run(way, delivery, time.perf_counter(), loaded, right)
         if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
-            _tell(telemetry.HandlerStarted(run.event, handler.name))
+            _tell(telemetry.HandlerStarted(run.event, run.handler))
         return run
-
-    def _known(self, name: str) -> Handler:
-        found = self._handlers.get(name) if self._bus.registry.version == self._version else self.handler(name)
-        if found is None:
-            raise UnknownHandler(name)
-        return found
 
     def perform(self, run: Run) -> Outcome | None:
         """Run an attempt in this thread, in a context of its own; None if it was given up meanwhile.
@@ -216,7 +226,7 @@ class Runner:
 
     def died(self, delivery: Delivery) -> Outcome:
         """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
-        run = Run(self._known(delivery.subscription), delivery, self._told)
+        run = Run(self._way(delivery), delivery, time.perf_counter())
         return self._judge(run, ProcessDied(delivery.subscription, delivery.attempt))
 
     def give_up(self, run: Run) -> Outcome | None:
@@ -228,11 +238,10 @@ class Runner:
             return None
         assert run.timeout is not None
         run.timed_out = run.is_given_up = True
-        error = HandlerTimedOut(run.handler.name, run.timeout)
-        if run.settling is not None:
-            run.settling.revoke(run.handler.name, run.timeout)
+        error = HandlerTimedOut(run.handler, run.timeout)
+        run.revoke(run.timeout)
         stack = run.stack()
-        _tell(telemetry.HandlerStuck(run.event, run.handler.name, run.seconds, stack))
+        _tell(telemetry.HandlerStuck(run.event, run.handler, run.seconds, stack))
         return self._judged(run, error, stack)
 
     # --- before the call ---------------------------------------------------------------------
@@ -245,20 +254,11 @@ class Runner:
         result = run.target(*run.arguments)
         return self.returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
 
-    def _told(self, delivery: Delivery) -> Event:
-        """The event for who asks for it in passing; of damaged data, as far as it can be known without."""
-        entry = delivery.entry
-        try:
-            return self.events(entry, delivery.attempt)
-        except PayloadError:
-            origin = origin_of(entry, attempt=delivery.attempt, database=self._database)
-            return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
-
     # --- on a loop ---------------------------------------------------------------------------
 
     def _first_steps(self, run: Run) -> Outcome | None:
         """Up to where it has to wait, which may be before the call."""
-        if self.preparation.may_block(run):
+        if not run.way.nothing and self.preparation.may_block(run):
             return None
         return self.preparation.prepare(run) or self.first_step(run)
 
@@ -308,8 +308,7 @@ class Runner:
 
     def returned(self, run: Run, value: Any) -> Outcome:
         """Its handler has ended: what it returned counts if it is an outcome, and is nobody's business otherwise."""
-        assert run.settling is not None
-        emitted = run.settling.close()
+        emitted = run.close()
         if run._event is not None and run._event.stopped:
             raise StopPropagation(STOPPED)
         if value is None and not emitted:
@@ -318,7 +317,7 @@ class Runner:
             case Retry(after, error):
                 raise RetryLater(after, error) if error else RetryLater(after)
             case Dead(error):
-                verdict = Verdict.of_words("Dead", error, run.handler.name)
+                verdict = Verdict.of_words("Dead", error, run.handler)
                 return Dead(verdict.text, run.failed(verdict, self._clock.now(), self._code_version))
             case Skipped(reason):
                 return Skipped(escaped(reason))
@@ -333,11 +332,10 @@ class Runner:
 
     def came_to(self, run: Run, error: BaseException) -> Outcome:
         """What comes of an attempt that ended so, from whoever has the right to say it."""
-        if run.settling is not None:
-            run.settling.close()
+        run.close()
         if run.is_late:
             assert run.timeout is not None
-            error = HandlerTimedOut(run.handler.name, run.timeout).with_traceback(error.__traceback__)
+            error = HandlerTimedOut(run.handler, run.timeout).with_traceback(error.__traceback__)
         if (hint := self._hint(error)) is not None:
             error.add_note(hint)
         return self._judged(run, error)
@@ -345,13 +343,13 @@ class Runner:
     def _judged(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
         outcome = self._judge(run, error, stack)
         if not isinstance(error, Control) or isinstance(error, StopPropagation):
-            _tell(telemetry.HandlerFailed(run.event, run.handler.name, error))
+            _tell(telemetry.HandlerFailed(run.event, run.handler, error))
         return self.tell_of(run, outcome)
 
     def _judge(self, run: Run, error: BaseException, stack: str = "") -> Outcome:
-        rules = run.handler.options.retry
+        rules = run.way.handler.options.retry
         backoff = self._backoff if rules is None else rules.backoff(type(error), self._backoff)
-        verdict = Verdict.of(error, run.handler.name, stack)
+        verdict = Verdict.of(error, run.handler, stack)
         match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random()):
             case Retry(after, text):
                 return Retry(after, text, run.failed(verdict, self._clock.now(), self._code_version))
@@ -361,9 +359,10 @@ class Runner:
                 return other
 
     def _ended(self, run: Run, outcome: Outcome) -> Outcome | None:
-        if run.timeout is not None:
+        timeout = run.way.timeout
+        if timeout is not None:
             if run.is_late:
-                return self._failed(run, HandlerTimedOut(run.handler.name, run.timeout))
+                return self._failed(run, HandlerTimedOut(run.handler, timeout))
             if not run.end():
                 tell_refused(run)
                 return None
@@ -373,7 +372,7 @@ class Runner:
 
     def tell_of(self, run: Run, outcome: Outcome) -> Outcome:
         """Tell whoever listens what came of it."""
-        name = run.handler.name
+        name = run.handler
         match outcome:
             case Done():
                 if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerDone):
@@ -389,7 +388,7 @@ class Runner:
 
 def tell_refused(run: Run) -> None:
     """It was given up and has come to its end after all."""
-    _log.info("%s ended after %.1f s, too late to count", escaped(run.handler.name), run.seconds)
+    _log.info("%s ended after %.1f s, too late to count", escaped(run.handler), run.seconds)
 
 
 def _tell(record: telemetry.Record) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from contextvars import ContextVar
+from typing import Protocol
 
 from earnorm.emission import IdempotencyKey
 from earnorm.errors import HandlerTimedOut
 from earnorm.event import Entry
 from earnorm.handle import Emission
 
-__all__ = ["Settling", "settling_here"]
+__all__ = ["CLOSED", "Attempting", "Settling", "settling_here"]
 
 
 # One for all, since it is held for a moment: making one for each attempt would cost more.
@@ -20,10 +21,9 @@ _lock = threading.Lock()
 class Settling:
     """The events of one attempt. They are appended with its outcome, so that a redelivery does not repeat them."""
 
-    __slots__ = ("_entries", "_given_up", "_keyed", "database")
+    __slots__ = ("_entries", "_given_up", "_keyed")
 
-    def __init__(self, database: str) -> None:
-        self.database = database
+    def __init__(self) -> None:
         self._entries: list[Entry] | None = []
         # Made for the first key: most attempts have none.
         self._keyed: dict[tuple[str, str, str], Emission] | None = None
@@ -70,7 +70,22 @@ class Settling:
             self._entries, self._given_up = None, (handler, timeout)
 
 
-_settling: ContextVar[Settling | None] = ContextVar("earnorm_settling", default=None)
+CLOSED = Settling()
+"""That of attempts that have ended and emitted nothing, as most do."""
+CLOSED.close()
+
+
+class Attempting(Protocol):
+    """An attempt of a durable handler."""
+
+    @property
+    def database(self) -> str: ...
+
+    @property
+    def settling(self) -> Settling: ...
+
+
+_attempt: ContextVar[Attempting | None] = ContextVar("earnorm_attempt", default=None)
 
 
 def settling_here(database: str) -> Settling | None:
@@ -78,8 +93,9 @@ def settling_here(database: str) -> Settling | None:
 
     Raises HandlerTimedOut in an attempt that was given up.
     """
-    found = _settling.get()
-    if found is None or found.database != database:
+    attempt = _attempt.get()
+    if attempt is None or attempt.database != database:
         return None
+    found = attempt.settling
     found.require_counting()
     return found if found.is_open else None

@@ -36,7 +36,7 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
         outcome = _call(runner, run, stage, context)
         if run.is_late:
             assert run.timeout is not None
-            raise HandlerTimedOut(run.handler.name, run.timeout)
+            raise HandlerTimedOut(run.handler, run.timeout)
     except FAILURES as error:
         if is_no_attempt(error):
             raise
@@ -51,7 +51,7 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
 
 def _call(runner: Runner, run: Run, stage: Stage, context: Context) -> Outcome:
     context.run(stage.enter)
-    if not run.handler.is_async:
+    if not run.way.handler.is_async:
         return context.run(runner.work, run)
     skipped = context.run(runner.preparation.prepare, run)
     return await_here(_acall(runner, run, context)) if skipped is None else skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -14,17 +15,19 @@ from typing import Any
 import msgspec
 
 from earnorm.delivery import Attempt, Delivery, Outcome
-from earnorm.event import Event, Running, _running
-from earnorm.handler import Handler
-from earnorm.settling import Settling, _settling
+from earnorm.event import Entry, Event, Running
+from earnorm.settling import CLOSED, Settling
 from earnorm.stage import Stage
 from earnorm.telemetry import escaped
-from earnorm.tenant import _tenant
 from earnorm.verdict import Verdict
+from earnorm.way import Way
 
 __all__ = ["Run"]
 
 _FRAMES = 8
+
+# One for all, since it is held for a moment: making one for each attempt would cost more.
+_lock = threading.Lock()
 
 
 def _nothing(*_: Any) -> None:
@@ -37,21 +40,18 @@ class Run(msgspec.Struct, eq=False):
     Of an attempt that timed out while its handler goes on and cannot be stopped, `on_given_up` is told the outcome.
     """
 
-    handler: Handler
+    way: Way
     delivery: Delivery
-    decode: Callable[[Delivery], Event]
-    timeout: float | None = None
-    _right: Any = None
+    started: float
     # The record, where the runner has loaded it ahead.
     loaded: Any = None
-    started: float = msgspec.field(default_factory=time.perf_counter)
-    settling: Settling | None = None
+    _right: Any = None
+    target: Callable[..., Any] = _nothing
+    arguments: tuple[Any, ...] = ()
     on_given_up: Callable[[Outcome], None] | None = None
     is_given_up: bool = False
     timed_out: bool = False
     thread: int = 0
-    target: Callable[..., Any] = _nothing
-    arguments: tuple[Any, ...] = (None, None, None, None)
     # Of an async handler that waits: itself, what it waits for, and the context of its steps.
     coroutine: CoroutineType[Any, Any, Any] | None = None
     awaits: Any = None
@@ -59,12 +59,30 @@ class Run(msgspec.Struct, eq=False):
     # Of a transactional handler: the transaction that it runs in.
     stage: Stage | None = None
     _event: Event | None = None
+    _settling: Settling | None = None
+
+    # --- what runs here ----------------------------------------------------------------------
+
+    @property
+    def handler(self) -> str:
+        return self.way.handler.name
+
+    @property
+    def before(self) -> bool:
+        return False
+
+    def noted(self) -> Running:
+        return Running(self, self.handler)
+
+    @property
+    def database(self) -> str:
+        return self.way.database
 
     @property
     def event(self) -> Event:
         """Made when somebody asks for it."""
         if self._event is None:
-            self._event = self.decode(self.delivery)
+            self._event = self.way.told(self.delivery)
         return self._event
 
     @event.setter
@@ -76,6 +94,10 @@ class Run(msgspec.Struct, eq=False):
         return time.perf_counter() - self.started
 
     @property
+    def timeout(self) -> float | None:
+        return self.way.timeout
+
+    @property
     def is_late(self) -> bool:
         return self.timed_out or (self.timeout is not None and self.seconds > self.timeout)
 
@@ -83,13 +105,32 @@ class Run(msgspec.Struct, eq=False):
         """Take the right to say how it ended; False for whoever comes second."""
         return self._right is None or self._right.acquire(blocking=False)
 
-    def enter(self, database: str) -> None:
-        """Make of the context that runs here the handler's own."""
-        if self.delivery.entry.tenant is not None:
-            _tenant.set(self.delivery.entry.tenant)
-        _running.set(Running(self, self.handler.name))
-        self.settling = Settling(database)
-        _settling.set(self.settling)
+    # --- what it emits -----------------------------------------------------------------------
+
+    @property
+    def settling(self) -> Settling:
+        """Where what it emits waits. Made for the first who asks, since most emit nothing."""
+        with _lock:
+            if self._settling is None:
+                self._settling = Settling()
+            return self._settling
+
+    def close(self) -> tuple[Entry, ...]:
+        """What was emitted, in order; nothing comes in from now on."""
+        with _lock:
+            if self._settling is None:
+                self._settling = CLOSED
+                return ()
+        return self._settling.close()
+
+    def revoke(self, timeout: float) -> None:
+        """It is given up while it still runs: what it emits from now on is refused."""
+        with _lock:
+            if self._settling is None or self._settling is CLOSED:
+                self._settling = Settling()
+        self._settling.revoke(self.handler, timeout)
+
+    # --- what became of it -------------------------------------------------------------------
 
     def failed(self, verdict: Verdict, now: datetime, version: str) -> Attempt:
         """This attempt as it is remembered."""

@@ -18,6 +18,7 @@ from earnorm.backends.sqlalchemy.rows import (
     key_row,
     log_rows,
     microseconds,
+    to_entries,
     to_entry,
     to_groups,
     to_key,
@@ -78,7 +79,7 @@ class LogVerbs(Verbs):
         def rows() -> Sequence[Any]:
             return list(statement.rows(self._connection, **words))
 
-        return list(map(to_entry, within(self._connection, tables.log.c.position, rows, _PLACE, room)))
+        return to_entries(within(self._connection, tables.log.c.position, rows, _PLACE, room))
 
     def find(self, key: str, name: str, after: int) -> Entry | None:
         row = self._statements.find(self._connection, key=key, name=name, after=after).fetchone()
@@ -105,9 +106,10 @@ class LogVerbs(Verbs):
 
 
 def glance_of(seen: Seen, span: Span | None) -> Glance:
-    entries: Sequence[Entry] | None = None
-    data = [row[_PLACE] for row in seen.entries if row[0] <= seen.horizon]
+    entries, rows = None, seen.entries
+    if rows and rows[-1][0] > seen.horizon:
+        rows = [row for row in rows if row[0] <= seen.horizon]
+    data = [row[_PLACE] for row in rows]
     if span is not None and None not in data:
-        rows = seen.entries[: len(data)]
-        entries = [to_entry(row) for row in rows[: fitting(map(len, data), span.room)]]
+        entries = to_entries(rows[: fitting(map(len, data), span.room)])
     return Glance(seen.horizon, to_groups(seen.groups), entries, to_waiting(seen.waiting))

@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, delete, literal_column, not_, or_, select, tuple_, update
+from sqlalchemy import (
+    Double,
+    Select,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    literal_column,
+    not_,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
@@ -26,6 +40,8 @@ __all__ = ["Statements", "parameters_of"]
 _ONE: ColumnElement[int] = literal_column("1")
 _ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), log.c.due]
 _EMPTY: ColumnElement[str] = literal_column("''")
+# Up to here, in the year 2242, a double of seconds says which microsecond is meant.
+_EXACT = (1 << 33) * 1_000_000
 
 
 def _read_slots(dialect: Dialect, ranges: int) -> Prepared:
@@ -42,9 +58,19 @@ def _in_slots(table: Any, ranges: int) -> ColumnElement[bool]:
     return or_(*each)
 
 
+def _seconds(name: str) -> ColumnElement[Any]:
+    """A time as `to_entries` takes it: as a float, exact to the microsecond for some centuries, and past those none."""
+    at, million = log.c[name], cast(literal_column("1000000"), Double)
+    is_exact = at.between(literal_column("0"), literal_column(str(_EXACT)))
+    return case((is_exact, at.op("/")(million)), (at.is_not(None), literal_column("1e300"))).label(f"{name}_in_seconds")
+
+
 def _read() -> Select[Any]:
+    """Thousands are read at once: in the order of Entry's fields, and then once more the times, to the letter."""
+    columns = columns_of(log, [column.name for column in _ENTRY])
+    entry = [_seconds(column.name) if column.name in ("at", "due") else column for column in columns]
     return (
-        select(*columns_of(log, [column.name for column in _ENTRY]))
+        select(*entry, log.c.at, log.c.due)
         .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
         .order_by(log.c.position)
         .limit(bindparam("limit"))
