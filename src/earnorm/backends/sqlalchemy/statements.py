@@ -6,7 +6,21 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, delete, exists, literal_column, not_, or_, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    literal_column,
+    not_,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import ClauseElement
@@ -28,8 +42,29 @@ _ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), lo
 _EMPTY: ColumnElement[str] = literal_column("''")
 
 
-def _read_slots(dialect: Dialect, ranges: int) -> Prepared:
-    return Prepared(_read().where(_in_slots(log, ranges)), dialect)
+def _read(dialect: Dialect, ranges: int) -> Prepared:
+    """Entries by position, of so many ranges of slots; of all slots for none."""
+    limit: Any = bindparam("limit")
+    # Without statistics, as of a log that is minutes old, PostgreSQL believes that few rows meet the conditions, and
+    # then reads and sorts all that follow, batch after batch. Half a range is less rare to it than a whole one; and
+    # where it is not shown how many are asked for, it counts on a tenth of what there is, and walks the index.
+    if dialect.name == "postgresql":
+        limit = select(cast(limit, BigInteger)).scalar_subquery()
+    found = (
+        select(*columns_of(log, [column.name for column in _ENTRY]))
+        .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
+        .order_by(log.c.position)
+        .limit(limit)
+    )
+    return Prepared(found.where(_in_halves(ranges)) if ranges else found, dialect)
+
+
+def _in_halves(ranges: int) -> ColumnElement[bool]:
+    """`_in_slots` of the log, each range as two conditions that do not look like one."""
+    slot = log.c.slot
+    firsts = (slot >= bindparam(f"first_{n}") for n in range(ranges))
+    lasts = (slot - bindparam(f"last_{n}") <= literal_column("0") for n in range(ranges))
+    return or_(*(and_(first, last) for first, last in zip(firsts, lasts, strict=True)))
 
 
 def _due_slots(dialect: Dialect, ranges: int) -> Prepared:
@@ -40,15 +75,6 @@ def _in_slots(table: Any, ranges: int) -> ColumnElement[bool]:
     """In one of so many ranges, given as first_0, last_0, first_1 …"""
     each = (table.c.slot.between(bindparam(f"first_{n}"), bindparam(f"last_{n}")) for n in range(ranges))
     return or_(*each)
-
-
-def _read() -> Select[Any]:
-    return (
-        select(*columns_of(log, [column.name for column in _ENTRY]))
-        .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
-        .order_by(log.c.position)
-        .limit(bindparam("limit"))
-    )
 
 
 def _find() -> ClauseElement:
@@ -199,17 +225,16 @@ class Statements(LeaseStatements, AttemptStatements):
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(dialect)
         # A worker reads the same number of ranges again and again.
-        self._read_slots = lru_cache(maxsize=32)(partial(_read_slots, dialect))
+        self._read = lru_cache(maxsize=32)(partial(_read, dialect))
         self.due_slots = lru_cache(maxsize=32)(partial(_due_slots, dialect))
 
     def reading(self, after: int, upto: int, limit: int, slots: Sequence[Range]) -> tuple[Prepared, dict[str, int]]:
         """The statement that reads entries of these slots, all of them if none are given, and its parameters."""
         words = {"after": after, "upto": upto, "limit": limit}
         if not slots or (0, LAST_SLOT) in slots:
-            return self.read, words
-        return self._read_slots(len(slots)), words | parameters_of(slots)
+            return self._read(0), words
+        return self._read(len(slots)), words | parameters_of(slots)
 
-    read = prepared(_read)
     find = prepared(_find)
     get = prepared(_get)
     reserved = prepared(_reserved)
