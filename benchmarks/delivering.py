@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -140,40 +139,13 @@ class WithSelf(Ours):
         self.people[number % BATCH].emit("told")
 
 
-class ByTwo(Ours):
-    """Two processes share the work; the time is until both see that nothing is left."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        command = [sys.executable, "-m", "benchmarks.delivering", "helper", url]
-        self._helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._hear()
-
-    def _hear(self) -> str:
-        assert self._helper.stdout is not None
-        return self._helper.stdout.readline().strip()
-
-    def deliver(self, count: int) -> None:
-        assert self._helper.stdin is not None
-        self._helper.stdin.write("go\n")
-        self._helper.stdin.flush()
-        here = sum(self.database.drain(PATIENCE).values())
-        assert count == here + int(self._hear())
-
-
-def help_out(url: str) -> None:
-    """The second of the two."""
-    ours = Ours(url)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        print(sum(ours.database.drain(PATIENCE).values()), flush=True)
-
-
 # --- by hand ---------------------------------------------------------------------------------
 
 
 class RawReader(Ours):
     """What our events cost at the least: read in batches, awaited, a cursor moved."""
+
+    cursor = "raw_cursor"
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -189,8 +161,8 @@ class RawReader(Ours):
         self._set_up()
 
     def _set_up(self) -> None:
-        self.connection.execute("CREATE TABLE raw_cursor (position BIGINT NOT NULL)")
-        self.connection.execute("INSERT INTO raw_cursor VALUES (0)")
+        self.connection.execute(f"CREATE TABLE {self.cursor} (position BIGINT NOT NULL)")
+        self.connection.execute(f"INSERT INTO {self.cursor} VALUES (0)")
         self.connection.commit()
 
     def deliver(self, count: int) -> None:
@@ -205,7 +177,7 @@ class RawReader(Ours):
             rows = cursor.fetchall()
             await self._handle(rows, columns.index("data"))
             self._position = rows[-1][columns.index("position")]
-            self.connection.execute(f"UPDATE raw_cursor SET position = {self._position}")
+            self.connection.execute(f"UPDATE {self.cursor} SET position = {self._position}")
             self.connection.commit()
             handled += len(rows)
 
@@ -405,7 +377,6 @@ CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
     "booking": Booking,
     "failing": Failing,
     "hydrated": WithSelf,
-    "two": ByTwo,
     "raw": RawReader,
     "raw_sqlite": RawReaderOnSQLite,
     "decoding": Decoding,
@@ -418,7 +389,4 @@ CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
 
 if __name__ == "__main__":
     chosen, target = sys.argv[1:3]
-    if chosen == "helper":
-        help_out(target)
-    else:
-        serve(lambda: CONTESTANTS[chosen](target))
+    serve(lambda: CONTESTANTS[chosen](target))

@@ -15,18 +15,24 @@ SECTION = "Delivering a backlog, handlers that do nothing: time an event"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many events a backlog has, those of the slowest peers, and how often each is worked off."""
+    """How many events a backlog has, those of the slowest peers, and how often each is worked off.
+
+    Two workers share `shared`: of a smaller one the time is that of sharing it out, and of seeing that it is done.
+    """
 
     events: int
     slow: int
     rounds: int
+    shared: int = 100_000
 
 
 # Who reads the log and no more, and who decodes the data as well, as whoever hands it to a handler has to.
 RAW = {"SQLite": "raw_sqlite", "PostgreSQL": "raw"}
 DECODING = {"SQLite": "decoding_sqlite", "PostgreSQL": "decoding"}
 # On SQLite one worker works at a time.
-PEERS = {"SQLite": ["huey"], "PostgreSQL": ["raw_queue", "pgqueuer", "procrastinate", "two"]}
+PEERS = {"SQLite": ["huey"], "PostgreSQL": ["raw_queue", "pgqueuer", "procrastinate"]}
+# One and two workers; and one and two processes that read the log and no more, to see what the machine has to give.
+SHARING = ["one", "two", "reader", "two_readers"]
 # Peers of which fewer are measured: they take their time.
 SLOW = {"huey", "pgqueuer", "procrastinate"}
 NAMES = {"raw_queue": "raw SKIP LOCKED queue"}
@@ -56,17 +62,18 @@ def delivery(size: Size) -> Iterator[Row]:
                 yield Row(SECTION, kind, 0, remark=urls)
                 continue
             with running(urls, "benchmarks.delivering") as (ready, missing):
-                found = _measure(ready, size)
+                counts = {name: size.slow if name in SLOW else size.events for name in ready}
+                found = _measure(ready, counts, size.rounds)
             yield from _rows(kind, found, missing)
+    yield from _sharing(size)
 
 
-def _measure(contestants: Mapping[str, Clocked], size: Size) -> dict[str, float]:
+def _measure(contestants: Mapping[str, Clocked], counts: Mapping[str, int], rounds: int) -> dict[str, float]:
     """Nanoseconds an event, the best of some rounds, in which everybody has a turn."""
     found: dict[str, float] = {}
-    for _ in range(size.rounds):
-        for name, clocked in contestants.items():
-            count = size.slow if name in SLOW else size.events
-            took = clocked(count) / count * 1e9
+    for _ in range(rounds):
+        for name, count in counts.items():
+            took = contestants[name](count) / count * 1e9
             found[name] = min(found.get(name, took), took)
     return found
 
@@ -74,9 +81,7 @@ def _measure(contestants: Mapping[str, Clocked], size: Size) -> dict[str, float]
 def _rows(kind: str, found: Mapping[str, float], missing: Mapping[str, str]) -> Iterator[Row]:
     raw = found[RAW[kind]]
     peers: dict[str, float | str] = {
-        NAMES.get(name, name): found[name] / raw if name in found else missing[name]
-        for name in PEERS[kind]
-        if name != "two"
+        NAMES.get(name, name): found[name] / raw if name in found else missing[name] for name in PEERS[kind]
     }
     for name, (what, target) in OURS.items():
         times = {"raw reader": raw, "earnorm": found[name]}
@@ -94,7 +99,17 @@ def _rows(kind: str, found: Mapping[str, float], missing: Mapping[str, str]) -> 
         rate = f"{1e9 / found[peer]:,.0f} a second by {peer}"
         title = f"{kind}: async handler, beside {peer}"
         yield Row(SECTION, title, found["ours"] / found[peer], "x", target, None, times, remark=rate, gross_at=GROSS)
-    if kind == "PostgreSQL":
-        times = {"one": found["ours"], "two": found["two"]}
-        ratio = found["two"] / found["ours"]
-        yield Row(SECTION, f"{kind}: two workers, beside one", ratio, "x", TWO_WORKERS, None, times, gross_at=GROSS)
+
+
+def _sharing(size: Size) -> Iterator[Row]:
+    """Two workers beside one; and beside them what two raw readers reach, which is all that could be."""
+    with targets("PostgreSQL", SHARING) as urls:
+        if isinstance(urls, str):
+            return
+        with running(urls, "benchmarks.sharing") as (ready, _missing):
+            for count, target in {size.events: None, size.shared: TWO_WORKERS}.items():
+                found = _measure(ready, dict.fromkeys(SHARING, count), max(size.rounds, 2))
+                peers: dict[str, float | str] = {"two readers, beside one": found["two_readers"] / found["reader"]}
+                title = f"PostgreSQL: two workers, beside one, on a backlog of {count:,}"
+                ratio = found["two"] / found["one"]
+                yield Row(SECTION, title, ratio, "x", target, None, found, peers, gross_at=GROSS)

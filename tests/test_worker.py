@@ -208,6 +208,18 @@ class TestDelivering:
             seen = [position for _, ran, position in rig.ran if ran == key]
             assert sorted(seen) == seen
 
+    def test_it_asks_whether_anything_is_left_before_it_begins_and_once_a_turn_found_nothing(self, rig, monkeypatch):
+        rig.on()
+        worker, asked = rig.worker(batch=3), []
+        contends = worker._agenda.contends
+        monkeypatch.setattr(worker._agenda, "contends", lambda: asked.append(len(rig.ran)) or contends())
+
+        rig.append(*(f"order:{number}" for number in range(30)))
+
+        worker.drain()
+
+        assert [0, 30] == asked
+
     def test_two_records_are_handled_at_the_same_time(self, rig):
         both = threading.Barrier(2, timeout=20)
         rig.on(lambda order: both.wait())

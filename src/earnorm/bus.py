@@ -41,6 +41,20 @@ Run = Callable[[Any, Any], Handle]
 ARun = Callable[[Any, Any], Coroutine[Any, Any, Handle]]
 
 
+class Prepared(Protocol):
+    """Emits of one name about subjects of one class, as far as they are alike."""
+
+    def emit(self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = ...) -> Handle:
+        """Emit inside the transaction open here, or one of its own."""
+        ...
+
+    def aemit(
+        self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = ...
+    ) -> Coroutine[Any, Any, Handle]:
+        """`emit`, awaited."""
+        ...
+
+
 class Door(Protocol):
     """Where emits go that need a transaction: those about models, and all of them once a database is connected."""
 
@@ -49,16 +63,8 @@ class Door(Protocol):
         """Whether durable handlers are delivered from a log, rather than run at once."""
         ...
 
-    def emit(
-        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit | None = None
-    ) -> Handle:
-        """Emit inside the transaction open here, or one of its own."""
-        ...
-
-    def aemit(
-        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit | None = None
-    ) -> Coroutine[Any, Any, Handle]:
-        """`emit`, awaited."""
+    def prepare(self, name: str, cls: type, declared: type | None) -> Prepared:
+        """What emits of `name` about a `cls`, or of a declared event, have in common until `forget_plans`."""
         ...
 
 
@@ -273,8 +279,8 @@ class EventBus:
     def _through_door(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:
         door = self._door
         assert door is not None
-        send: Any = door.aemit if awaited else door.emit
-        return self._shaped(lambda s, p, declared=None: send(name, s, p, declared), cls, declared)
+        prepared = door.prepare(name, cls, None if declared is None else declared.cls)
+        return self._shaped(prepared.aemit if awaited else prepared.emit, cls, declared)
 
     # --- with options ------------------------------------------------------------------------
 
@@ -287,7 +293,8 @@ class EventBus:
             name, declared, payload = declaration(event, payload).name, event, dict(payload_of(event))
         door = self._door
         if door is not None and self._needs_door(subject.__class__):
-            return (door.aemit if awaited else door.emit)(name, subject, payload, declared, options)
+            prepared = door.prepare(name, subject.__class__, None if declared is None else declared.__class__)
+            return (prepared.aemit if awaited else prepared.emit)(subject, payload, declared, options)
         if awaited:
             return spawn(self._emit_here, name, subject, payload, declared, options)
         return self._emit_here(name, subject, payload, declared, options)

@@ -210,7 +210,7 @@ def _chain(event: Event) -> list[str]:
 
 
 def tell_emitted(occurrence: Occurrence) -> None:
-    if telemetry.wanted(telemetry.Emitted):
+    if telemetry.follows_events() and telemetry.wanted(telemetry.Emitted):
         telemetry.tell(telemetry.Emitted(occurrence.event))
 
 

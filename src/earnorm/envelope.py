@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import json
 
-from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_records, encode_values
+from earnorm.codec import Refer, Resolve, decode, encode, encode_flat, encode_record, encode_records, encode_values
 from earnorm.errors import PayloadError
 from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 
@@ -30,6 +30,8 @@ _DAMAGED = "the log's entry is damaged"
 
 def encode_payload(payload: Mapping[str, Any], identity: Sequence[Any], refer: Refer) -> bytes:
     """The data of a custom event. Raises PayloadError for what could not be read back as it was."""
+    if (flat := encode_flat(identity, payload)) is not None:
+        return flat
     try:
         return encode({"identity": list(identity), "payload": payload}, refer=refer)
     except PayloadError as error:

@@ -232,6 +232,7 @@ _log = logging.getLogger("earnorm.telemetry")
 # `verbose` is asked, where each call counts.
 remembered: dict[int, bool] = vars(_root_log)["_cache"]
 _of_handlers: dict[int, bool] = vars(_handlers_log)["_cache"]
+_of_events: dict[int, bool] = vars(_events_log)["_cache"]
 _root_log.addHandler(logging.NullHandler())
 
 _stepping = False
@@ -295,6 +296,11 @@ def follows_handlers() -> bool:
     """Whether anybody may want to know of each handler that starts or is done: `wanted` says it exactly, and slower."""
     # What `logging` remembers first: this is asked twice for each delivery.
     return _stepping or (_of_handlers.get(logging.DEBUG) is not False and _handlers_log.isEnabledFor(logging.DEBUG))
+
+
+def follows_events() -> bool:
+    """`follows_handlers`, of each event that is emitted."""
+    return _stepping or (_of_events.get(logging.DEBUG) is not False and _events_log.isEnabledFor(logging.DEBUG))
 
 
 def tell(record: Record) -> None:

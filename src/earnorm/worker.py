@@ -39,6 +39,8 @@ _log = logging.getLogger("earnorm.worker")
 # Seconds between two looks at a log that stands still, doubling: the first, and the last while others are at work;
 # and that of one that has come to share their work.
 _SOON, _IDLE, _JOINING = 0.05, 1.0, 0.2
+# The first for whoever drains: for the last batch of another, or for the share that it is just giving back.
+_FIRST = 0.01
 # Seconds between two tries of a store that fails.
 _AGAIN, _FAILING = 0.1, 4.0
 # Seconds that stopping may take beyond its grace, for a last settle.
@@ -233,13 +235,15 @@ class Worker:
         self._watchers.add(watch)
         if self._thread is not None:
             self.wake()
-        pause = _SOON
+        pause, moved = _FIRST, False
         while watch in self._watchers and not self._stopping.is_set():
             watch.clear()
-            if self._is_drained() or self._clock.monotonic() >= until:
+            # In the midst of a backlog it would only be told that there is more.
+            if (not moved and self._is_drained()) or self._clock.monotonic() >= until:
                 break
-            if self._thread is None and self._attempt(until):
-                pause = _SOON
+            before, moved = moved, self._thread is None and self._attempt(until)
+            if moved or before:
+                pause = _FIRST
                 continue
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
             pause = min(2 * pause, _JOINING if self._turns.is_waiting else _IDLE)

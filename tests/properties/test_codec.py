@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from earnorm.codec import MAX_BYTES, decode, encode, encode_values
+from earnorm.codec import MAX_BYTES, decode, encode, encode_flat, encode_values
 from earnorm.errors import PayloadError
 from tests.properties.strategies import odd_values, payloads, values
 
@@ -41,6 +41,23 @@ def test_what_is_encoded_is_decoded_with_its_types(payload):
 @given(payloads)
 def test_encoding_is_json_that_others_can_read(payload):
     assert isinstance(msgspec.json.decode(encode(payload)), dict)
+
+
+@given(st.lists(values, max_size=2), payloads)
+@example([1], {"number": 1, "name": "Ada", "share": 0.5, "open": True, "none": None})
+@example([], {"text": "\0"})
+@example([], {"$text": "half \ud800"})
+def test_what_is_flat_is_written_as_anything_is(identity, payload):
+    flat = encode_flat(tuple(identity), payload)
+
+    assert flat is None or encode({"identity": identity, "payload": payload}) == flat
+
+
+@given(st.dictionaries(st.text(max_size=5) | st.integers(), odd_values, max_size=4))
+def test_what_is_refused_is_not_flat(payload):
+    refused = attempt(encode, payload)[1]
+
+    assert refused is None or encode_flat((), payload) is None
 
 
 @given(payloads)

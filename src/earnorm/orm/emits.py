@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, inspect
@@ -17,7 +18,8 @@ from earnorm.backends.sqlalchemy.emissions import Emissions, refuse_reuse
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
-from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
+from earnorm.backends.sqlalchemy.scope import Scope, current_scope, scope_of, within
+from earnorm.backends.sqlalchemy.standing import standing_of
 from earnorm.binding import RESERVED
 from earnorm.bus import EventBus
 from earnorm.dispatch import tell_emitted
@@ -25,6 +27,7 @@ from earnorm.emission import Emit, IdempotencyKey
 from earnorm.envelope import encode_payload, fingerprint
 from earnorm.errors import (
     DeletedSubject,
+    EventError,
     InvalidSubject,
     LifecycleEmitted,
     NotConnected,
@@ -34,7 +37,7 @@ from earnorm.errors import (
 )
 from earnorm.event import running
 from earnorm.handle import Emission, Handle, MutedHandle, RepeatedHandle, handle_of
-from earnorm.handler import Phase
+from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Occurrence
 from earnorm.orm.connected import connected_database, database_here
 from earnorm.orm.doors import arun, run, session_of
@@ -60,90 +63,128 @@ class SQLAlchemyDoor:
     def connected(self) -> bool:
         return connected_database(self._bus) is not None
 
-    def emit(
-        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit | None = None
-    ) -> Handle:
-        emit = _Emit(self._bus, self.connected, name, subject, payload, declared, options or PLAIN)
-        emit.refuse()
+    def prepare(self, name: str, cls: type, declared: type | None) -> Emits:
+        return Emits(self._bus, name, cls, declared)
+
+
+class Emits:
+    """Emits of one name about one class: what is the same for all of them is found out once."""
+
+    def __init__(self, bus: EventBus, name: str, cls: type, declared: type | None) -> None:
+        self.bus = bus
+        self.name = name
+        self.connected = bus.connected
+        self.found = mappings.mapping_of(cls)
+        self.info = self.found.info if self.found is not None else None
+        self.heard = Heard.by(bus.plans.custom(name, cls, declared))
+        self._told_by_writes = _told_by_writes(name, self.info, _model_named(bus, name))
+
+    def emit(self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = PLAIN) -> Handle:
+        self.refuse(subject, payload, declared)
+        emit = _Emit(self, subject, payload, declared, options)
         if emit.is_in_memory():
             return emit.here()
         refuse_in_coroutine("emit")
+        if (scope := current_scope()) is not None:
+            with within(scope):
+                return emit(scope.session)
         log = emit.settling_log()
         handle = emit.with_settle(log) if log is not None else None
         return run("emit", subject, emit) if handle is None else handle
 
     async def aemit(
-        self, name: str, subject: Any, payload: Mapping[str, Any], declared: Any, options: Emit | None = None
+        self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = PLAIN
     ) -> Handle:
-        emit = _Emit(self._bus, self.connected, name, subject, payload, declared, options or PLAIN)
-        emit.refuse()
+        self.refuse(subject, payload, declared)
+        emit = _Emit(self, subject, payload, declared, options)
         if emit.is_in_memory():
             return await spawn(emit.here)
         log = emit.settling_log()
         handle = None
         if log is not None:
             # With options it asks the database, for which no loop waits.
-            handle = emit.with_settle(log) if options is None else await asyncio.to_thread(emit.with_settle, log)
+            plain = options == PLAIN
+            handle = emit.with_settle(log) if plain else await asyncio.to_thread(emit.with_settle, log)
         return await arun("aemit", subject, emit) if handle is None else handle
+
+    def refuse(self, subject: Any, payload: Mapping[str, Any], declared: Any) -> None:
+        """What can never be right, before a transaction is opened for it."""
+        self._refuse_words(payload)
+        if self._told_by_writes is not None:
+            raise self._told_by_writes()
+        if self.info is None:
+            if is_snapshot(subject):
+                raise DeletedSubject(self.name, repr(subject))
+            if self.connected and subject is not None and subject is not declared:
+                raise InvalidSubject(self.name, subject)
+            return
+        state = inspect(subject)
+        if is_snapshot(subject) or state.deleted or state.was_deleted:
+            raise DeletedSubject(self.name, repr(subject))
+        if state.transient or state.pending:
+            raise UnsavedSubject(self.name, repr(subject))
+
+    def _refuse_words(self, payload: Mapping[str, Any]) -> None:
+        if not RESERVED.isdisjoint(payload):
+            raise ReservedPayloadKey(next(key for key in payload if key in RESERVED), self.name)
+        if self.info is not None:
+            for key in payload:
+                if key[:4] in ("old_", "new_") and key[4:] in self.info.fields:
+                    raise ReservedPayloadKey(key, self.name)
+
+
+def _model_named(bus: EventBus, name: str) -> ModelInfo | None:
+    models, subject = bus.registry.models, name
+    while (subject := subject.rpartition(".")[0]) and subject not in models:
+        pass
+    return models.get(subject)
+
+
+def _told_by_writes(name: str, *models: ModelInfo | None) -> Callable[[], EventError] | None:
+    """What a write of a record tells, nobody else may: of the subject's model, and of the one in the name."""
+    for info in models:
+        if info is None:
+            continue
+        if (field := info.view_of(name)) is not None:
+            return partial(ViewEmitted, name, field)
+        if info.is_lifecycle(name):
+            return partial(LifecycleEmitted, name)
+    return None
+
+
+class Heard(NamedTuple):
+    """Who hears an event: all, those inside the transaction and those after it; and whether all do by the log alone."""
+
+    all: Sequence[Handler]
+    now: Sequence[Handler]
+    later: Sequence[Handler]
+    by_log_alone: bool
+
+    @classmethod
+    def by(cls, handlers: Sequence[Handler]) -> Heard:
+        return cls(
+            handlers,
+            tuple(handler for handler in handlers if handler.phase is Phase.TRANSACTION),
+            tuple(handler for handler in handlers if handler.phase in (Phase.AFTER_COMMIT, Phase.DURABLE)),
+            all(handler.phase is Phase.DURABLE for handler in handlers),
+        )
 
 
 class _Emit(msgspec.Struct, frozen=True):
     """One emit on its way to its transaction. Called with a Session, it happens in that one's."""
 
-    bus: EventBus
-    connected: bool
-    name: str
+    emits: Emits
     subject: Any
     payload: Mapping[str, Any]
     declared: Any
     options: Emit
 
-    def refuse(self) -> None:
-        """What can never be right, before a transaction is opened for it."""
-        found = mappings.mapping_of(type(self.subject))
-        info = found.info if found is not None else None
-        for key in self.payload:
-            old_or_new = key[:4] in ("old_", "new_") and info is not None and key[4:] in info.fields
-            if key in RESERVED or old_or_new:
-                raise ReservedPayloadKey(key, self.name)
-        self._refuse_name(info)
-        if is_snapshot(self.subject):
-            raise DeletedSubject(self.name, repr(self.subject))
-        if info is None:
-            if self.connected and self.subject is not None and self.subject is not self.declared:
-                raise InvalidSubject(self.name, self.subject)
-            return
-        state = inspect(self.subject)
-        if state.deleted or state.was_deleted:
-            raise DeletedSubject(self.name, repr(self.subject))
-        if state.transient or state.pending:
-            raise UnsavedSubject(self.name, repr(self.subject))
-
-    def _refuse_name(self, about: ModelInfo | None) -> None:
-        """What a write of a record tells, nobody else may: of the subject's model, and of the one in the name."""
-        for info in (about, self._model_named()):
-            if info is None:
-                continue
-            if (field := info.view_of(self.name)) is not None:
-                raise ViewEmitted(self.name, field)
-            if info.is_lifecycle(self.name):
-                raise LifecycleEmitted(self.name)
-
-    def _model_named(self) -> ModelInfo | None:
-        models, subject = self.bus.registry.models, self.name
-        while (subject := subject.rpartition(".")[0]) and subject not in models:
-            pass
-        return models.get(subject)
-
     def occurrence(self) -> Occurrence:
-        subject, payload = self.subject, self.payload
-        found = mappings.mapping_of(type(subject))
-        info = found.info if found is not None else None
-        declared = type(self.declared) if self.declared is not None else None
-        handlers = self.bus.plans.custom(self.name, type(subject), declared)
-        self.bus.caller.require_payload(handlers, self.name, payload, info)
+        emits, subject, payload = self.emits, self.subject, self.payload
+        found, info, handlers = emits.found, emits.info, emits.heard.all
+        emits.bus.caller.require_payload(handlers, emits.name, payload, info)
         occurrence = Occurrence(
-            self.name,
+            emits.name,
             self.declared if subject is None else subject,
             payload,
             info=info,
@@ -151,7 +192,7 @@ class _Emit(msgspec.Struct, frozen=True):
             declared=self.declared,
             handlers=handlers,
         )
-        if self.connected:
+        if emits.connected:
             occurrence.data = encode_payload(payload, occurrence.identity, mappings.refer)
         return occurrence
 
@@ -159,13 +200,14 @@ class _Emit(msgspec.Struct, frozen=True):
 
     def is_in_memory(self) -> bool:
         """Whether there is no database and no transaction to be part of."""
-        if self.connected or current_scope() is not None:
+        if self.emits.connected or current_scope() is not None:
             return False
         session = session_of(self.subject)
         return session is None or not session.in_transaction()
 
     def here(self) -> Handle:
-        return self.bus.once.run(self.occurrence(), self.options, self.bus.run_here)
+        bus = self.emits.bus
+        return bus.once.run(self.occurrence(), self.options, bus.run_here)
 
     # --- with a settle -----------------------------------------------------------------------
 
@@ -174,7 +216,7 @@ class _Emit(msgspec.Struct, frozen=True):
         session = session_of(self.subject)
         if current_scope() is not None or (session is not None and session.in_transaction()):
             return None
-        log = database_here(f"emit of {self.name}").log
+        log = database_here(f"emit of {self.emits.name}").log
         return None if settling_here(log.name) is None else log
 
     def with_settle(self, log: DatabaseLog) -> Handle | None:
@@ -182,9 +224,9 @@ class _Emit(msgspec.Struct, frozen=True):
 
         What runs in this process now needs a transaction now.
         """
-        here, occurrence = settling_here(log.name), self.occurrence()
+        here, occurrence, watch = settling_here(log.name), self.occurrence(), self.emits.bus.watch
         bubbles = occurrence.info is not None and occurrence.info.bubbles_to is not None
-        if here is None or bubbles or any(handler.phase is not Phase.DURABLE for handler in occurrence.handlers):
+        if here is None or bubbles or not self.emits.heard.by_log_alone:
             return None
         emission = Emission(waiter=log.waiter, event=occurrence.event)
         if self.options != PLAIN:
@@ -192,7 +234,7 @@ class _Emit(msgspec.Struct, frozen=True):
                 first = self._first(log, transaction, self._opted(emission, transaction, occurrence), here)
             if first is not None:
                 return first
-        if self.bus.watch.silences(occurrence):
+        if watch.silences(occurrence):
             return MutedHandle(event=occurrence.event)
         occurrence.emission = emission
         if not log.wait_for_settle(occurrence):
@@ -204,40 +246,55 @@ class _Emit(msgspec.Struct, frozen=True):
     # --- in a transaction --------------------------------------------------------------------
 
     def __call__(self, session: Session) -> Handle:
-        occurrence = self.occurrence()
+        emits, occurrence = self.emits, self.occurrence()
+        watch = emits.bus.watch
         # A repetition is no event, for those who capture either; what it is, only its transaction knows.
-        if self.options.key is None and self.bus.watch.silences(occurrence):
+        if self.options.key is None and watch.silences(occurrence):
             return MutedHandle(event=occurrence.event)
-        attach_session(occurrence, session)
-        found = mappings.mapping_of(type(self.subject))
-        if found is not None:
-            occurrence.bubble = bubble_in(session, found)
-        connection = session.connection(bind_arguments=_bind(session, found))
-        outbox = outbox_of(connection, self.bus, f"emit of {self.name}")
-        outbox.serve(session)
-        self.bus.in_transaction(occurrence)
+        scope = scope_of(session)
+        outbox, connection = self._outbox(session, scope, occurrence)
+        occurrence.handlers, occurrence.later = emits.heard.now, emits.heard.later
+        if emits.found is not None:
+            occurrence.bubble = bubble_in(session, emits.found)
+        if occurrence.bubble is not None or outbox.log is None or not emits.heard.by_log_alone:
+            attach_session(occurrence, session)
         handle = self._handle(outbox, connection, occurrence)
         if handle.repeated:
             return handle
-        if self.options.key is not None and self.bus.watch.silences(occurrence):
+        if self.options.key is not None and watch.silences(occurrence):
             return MutedHandle(event=occurrence.event)
         if isinstance(handle, Emission):
             occurrence.emission = handle
             outbox.emissions.add(handle)
-        scope = scope_of(session)
-        with within(scope):
-            outbox.emit(occurrence, self.bus.caller, scope.dispatcher)
+        if not occurrence.handlers and occurrence.bubble is None:
+            outbox.record(occurrence)
+        else:
+            with within(scope):
+                outbox.emit(occurrence, emits.bus.caller, scope.dispatcher)
         return handle
+
+    def _outbox(self, session: Session, scope: Scope, occurrence: Occurrence) -> tuple[ConnectionOutbox, Connection]:
+        """Where the event goes, on which connection: as before, while the session's transaction is the same."""
+        emits, standing = self.emits, scope.standing
+        # Emitted by a handler, its event's record may have a database of its own.
+        is_plain = emits.found is not None or occurrence.link is None
+        if is_plain and standing is not None and standing.serves(session, emits.found):
+            return standing.outbox, standing.connection
+        connection = session.connection(bind_arguments=_bind(session, emits.found))
+        outbox = outbox_of(connection, emits.bus, f"emit of {emits.name}")
+        outbox.serve(session)
+        scope.standing = standing_of(session, emits.found, connection, outbox) if is_plain else None
+        return outbox, connection
 
     def _handle(self, outbox: ConnectionOutbox, connection: Connection, occurrence: Occurrence) -> Handle:
         """Its own, or that of the emit which had its key before."""
         log = outbox.log
         if log is None:
             if self.options != PLAIN:
-                raise NotConnected(f"{self.name} is emitted once or for later, which only a log remembers")
+                raise NotConnected(f"{self.emits.name} is emitted once or for later, which only a log remembers")
             return handle_of(occurrence.event)
         emission = Emission(waiter=log.waiter, event=occurrence.event)
-        if self.options == PLAIN:
+        if self.options is PLAIN or self.options == PLAIN:
             return emission
         transaction = log.join(connection)
         first = self._first(log, transaction, self._opted(emission, transaction, occurrence), outbox.emissions)
@@ -254,7 +311,7 @@ class _Emit(msgspec.Struct, frozen=True):
         if options.key is not None:
             emission.key = IdempotencyKey(
                 tenant=occurrence.tenant or "",
-                name=self.name,
+                name=self.emits.name,
                 text=options.key,
                 event=event.id,
                 digest=fingerprint(occurrence.key, occurrence.data),

@@ -154,7 +154,7 @@ def test_every_other_read_uses_an_index(store, engine, request, analysed):
     statements = store._statements
     plans = {
         "running": text_plan(engine, statements.running, by="ada"),
-        "read": text_plan(engine, statements.read, after=0, upto=10, limit=10),
+        "read": text_plan(engine, statements.reading(0, 10, 10, ())[0], after=0, upto=10, limit=10),
         "find": text_plan(engine, statements.find, key="user:1", name="user.deleted", after=0),
         "of": text_plan(engine, statements.deliveries_of, event_id=b""),
     }

@@ -23,7 +23,7 @@ from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.bus import EventBus
 from earnorm.errors import AutocommitRefused, BindNotConnected
 
-__all__ = ["connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_of", "seal"]
+__all__ = ["connect_engine", "disconnect_engine", "is_outbox_of", "log_of", "logs_of", "outbox_of", "seal"]
 
 
 class _Outboxes:
@@ -131,6 +131,11 @@ def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOut
         watch(connection.engine)
         outbox = _outboxes[connection] = ConnectionOutbox(bus, log, connection)
     return outbox
+
+
+def is_outbox_of(connection: Connection, outbox: ConnectionOutbox) -> bool:
+    """Whether it is still that of the transaction open there."""
+    return _outboxes.get(connection) is outbox
 
 
 def seal(connection: Connection) -> None:

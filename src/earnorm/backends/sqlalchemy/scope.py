@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import get_ident
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
@@ -19,6 +19,9 @@ from earnorm.errors import EventLoopError, StopPropagation, TransactionNotYours
 from earnorm.event import Running, _running
 from earnorm.handler import Handler
 from earnorm.portal import owner
+
+if TYPE_CHECKING:
+    from earnorm.backends.sqlalchemy.standing import Standing
 
 __all__ = [
     "Lender",
@@ -38,15 +41,19 @@ _set_running, _reset_running = _running.set, _running.reset
 
 
 class Scope:
-    """An open transaction: its session, whose it is, and what runs its handlers. Outside `with` it is closed."""
+    """An open transaction: its session, whose it is, and what runs its handlers. Outside `with` it is closed.
 
-    __slots__ = ("_dispatcher", "closed", "database", "owner", "session")
+    `standing` is where its last event went.
+    """
+
+    __slots__ = ("_dispatcher", "closed", "database", "owner", "session", "standing")
 
     def __init__(self, session: Session, database: Any = None) -> None:
         self.session = session
         self.database = database
         self.owner = owner()
         self.closed = False
+        self.standing: Standing | None = None
         self._dispatcher: Dispatcher | None = None
 
     @property
