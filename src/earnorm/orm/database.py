@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -114,8 +114,7 @@ class Database:
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
-            opening.connect_engine(engine, self.log)
-            event.listen(engine, "engine_connect", self._on_connection)
+            opening.connect_engine(engine, self.log, self._on_begin)
 
     @property
     def engine(self) -> Engine:
@@ -252,7 +251,7 @@ class Database:
         if self._absence is not None:
             self._absence.notice()
 
-    def _on_connection(self, _connection: Connection) -> None:
+    def _on_begin(self) -> None:
         """A plain Session may be the first to use the engine; it finds its tables."""
         if self._prepared < 0 and self._preparer != threading.get_ident():
             self.ready()

@@ -7,6 +7,8 @@ it, before any SQL on it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -29,10 +31,18 @@ EXPECTED = "_earnorm_expected"
 _lock = threading.Lock()
 
 
-def connect_engine(engine: Engine, log: Log) -> None:
+def connect_engine(engine: Engine, log: Log, before_begin: Callable[[], object]) -> None:
     """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open."""
     listen()
     boundary.connect_engine(engine, log)
+    # No event of the engine, which would tell every statement to nobody.
+    dialect: Any = engine.dialect
+    dialect.do_begin = partial(_begin, before_begin, dialect.do_begin)
+
+
+def _begin(before: Callable[[], object], do_begin: Callable[[Any], None], connection: Any) -> None:
+    before()
+    do_begin(connection)
 
 
 def listen() -> None:

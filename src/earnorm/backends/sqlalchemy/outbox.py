@@ -35,7 +35,6 @@ class ConnectionOutbox(Outbox):
         self.log = log
         self.connection = weakref.ref(connection)
         self.engine = connection.engine
-        self.committing = 0
         self.database = "" if log is None else log.name
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
         self._sessions: list[weakref.ref[Session]] = []
