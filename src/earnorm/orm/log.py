@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.appending import Appending, HeldBack
+from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.scope import current_scope
@@ -181,25 +181,14 @@ class DatabaseLog:
             kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
         if muted or self.captures.expects(kept):
             return Appending(self._append_joined(transaction, kept, muted))
-        if kept and all(isinstance(happening, Occurrence) for happening in kept):
+        if {*map(type, kept)} == {Occurrence}:
             # As most transactions are.
             entries = self._entries(singly(kept))
-            if with_commit and (held := self._held_back(transaction, kept, entries)) is not None:
-                return held
+            told_of = transaction.append_with_commit(entries, self._claim) if with_commit else None
+            if told_of is not None:
+                return Appending(kept, committed=True, told=told_of)
             return Appending(self._met(transaction, kept, transaction.append_meeting(entries)))
         return Appending(self._met(transaction, kept, self._write(transaction, kept)))
-
-    def _held_back(
-        self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], entries: Sequence[Entry]
-    ) -> HeldBack | None:
-        last = transaction.append_with_commit(entries)
-        if last is None:
-            return None
-
-        def now() -> Sequence[Happening]:
-            return self._met(transaction, kept, transaction.append_meeting(entries))
-
-        return HeldBack(kept, last, now, self._claim)
 
     def _met(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], met: bool) -> Sequence[Happening]:  # noqa: FBT001  # what the append answered
         """What is kept of events that are appended, if triggers have `met` changes of this transaction as well."""

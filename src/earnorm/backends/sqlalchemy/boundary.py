@@ -206,8 +206,8 @@ def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) 
         outbox = _outbox_of_lent(connection)
         if outbox is not None and (owner := outbox.connection()) is not None:
             outbox.append(owner, with_commit=True)
-            outbox.appending.finish()
-        do_commit(connection)
+        if outbox is None or not outbox.appending.committed:
+            do_commit(connection)
     except BaseException:
         _undo(dialect, connection, outbox)
         raise

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-from earnorm.backends.sqlalchemy.appending import Appending
+from earnorm.backends.sqlalchemy.appending import NOTHING
 from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
@@ -41,17 +41,25 @@ class ConnectionOutbox(Outbox):
         self._sealed: list[int] = []
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
-        self.appending = Appending()
-        self.emissions = Emissions()
+        self.appending = NOTHING
+        self._emissions: Emissions | None = None
 
     def serve(self, session: Session) -> None:
         """Events of this Session's transaction come in here."""
-        if session not in self.sessions:
-            self._sessions.append(weakref.ref(session))
+        for reference in self._sessions:
+            if reference() is session:
+                return
+        self._sessions.append(weakref.ref(session))
 
     @property
     def sessions(self) -> list[Session]:
         return [session for reference in self._sessions if (session := reference()) is not None]
+
+    @property
+    def emissions(self) -> Emissions:
+        if self._emissions is None:
+            self._emissions = Emissions()
+        return self._emissions
 
     def record(self, occurrence: Occurrence) -> None:
         occurrence.database = self.database
@@ -66,15 +74,18 @@ class ConnectionOutbox(Outbox):
         self._sealed.append(len(self.happenings))
 
     def append(self, connection: Connection, *, with_commit: bool = False) -> None:
-        self.composed = compose_parts(self.happenings, self._sealed)
+        # One, as most transactions have, is what it is.
+        alone = len(self.happenings) == 1
+        self.composed = self.happenings[:] if alone else compose_parts(self.happenings, self._sealed)
         if self.log is not None and (self.composed or self.muted):
-            if self.emissions.are_keyed:
-                self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
+            if self._emissions is not None and self._emissions.are_keyed:
+                self.composed = self._emissions.reserve(self.log.join(connection), self.composed)
             self.appending = self.log.append(connection, self.composed, self.muted, with_commit=with_commit)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""
-        self.emissions.commit()
+        if self._emissions is not None:
+            self._emissions.commit()
         if self.log is not None:
             self.log.appended(self.appending)
         for occurrence in singly(filter(self._is_heard_later, self.composed or ())):

@@ -62,14 +62,12 @@ class Dialect(Protocol):
         ...
 
     def append_with_commit(
-        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]]
-    ) -> Callable[[str | None], bool] | None:
-        """What will `append` and COMMIT in one round trip, and tell the workers what it is given, if anything.
+        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]], claim: Callable[[], str | None]
+    ) -> bool | None:
+        """`append` and COMMIT in one round trip; whether the workers were told what `claim` says, if anything.
 
-        None where that takes two: the rows are not asked for then.
-
-        It answers whether it has: not if triggers saw the transaction write, or the append was refused. The transaction
-        is then as it was before. It raises what a COMMIT does.
+        None where that takes two, or where triggers saw the transaction write, or the append was refused: the
+        transaction is then as it was before. Raises what a COMMIT does.
         """
         ...
 

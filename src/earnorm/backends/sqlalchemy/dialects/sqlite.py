@@ -182,7 +182,9 @@ class SQLite:
         self.insert(connection, tables.log, rows)
         return _is_any_captured(connection)
 
-    def append_with_commit(self, connection: Connection, rows: Callable[[], object]) -> None:
+    def append_with_commit(
+        self, connection: Connection, rows: Callable[[], object], claim: Callable[[], object]
+    ) -> None:
         """A file knows no round trips."""
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
