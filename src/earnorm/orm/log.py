@@ -181,9 +181,8 @@ class DatabaseLog:
             kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
         if muted or self.captures.expects(kept):
             return Appending(self._append_joined(transaction, kept, muted))
-        if {*map(type, kept)} == {Occurrence}:
-            # As most transactions are.
-            entries = self._entries(singly(kept))
+        entries = self._entries_alone(kept)
+        if entries is not None:
             told_of = transaction.append_with_commit(entries, self._claim) if with_commit else None
             if told_of is not None:
                 return Appending(kept, committed=True, told=told_of)
@@ -233,6 +232,12 @@ class DatabaseLog:
             return False
         occurrence.database = self.name
         return here.add(self._entry(occurrence), occurrence.emission)
+
+    def _entries_alone(self, kept: Sequence[Happening]) -> list[Entry] | None:
+        """The entries of what is kept, if no multitude is among it, as in most transactions."""
+        if len(kept) == 1 and isinstance(kept[0], Occurrence):
+            return [self._entry(kept[0])]
+        return self._entries(singly(kept)) if {*map(type, kept)} == {Occurrence} else None
 
     def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:

@@ -304,8 +304,9 @@ _WRAPPED: dict[str, Callable[..., None]] = {
 
 def _release(outbox: ConnectionOutbox) -> None:
     """Now, or if a Session is in the middle of its commit, once it is usable again."""
-    for session in outbox.sessions:
-        transaction = session._transaction
+    for reference in outbox.references:
+        session = reference()
+        transaction = None if session is None else session._transaction
         if transaction is not None and transaction._state is SessionTransactionState.PREPARED:
             _ready.setdefault(id(session), []).append(outbox)
             return

@@ -21,12 +21,14 @@ from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 
-__all__ = ["EXPECTED", "connect_engine", "expect_nothing", "listen", "outbox_in", "require_boundary"]
+__all__ = ["EXPECTED", "OPENED", "connect_engine", "expect_nothing", "listen", "outbox_in", "require_boundary"]
 
 # In a flush's `attributes`: its outboxes.
 _OUTBOXES = "earnorm_outboxes"
-# On a Session: the models that its flush will write once it has opened a connection, by engine.
+# On a Session: the models that its flush will write once it has opened a connection, by engine; and, once it has, the
+# outbox.
 EXPECTED = "_earnorm_expected"
+OPENED = "opened"
 
 _lock = threading.Lock()
 
@@ -70,10 +72,10 @@ def require_boundary(session: Session, context: UOWTransaction, state: InstanceS
 
 
 def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    expected: dict[Any, Mapping] | None = vars(session).get(EXPECTED) if session._flushing else None
-    mapping = (expected.get(connection.engine) or expected.get(None)) if expected else None
-    if mapping is not None:
-        _outbox(session, connection, mapping)
+    expected: dict[Any, Any] | None = session.__dict__.get(EXPECTED) if session._flushing else None
+    mapping: Mapping | None = (expected.get(connection.engine) or expected.get(None)) if expected else None
+    if expected is not None and mapping is not None:
+        expected[OPENED] = _outbox(session, connection, mapping)
 
 
 def outbox_in(

@@ -37,7 +37,7 @@ class ConnectionOutbox(Outbox):
         self.engine = connection.engine
         self.database = "" if log is None else log.name
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
-        self._sessions: list[weakref.ref[Session]] = []
+        self.references: list[weakref.ref[Session]] = []
         self._sealed: list[int] = []
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
@@ -46,14 +46,14 @@ class ConnectionOutbox(Outbox):
 
     def serve(self, session: Session) -> None:
         """Events of this Session's transaction come in here."""
-        for reference in self._sessions:
+        for reference in self.references:
             if reference() is session:
                 return
-        self._sessions.append(weakref.ref(session))
+        self.references.append(weakref.ref(session))
 
     @property
     def sessions(self) -> list[Session]:
-        return [session for reference in self._sessions if (session := reference()) is not None]
+        return [session for reference in self.references if (session := reference()) is not None]
 
     @property
     def emissions(self) -> Emissions:
@@ -64,6 +64,11 @@ class ConnectionOutbox(Outbox):
     def record(self, occurrence: Occurrence) -> None:
         occurrence.database = self.database
         super().record(occurrence)
+
+    def keep(self, occurrence: Occurrence) -> None:
+        """`record` what a log alone hears of, and nobody watches."""
+        occurrence.database = self.database
+        self.happenings.append(occurrence)
 
     def record_many(self, multitude: Multitude) -> None:
         multitude.database = self.database
@@ -97,10 +102,11 @@ class ConnectionOutbox(Outbox):
                         self._run(fresh, occurrence.later)
 
     def _is_heard_later(self, happening: Happening) -> bool:
-        """Of a multitude nobody did when it happened; a handler may have been registered since."""
-        if not isinstance(happening, Multitude):
+        """Of most the log alone does; a handler may have been registered since a multitude happened."""
+        info, kind = happening.info, happening.kind
+        if info is None or kind == "event" or (self.log is None and isinstance(happening, Occurrence)):
             return True
-        return not self.bus.plans.flow(happening.info.cls, happening.kind).logged
+        return not self.bus.plans.flow(info.cls, kind).logged
 
     def _later(self, occurrence: Occurrence) -> Sequence[Handler]:
         """Who hears it after the commit, in this process: with a log, the durable ones read that."""

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
 from sqlalchemy.types import BigInteger, TypeEngine
 from sqlalchemy.util import await_only
 
+from earnorm.backends.sqlalchemy.dialects import is_heard
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import CHANNEL
 
 __all__ = ["Driver", "Statement", "arrays", "driver_of", "elements", "send_with_commit", "values"]
@@ -47,8 +48,7 @@ def driver_of(connection: SQLAlchemyConnection) -> Driver | None:
     driver = found.driver_connection if isinstance(found, AsyncAdapt_psycopg_connection) else found
     if not isinstance(driver, Connection | AsyncConnection) or not _can_send(driver):
         return None
-    heard = connection.dispatch.before_cursor_execute or connection.dispatch.after_cursor_execute
-    return None if heard or connection._echo else driver
+    return None if is_heard(connection) else driver
 
 
 def _can_send(driver: Driver) -> bool:
