@@ -239,7 +239,7 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._is_subscribed() and self._prepared == count_tables()
+        return self._subscribed == self.bus.registry.version and self._prepared == count_tables()
 
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
@@ -251,10 +251,11 @@ class Database:
         if self._absence is not None:
             self._absence.notice()
 
-    def _on_begin(self) -> None:
+    def _on_begin(self) -> bool:
         """A plain Session may be the first to use the engine; it finds its tables."""
         if self._prepared < 0 and self._preparer != threading.get_ident():
             self.ready()
+        return self._prepared >= 0
 
     def _prepare(self) -> None:
         with self.unready():

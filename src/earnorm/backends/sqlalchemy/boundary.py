@@ -30,6 +30,8 @@ __all__ = ["connect_engine", "disconnect_engine", "log_of", "logs_of", "outbox_o
 # On a Connection, and on what the pool has lent it: its events hold a Session, which holds both, so that in a table of
 # ours they would stay for ever.
 _OUTBOX = "_earnorm_outbox"
+# On an Engine: a commit there may be refused by a listener of somebody else's.
+_REFUSABLE = "_earnorm_refusable"
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
@@ -107,6 +109,8 @@ def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOut
         if log is None and bus.connected:
             raise BindNotConnected(what, connection.engine.url.render_as_string())
         watch(connection.engine)
+        if connection._has_events or connection.engine._has_events:
+            _expect_refusals(connection)
         outbox = ConnectionOutbox(bus, log, connection)
         vars(connection)[_OUTBOX] = vars(connection.connection)[_OUTBOX] = outbox
     return outbox
@@ -143,14 +147,26 @@ def watch(engine: Engine) -> None:
             return
         listen()
         _wrap(engine.dialect)
-        watch_pool(engine, engine.dialect)
+        event.listen(engine, "invalidate", _lose)
         _watched.add(engine)
 
 
 def watch_pool(pool: Any, dialect: Any) -> None:
-    """Hear of connections that are lost, or come back in the middle of something; of an engine, its pool's."""
+    """Hear of connections that are lost, or come back in the middle of something."""
     event.listen(pool, "invalidate", _lose)
     event.listen(pool, "reset", partial(_reset, dialect))
+
+
+def _expect_refusals(connection: Connection) -> None:
+    """Somebody who listens to commits may refuse one, of which nobody tells but the pool the connection goes back to.
+
+    Where nobody does, the pool need not tell of each that comes back.
+    """
+    engine = _root(connection.engine)
+    heard: Any = connection.dispatch if connection._has_events else engine.dispatch
+    if heard.commit and not vars(engine).get(_REFUSABLE):
+        vars(engine)[_REFUSABLE] = True
+        event.listen(engine, "reset", partial(_reset, engine.dialect))
 
 
 def _lose(_driver: Any, record: Any, _error: BaseException | None) -> None:
@@ -203,7 +219,7 @@ def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) 
     global _commits  # noqa: PLW0603  # counted here, where every commit passes
     outbox: ConnectionOutbox | None = None
     try:
-        outbox = _outbox_of_lent(connection)
+        outbox = getattr(connection, "__dict__", _NOTHING).get(_OUTBOX)
         if outbox is not None and (owner := outbox.connection()) is not None:
             outbox.append(owner, with_commit=True)
         if outbox is None or not outbox.appending.committed:
@@ -218,12 +234,6 @@ def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) 
         _release(outbox)
 
 
-def _outbox_of_lent(connection: Any) -> ConnectionOutbox | None:
-    """That of a connection lent by the pool; what is not lent, as SQLAlchemy's own checks have it, has none."""
-    found: ConnectionOutbox | None = getattr(connection, "__dict__", _NOTHING).get(_OUTBOX)
-    return found
-
-
 def _undo(dialect: Any, connection: Any, outbox: ConnectionOutbox | None) -> None:
     """A COMMIT was refused: SQLAlchemy takes its transaction for over and sends no ROLLBACK, SQLite keeps it open."""
     if outbox is not None:
@@ -235,7 +245,7 @@ def _undo(dialect: Any, connection: Any, outbox: ConnectionOutbox | None) -> Non
 
 
 def _do_rollback(do_rollback: Callable[[Any], None], connection: Any) -> None:
-    outbox = _outbox_of_lent(connection)
+    outbox: ConnectionOutbox | None = getattr(connection, "__dict__", _NOTHING).get(_OUTBOX)
     if outbox is not None:
         _take_off(outbox)
     try:
@@ -290,6 +300,7 @@ def _do_rollback_twophase(do_rollback: Callable[..., None], connection: Connecti
     do_rollback(connection, *args, **options)
 
 
+# A connection that no pool has lent, as SQLAlchemy's own checks have it, may have no attributes.
 _NOTHING: dict[str, Any] = {}
 _WRAPPED: dict[str, Callable[..., None]] = {
     "do_rollback": _do_rollback,

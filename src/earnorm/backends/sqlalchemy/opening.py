@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
@@ -33,18 +32,26 @@ OPENED = "opened"
 _lock = threading.Lock()
 
 
-def connect_engine(engine: Engine, log: Log, before_begin: Callable[[], object]) -> None:
-    """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open."""
+def connect_engine(engine: Engine, log: Log, get_ready: Callable[[], bool]) -> None:
+    """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open.
+
+    `get_ready` is called before each transaction until it says that all is.
+    """
     listen()
     boundary.connect_engine(engine, log)
+    _get_ready_first(engine.dialect, get_ready)
+
+
+def _get_ready_first(dialect: Any, get_ready: Callable[[], bool]) -> None:
     # No event of the engine, which would tell every statement to nobody.
-    dialect: Any = engine.dialect
-    dialect.do_begin = partial(_begin, before_begin, dialect.do_begin)
+    do_begin = dialect.do_begin
 
+    def begin(connection: Any) -> None:
+        if get_ready() and vars(dialect).get("do_begin") is begin:
+            dialect.do_begin = do_begin
+        do_begin(connection)
 
-def _begin(before: Callable[[], object], do_begin: Callable[[Any], None], connection: Any) -> None:
-    before()
-    do_begin(connection)
+    dialect.do_begin = begin
 
 
 def listen() -> None:
