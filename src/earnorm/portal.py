@@ -24,9 +24,8 @@ __all__ = ["LoopThread", "await_here", "can_await", "loop_thread", "owner", "ref
 T = TypeVar("T")
 
 
-def can_await() -> bool:
-    """Whether sync code runs under an async door here, so that it can await in place."""
-    return in_greenlet()
+can_await = in_greenlet
+"""Whether sync code runs under an async door here, so that it can await in place."""
 
 
 def await_here(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -165,7 +165,9 @@ class Worker:
 
     def wake(self) -> None:
         """Something was committed: look at once. Many wakes are one. In a fork of a started worker's process, start."""
-        self._wakeup.set()
+        # Mostly it is set already where nobody looks, and setting it again takes six functions.
+        if not self._wakeup.is_set():
+            self._wakeup.set()
         if self._wanted and self._thread is None:
             self.start()
 

@@ -28,6 +28,7 @@ ON_EACH = {
     "test_handles",
     "test_inherited_tables",
     "test_kept",
+    "test_kept_alone",
     "test_large_payloads",
     "test_later",
     "test_models",

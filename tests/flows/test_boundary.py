@@ -19,7 +19,6 @@ from earnorm import (
     post_commit,
     post_rollback,
 )
-from earnorm.backends.sqlalchemy import boundary
 from earnorm.errors import AutocommitRefused, NotConnected, TransactionError
 from earnorm.testing import expect_failures
 from tests.flows.stories import Look, log, names
@@ -504,7 +503,6 @@ def test_a_failed_commit_leaves_nothing_behind_for_the_next_user_of_its_connecti
 
     assert ["+one"] == seen
     assert ["note.created"] == names(db)
-    assert {} == boundary._committing
 
 
 FULL = {

@@ -175,3 +175,12 @@ def test_of_two_threads_with_first_models_the_second_waits_until_all_is_heard(en
         session.add_all(model() for model in found)
         session.commit()
     assert ["One", "Two"] == sorted(hooked_by)
+
+
+def test_an_engine_on_a_server_has_no_listener_of_ours_which_would_slow_down_each_statement(postgresql):
+    with connect(postgresql, worker=False) as db:
+        hooked()[0](name="Ada").save()
+        assert ["person.created"] == names(db)
+
+        assert not db.engine._has_events
+        assert not db.async_engine.sync_engine._has_events

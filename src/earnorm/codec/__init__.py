@@ -132,7 +132,9 @@ def encode_record(
             {
                 "identity": [writer.value(part, 2) for part in identity],
                 "payload": writer.members(payload),
-                "changes": {name: [writer.value(old, 3), writer.value(new, 3)] for name, (old, new) in changes.items()},
+                "changes": {name: [writer.value(old, 3), writer.value(new, 3)] for name, (old, new) in changes.items()}
+                if changes
+                else {},
             }
         )
     except (Refusal, UnicodeEncodeError):

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
@@ -114,8 +114,7 @@ class Database:
         self._absence = Absence(self.store, self._clock, partial(durable_names, bus), name) if alone else None
         durable_names(bus)
         for engine in self._engines.both:
-            opening.connect_engine(engine, self.log, self._engines.sync.url)
-            event.listen(engine, "engine_connect", self._on_connection)
+            opening.connect_engine(engine, self.log, self._on_begin, self._engines.sync.url)
 
     @property
     def engine(self) -> Engine:
@@ -240,7 +239,7 @@ class Database:
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:
-        return self._is_subscribed() and self._prepared == count_tables()
+        return self._subscribed == self.bus.registry.version and self._prepared == count_tables()
 
     def _is_subscribed(self) -> bool:
         return self._subscribed == self.bus.registry.version
@@ -252,10 +251,11 @@ class Database:
         if self._absence is not None:
             self._absence.notice()
 
-    def _on_connection(self, _connection: Connection) -> None:
+    def _on_begin(self) -> bool:
         """A plain Session may be the first to use the engine; it finds its tables."""
         if self._prepared < 0 and self._preparer != threading.get_ident():
             self.ready()
+        return self._prepared >= 0
 
     def _prepare(self) -> None:
         with self.unready():

@@ -87,7 +87,7 @@ class Engines:
 
     def reading(self, engine: Engine, schemas: Schemas | None) -> Engine:
         """`acting`, for reading alone. Kept: an engine with options takes longer to make than a row to read."""
-        acting = self.acting(engine, schemas)
+        acting = engine if schemas is None else self.acting(engine, schemas)
         if acting is not engine:
             return acting.execution_options(**READONLY)
         found = self._readers.get(engine)

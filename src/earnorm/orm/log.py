@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Session
 
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.appending import Appending, HeldBack
+from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.scope import current_scope
@@ -181,25 +181,13 @@ class DatabaseLog:
             kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
         if muted or self.captures.expects(kept):
             return Appending(self._append_joined(transaction, kept, muted))
-        if kept and all(isinstance(happening, Occurrence) for happening in kept):
-            # As most transactions are.
-            entries = self._entries(singly(kept))
-            if with_commit and (held := self._held_back(transaction, kept, entries)) is not None:
-                return held
+        entries = self._entries_alone(kept)
+        if entries is not None:
+            told_of = transaction.append_with_commit(entries, self._claim) if with_commit else None
+            if told_of is not None:
+                return Appending(kept, committed=True, told=told_of)
             return Appending(self._met(transaction, kept, transaction.append_meeting(entries)))
         return Appending(self._met(transaction, kept, self._write(transaction, kept)))
-
-    def _held_back(
-        self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], entries: Sequence[Entry]
-    ) -> HeldBack | None:
-        last = transaction.append_with_commit(entries)
-        if last is None:
-            return None
-
-        def now() -> Sequence[Happening]:
-            return self._met(transaction, kept, transaction.append_meeting(entries))
-
-        return HeldBack(kept, last, now, self._claim)
 
     def _met(self, transaction: SQLAlchemyTransaction, kept: Sequence[Happening], met: bool) -> Sequence[Happening]:  # noqa: FBT001  # what the append answered
         """What is kept of events that are appended, if triggers have `met` changes of this transaction as well."""
@@ -244,6 +232,12 @@ class DatabaseLog:
             return False
         occurrence.database = self.name
         return here.add(self._entry(occurrence), occurrence.emission)
+
+    def _entries_alone(self, kept: Sequence[Happening]) -> list[Entry] | None:
+        """The entries of what is kept, if no multitude is among it, as in most transactions."""
+        if len(kept) == 1 and isinstance(kept[0], Occurrence):
+            return [self._entry(kept[0])]
+        return self._entries(singly(kept)) if {*map(type, kept)} == {Occurrence} else None
 
     def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:

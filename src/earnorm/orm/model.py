@@ -183,22 +183,26 @@ class BaseModel(DeclarativeBase):
 
     @classmethod
     def _get(cls, key: Any) -> Self:
-        keys = inspect(cls).primary_key
-        found = _read(cls, "get", key, keys, lambda session: session.get(cls, key))
+        found = _read(cls, "get", key, lambda: inspect(cls).primary_key, lambda session: session.get(cls, key))
         if found is None:
             raise NotFound(cls.__name__, key)
         return found
 
     @classmethod
     def _find(cls, where: tuple[ColumnElement[bool], ...], equals: dict[str, Any]) -> list[Self]:
-        statement, mapper = select(cls).where(*where), inspect(cls)
+        statement = select(cls).where(*where)
         if equals:
+            mapper = inspect(cls)
             for name in equals:
                 if name not in mapper.attrs:
                     raise UnknownField(cls.__name__, name, mapper.attrs.keys())
             statement = statement.filter_by(**equals)
-        named = [mapper.columns[name] for name in equals if name in mapper.columns] or mapper.columns
-        return _read(cls, "find", equals, named, lambda session: list(session.scalars(statement)))
+        return _read(cls, "find", equals, lambda: cls._named(equals), lambda session: list(session.scalars(statement)))
+
+    @classmethod
+    def _named(cls, equals: dict[str, Any]) -> Iterable[Any]:
+        columns = inspect(cls).columns
+        return [columns[name] for name in equals if name in columns] or columns
 
     # --- events ------------------------------------------------------------------------------
 
@@ -231,7 +235,9 @@ class BaseModel(DeclarativeBase):
         return ModelEvent(cls, verb)
 
 
-def _read(cls: type[BaseModel], door: str, value: object, columns: Iterable[Any], work: Callable[[Session], T]) -> T:
+def _read(
+    cls: type[BaseModel], door: str, value: object, columns: Callable[[], Iterable[Any]], work: Callable[[Session], T]
+) -> T:
     """Do `work`; say what those columns take, where SQLAlchemy tells of the code that stumbled over a value."""
     try:
         return database_here(f"{cls.__name__}.{door}()").read(work)
@@ -240,7 +246,7 @@ def _read(cls: type[BaseModel], door: str, value: object, columns: Iterable[Any]
     except StatementError as error:
         if isinstance(error, DBAPIError) or error.orig is None:
             raise
-        taken = ", ".join(f"{column.name}: {column.type!r}" for column in columns)
+        taken = ", ".join(f"{column.name}: {column.type!r}" for column in columns())
         raise InvalidValue(cls.__name__, door, value, taken) from error
 
 

@@ -25,7 +25,10 @@ def keep_tables_of(base: type[DeclarativeBase]) -> None:
 
 
 def count_tables() -> int:
-    return sum([len(metadata.tables) for metadata in KEPT])
+    count = 0
+    for metadata in KEPT:
+        count += len(metadata.tables)
+    return count
 
 
 def look_after(connection: Connection, how: Tables) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, NullPool, event
+from sqlalchemy import Engine, NullPool
 from sqlalchemy.engine import Dialect
 
 from earnorm.backends.sqlalchemy import boundary
@@ -149,7 +148,7 @@ class _Shared:
         self.stage: Stage | None = None
         # Nothing to reset: a connection that comes back is not used again.
         self.pool = NullPool(self._connect, dialect=dialect, reset_on_return=None)
-        event.listen(self.pool, "reset", partial(boundary._reset, dialect))
+        boundary.watch_pool(self.pool, dialect)
 
     def _connect(self) -> Any:
         assert self.stage is not None

@@ -20,7 +20,7 @@ from earnorm.backends.sqlalchemy.boundary import log_of, logs_of
 from earnorm.backends.sqlalchemy.mapping import Mapping, _mappings
 from earnorm.lifecycle import HOOK_KINDS
 
-__all__ = ["LOOK_AGAIN", "listening"]
+__all__ = ["LOOK_AGAIN", "LOUD", "listening"]
 
 # Seconds for which a model that nobody is subscribed to is passed over without a look at the subscriptions.
 LOOK_AGAIN: Final = 5.0
@@ -34,7 +34,7 @@ class _Silence:
     now: Callable[[], float] = monotonic
 
 
-_LOUD: Final = _Silence(-inf)
+LOUD: Final = _Silence(-inf)
 
 
 def listening(session: Session, cls: type) -> Mapping | None:
@@ -43,7 +43,7 @@ def listening(session: Session, cls: type) -> Mapping | None:
     if found is None:
         return None
     silence = found.bus.silences.get(cls)
-    if silence is _LOUD:
+    if silence is LOUD:
         return found
     if silence is not None:
         if silence.now() < silence.until:
@@ -53,19 +53,19 @@ def listening(session: Session, cls: type) -> Mapping | None:
             return found
         _look(session, found)
     silence = found.bus.silences[cls] = _silence(found)
-    return found if silence is _LOUD else None
+    return found if silence is LOUD else None
 
 
 def _silence(mapping: Mapping) -> _Silence:
     bus, info = mapping.bus, mapping.info
     if mapping.validate is not None or bus.observed:
-        return _LOUD
+        return LOUD
     flows = [bus.plans.flow(mapping.cls, kind) for kind in HOOK_KINDS["commit"]]
     if any(flow.heard or flow.before for flow in flows):
-        return _LOUD
+        return LOUD
     logs = logs_of(bus)
     if any(log.keeps_of(info) for log in logs):
-        return _LOUD
+        return LOUD
     if not logs:
         return _Silence(inf)
     now = logs[0].clock.monotonic

@@ -1,8 +1,9 @@
 """The boundary: which events belong to which transaction of which Connection, and what its real end does with them.
 
 The Connection is the boundary, not the Session: a Session may be joined to an outer transaction, span two
-connections or be none at all. Rows are appended in the `commit` event, the last point before COMMIT; handlers are
-released once COMMIT has returned, which only the dialect's own `do_commit` tells.
+connections or be none at all. The dialect tells of its transactions: rows are appended where it is told to commit, the
+last point before COMMIT, and handlers released once that has returned. No event of an Engine does: a listener on one
+makes every statement of it slower.
 """
 
 from __future__ import annotations
@@ -26,33 +27,17 @@ from earnorm.errors import AutocommitRefused, BindNotConnected
 __all__ = ["connect_engine", "disconnect_engine", "is_outbox_of", "log_of", "logs_of", "outbox_of", "seal"]
 
 
-class _Outboxes:
-    """Each on its own Connection: its events hold a Session, which holds that; in a table they would stay for ever."""
-
-    _NAME = "_earnorm_outbox"
-
-    def get(self, connection: Connection) -> ConnectionOutbox | None:
-        found: ConnectionOutbox | None = vars(connection).get(self._NAME)
-        return found
-
-    def __setitem__(self, connection: Connection, outbox: ConnectionOutbox) -> None:
-        vars(connection)[self._NAME] = outbox
-
-    def pop(self, connection: Connection, default: None) -> ConnectionOutbox | None:
-        found: ConnectionOutbox | None = vars(connection).pop(self._NAME, default)
-        return found
-
-
-_outboxes = _Outboxes()
+# On a Connection, and on what the pool has lent it: its events hold a Session, which holds both, so that in a table of
+# ours they would stay for ever.
+_OUTBOX = "_earnorm_outbox"
+# On an Engine: a commit there may be refused by a listener of somebody else's.
+_REFUSABLE = "_earnorm_refusable"
 _logs: WeakKeyDictionary[Engine, Log] = WeakKeyDictionary()
 _urls: WeakKeyDictionary[Engine, URL] = WeakKeyDictionary()
 _watched: WeakSet[Engine] = WeakSet()
 _dialects: WeakSet[Any] = WeakSet()
 _lock = threading.Lock()
 _CLOSED = "earnorm_closed_log"
-# What a driver's COMMIT or ROLLBACK releases; by id, since the dialect sees only that connection.
-_committing: dict[int, ConnectionOutbox] = {}
-_rolling_back: dict[int, ConnectionOutbox] = {}
 
 _commits = 0
 # What waits for the end of a Session's own commit, by the Session's id.
@@ -121,7 +106,7 @@ def _place(url: URL) -> tuple[object, ...]:
 
 def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOutbox:
     """The outbox of the transaction open on `connection`. Raises AutocommitRefused, BindNotConnected."""
-    outbox = _outboxes.get(connection)
+    outbox = _outbox_on(connection)
     if outbox is None:
         if connection._is_autocommit_isolation():
             raise AutocommitRefused(what)
@@ -129,18 +114,35 @@ def outbox_of(connection: Connection, bus: EventBus, what: str) -> ConnectionOut
         if log is None and bus.connected:
             raise BindNotConnected(what, connection.engine.url.render_as_string())
         watch(connection.engine)
-        outbox = _outboxes[connection] = ConnectionOutbox(bus, log, connection)
+        if connection._has_events or connection.engine._has_events:
+            _expect_refusals(connection)
+        outbox = ConnectionOutbox(bus, log, connection)
+        vars(connection)[_OUTBOX] = vars(connection.connection)[_OUTBOX] = outbox
     return outbox
 
 
 def is_outbox_of(connection: Connection, outbox: ConnectionOutbox) -> bool:
     """Whether it is still that of the transaction open there."""
-    return _outboxes.get(connection) is outbox
+    return _outbox_on(connection) is outbox
+
+
+def _outbox_on(connection: Connection) -> ConnectionOutbox | None:
+    found: ConnectionOutbox | None = vars(connection).get(_OUTBOX)
+    return found
+
+
+def _take_off(outbox: ConnectionOutbox) -> None:
+    """Its transaction is over: the Connection's next one has another."""
+    owner = outbox.connection()
+    if owner is not None:
+        vars(owner).pop(_OUTBOX, None)
+        if owner._dbapi_connection is not None:
+            vars(owner._dbapi_connection).pop(_OUTBOX, None)
 
 
 def seal(connection: Connection) -> None:
     """What has happened on it so far is composed apart from what comes after."""
-    outbox = _outboxes.get(connection)
+    outbox = _outbox_on(connection)
     if outbox is not None:
         outbox.seal()
 
@@ -153,113 +155,69 @@ def watch(engine: Engine) -> None:
     with _lock:
         if engine in _watched:
             return
-        for name, listener in _LISTENERS.items():
-            event.listen(engine, name, listener)
         listen()
         _wrap(engine.dialect)
-        event.listen(engine, "reset", partial(_reset, engine.dialect))
+        event.listen(engine, "invalidate", _lose)
         _watched.add(engine)
 
 
-def _release_savepoint(connection: Connection, name: str, _context: None) -> None:
-    if (outbox := _outboxes.get(connection)) is not None:
-        outbox.release_savepoint(name)
+def watch_pool(pool: Any, dialect: Any) -> None:
+    """Hear of connections that are lost, or come back in the middle of something."""
+    event.listen(pool, "invalidate", _lose)
+    event.listen(pool, "reset", partial(_reset, dialect))
 
 
-def _rollback_savepoint(connection: Connection, name: str, _context: None) -> None:
-    if (outbox := _outboxes.get(connection)) is not None:
-        outbox.rollback_to(name)
+def _expect_refusals(connection: Connection) -> None:
+    """Somebody who listens to commits may refuse one, of which nobody tells but the pool the connection goes back to.
+
+    Where nobody does, the pool need not tell of each that comes back.
+    """
+    engine = _root(connection.engine)
+    heard: Any = connection.dispatch if connection._has_events else engine.dispatch
+    if heard.commit and not vars(engine).get(_REFUSABLE):
+        vars(engine)[_REFUSABLE] = True
+        event.listen(engine, "reset", partial(_reset, engine.dialect))
 
 
-def _commit(connection: Connection) -> None:
-    if (outbox := _outboxes.get(connection)) is not None:
-        outbox.committing = _driver_id(connection.connection)
-        _committing[outbox.committing] = outbox
-        try:
-            outbox.append(connection, with_commit=True)
-        except BaseException:
-            if connection.invalidated:
-                _give_up(connection, outbox)
-            else:
-                _undo(connection.dialect, connection.connection)
-            raise
+def _lose(_driver: Any, record: Any, _error: BaseException | None) -> None:
+    """The driver's connection is gone. Nobody will tell it of the ROLLBACK: its Connection's own events do."""
+    outbox = _of_record(record)
+    owner = None if outbox is None else outbox.connection()
+    if owner is not None:
+        event.listen(owner, "rollback", _lost)
+        event.listen(owner, "rollback_twophase", _lost)
 
 
-def _give_up(connection: Connection, outbox: ConnectionOutbox) -> None:
-    """The driver's connection is gone, as after a cancelled await, and its transaction with it."""
-    _committing.pop(outbox.committing, None)
-    _outboxes.pop(connection, None)
-    outbox.give_up()
-
-
-def _rollback(connection: Connection) -> None:
-    if (outbox := _outboxes.pop(connection, None)) is not None:
-        _committing.pop(outbox.committing, None)
-        if connection.invalidated or connection.closed:
-            outbox.give_up()
-        else:
-            _rolling_back[_driver_id(connection.connection)] = outbox
-
-
-def _driver_id(connection: Any) -> int:
-    """The identity of the driver's connection, whether the pool's wrapper is around it or not."""
-    return id(getattr(connection, "dbapi_connection", connection))
-
-
-def _undo(dialect: Any, connection: Any) -> None:
-    """A COMMIT was refused: SQLAlchemy takes its transaction for over and sends no ROLLBACK, SQLite keeps it open."""
-    if (outbox := _committing.pop(_driver_id(connection), None)) is not None:
-        if (owner := outbox.connection()) is not None:
-            _outboxes.pop(owner, None)
-        _rolling_back[_driver_id(connection)] = outbox
-    with suppress(Exception):  # what refused the commit is what the caller has to know
-        dialect.do_rollback(connection)
-
-
-def _reset(dialect: Any, connection: Any, _record: Any, state: Any) -> None:
-    """Back into the pool, its commit refused by somebody else's listener: nothing may be left for its next user."""
-    if _committing and _driver_id(connection) in _committing and not state.terminate_only:
-        _undo(dialect, connection)
-
-
-def _prepare_twophase(connection: Connection, _xid: Any) -> None:
-    if (outbox := _outboxes.get(connection)) is not None:
-        outbox.append(connection)
-
-
-def _commit_twophase(connection: Connection, _xid: Any, _is_prepared: bool) -> None:  # noqa: FBT001  # SQLAlchemy calls it so
-    if (outbox := _outboxes.get(connection)) is not None and outbox.composed is None:
-        outbox.append(connection)
-
-
-def _rollback_twophase(connection: Connection, _xid: Any, _is_prepared: bool) -> None:  # noqa: FBT001  # SQLAlchemy calls it so
-    if (outbox := _outboxes.pop(connection, None)) is not None:
+def _lost(connection: Connection, *_: Any) -> None:
+    if (connection.invalidated or connection.closed) and (outbox := _outbox_on(connection)) is not None:
+        _take_off(outbox)
         outbox.give_up()
 
 
-_LISTENERS: dict[str, Callable[..., None]] = {
-    "release_savepoint": _release_savepoint,
-    "rollback_savepoint": _rollback_savepoint,
-    "commit": _commit,
-    "rollback": _rollback,
-    "prepare_twophase": _prepare_twophase,
-    "commit_twophase": _commit_twophase,
-    "rollback_twophase": _rollback_twophase,
-}
+def _reset(dialect: Any, connection: Any, record: Any, state: Any) -> None:
+    """Back into the pool, its commit refused by somebody else's listener: nothing may be left for its next user."""
+    outbox = None if state.terminate_only else _of_record(record)
+    if outbox is not None:
+        _undo(dialect, connection, outbox)
+
+
+def _of_record(record: Any) -> ConnectionOutbox | None:
+    """The outbox on a connection that its pool is asked about."""
+    lent = None if record is None or record.fairy_ref is None else record.fairy_ref()
+    return None if lent is None else vars(lent).get(_OUTBOX)
 
 
 # --- after the commit ------------------------------------------------------------------------
 
 
 def _wrap(dialect: Any) -> None:
-    """What no event of SQLAlchemy tells: that COMMIT or ROLLBACK has returned, and what a savepoint was named."""
+    """Also what no event of SQLAlchemy tells: that COMMIT or ROLLBACK has returned, and what a savepoint was named."""
     if dialect in _dialects:
         return
     _dialects.add(dialect)
     dialect.do_commit = partial(_do_commit, dialect, dialect.do_commit)
-    dialect.do_rollback = partial(_do_rollback, dialect.do_rollback)
-    dialect.do_commit_twophase = partial(_do_commit_twophase, dialect.do_commit_twophase)
-    dialect.do_savepoint = partial(_do_savepoint, dialect.do_savepoint)
+    for name, ours in _WRAPPED.items():
+        setattr(dialect, name, partial(ours, getattr(dialect, name)))
 
 
 def commits() -> int:
@@ -269,47 +227,107 @@ def commits() -> int:
 
 def _do_commit(dialect: Any, do_commit: Callable[[Any], None], connection: Any) -> None:
     global _commits  # noqa: PLW0603  # counted here, where every commit passes
-    outbox = _committing.get(_driver_id(connection)) if _committing else None
+    outbox: ConnectionOutbox | None = None
     try:
-        if outbox is not None:
-            outbox.appending.finish()
-        do_commit(connection)
+        outbox = getattr(connection, "__dict__", _NOTHING).get(_OUTBOX)
+        if outbox is not None and (owner := outbox.connection()) is not None:
+            outbox.append(owner, with_commit=True)
+        if outbox is None or not outbox.appending.committed:
+            do_commit(connection)
     except BaseException:
-        _undo(dialect, connection)
+        _undo(dialect, connection, outbox)
         raise
     # Two at once may count as one, which still is another number than before.
     _commits += 1
     if outbox is not None:
-        del _committing[_driver_id(connection)]
-        if (owner := outbox.connection()) is not None:
-            _outboxes.pop(owner, None)
+        _take_off(outbox)
         _release(outbox)
+
+
+def _undo(dialect: Any, connection: Any, outbox: ConnectionOutbox | None) -> None:
+    """A COMMIT was refused: SQLAlchemy takes its transaction for over and sends no ROLLBACK, SQLite keeps it open."""
+    if outbox is not None:
+        _take_off(outbox)
+    with suppress(Exception):  # what refused the commit is what the caller has to know
+        dialect.do_rollback(connection)
+    if outbox is not None:
+        outbox.give_up()
 
 
 def _do_rollback(do_rollback: Callable[[Any], None], connection: Any) -> None:
+    outbox: ConnectionOutbox | None = getattr(connection, "__dict__", _NOTHING).get(_OUTBOX)
+    if outbox is not None:
+        _take_off(outbox)
     try:
         do_rollback(connection)
     finally:
-        if _rolling_back and (outbox := _rolling_back.pop(_driver_id(connection), None)) is not None:
+        if outbox is not None:
             outbox.give_up()
-
-
-def _do_commit_twophase(do_commit: Callable[..., None], connection: Connection, *args: Any, **options: Any) -> None:
-    do_commit(connection, *args, **options)
-    if (outbox := _outboxes.pop(connection, None)) is not None:
-        _release(outbox)
 
 
 def _do_savepoint(do_savepoint: Callable[..., None], connection: Connection, name: str) -> None:
     do_savepoint(connection, name)
-    if (outbox := _outboxes.get(connection)) is not None:
+    if (outbox := _outbox_on(connection)) is not None:
         outbox.savepoint(name)
+
+
+def _do_release_savepoint(do_release: Callable[..., None], connection: Connection, name: str) -> None:
+    if (outbox := _outbox_on(connection)) is not None:
+        outbox.release_savepoint(name)
+    do_release(connection, name)
+
+
+def _do_rollback_to_savepoint(do_rollback_to: Callable[..., None], connection: Connection, name: str) -> None:
+    if (outbox := _outbox_on(connection)) is not None:
+        outbox.rollback_to(name)
+    do_rollback_to(connection, name)
+
+
+# Two-phase: some of these call `do_commit` or `do_rollback`, which are not to find the outbox.
+
+
+def _do_prepare_twophase(do_prepare: Callable[..., None], connection: Connection, xid: Any) -> None:
+    if (outbox := _outbox_on(connection)) is not None:
+        outbox.append(connection)
+    do_prepare(connection, xid)
+
+
+def _do_commit_twophase(do_commit: Callable[..., None], connection: Connection, *args: Any, **options: Any) -> None:
+    outbox = _outbox_on(connection)
+    if outbox is not None:
+        if outbox.composed is None:
+            outbox.append(connection)
+        _take_off(outbox)
+    do_commit(connection, *args, **options)
+    if outbox is not None:
+        _release(outbox)
+
+
+def _do_rollback_twophase(do_rollback: Callable[..., None], connection: Connection, *args: Any, **options: Any) -> None:
+    if (outbox := _outbox_on(connection)) is not None:
+        _take_off(outbox)
+        outbox.give_up()
+    do_rollback(connection, *args, **options)
+
+
+# A connection that no pool has lent, as SQLAlchemy's own checks have it, may have no attributes.
+_NOTHING: dict[str, Any] = {}
+_WRAPPED: dict[str, Callable[..., None]] = {
+    "do_rollback": _do_rollback,
+    "do_savepoint": _do_savepoint,
+    "do_release_savepoint": _do_release_savepoint,
+    "do_rollback_to_savepoint": _do_rollback_to_savepoint,
+    "do_prepare_twophase": _do_prepare_twophase,
+    "do_commit_twophase": _do_commit_twophase,
+    "do_rollback_twophase": _do_rollback_twophase,
+}
 
 
 def _release(outbox: ConnectionOutbox) -> None:
     """Now, or if a Session is in the middle of its commit, once it is usable again."""
-    for session in outbox.sessions:
-        transaction = session._transaction
+    for reference in outbox.references:
+        session = reference()
+        transaction = None if session is None else session._transaction
         if transaction is not None and transaction._state is SessionTransactionState.PREPARED:
             _ready.setdefault(id(session), []).append(outbox)
             return

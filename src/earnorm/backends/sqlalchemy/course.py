@@ -18,6 +18,7 @@ from earnorm.backends.sqlalchemy.relations import LETTING_GO, associations_of, l
 from earnorm.backends.sqlalchemy.written import flow_of
 from earnorm.flow import Flow
 from earnorm.occurrence import Kind
+from earnorm.telemetry import stepping
 
 __all__ = ["SETTLED", "SIMPLE", "Course", "Done", "course_of", "is_no_concern"]
 
@@ -34,13 +35,15 @@ SIMPLE = "earnorm_simple"
 class Course:
     """What a new record of a class meets, until its bus forgets its plans.
 
-    short    it may go the short way; the rest is said of these alone
+    short    it may go the short way, as hooks that take only `self` are all that learns of it
+    kept     it may go that way, as a log is all that learns of it
     flow     its hooks
     silent   it has none
     screen   whether its values pass as they are; if not, the mapping's `validate` says what is wrong, if anything
     """
 
     short: bool
+    kept: bool
     flow: Flow
     silent: bool
     screen: Callable[[Mapping[str, Any]], bool] | None
@@ -54,7 +57,8 @@ def course_of(mapping: mappings.Mapping, mapper: Mapper[Any]) -> Course:
     alone = mapper.inherits is None and not letting_go(mapper) and not associations_of(mapper)
     # What `logging` is to tell is asked each time: nobody says when that changes.
     short = alone and flow.simple and not bus._attentive
-    found = table[mapping.cls] = Course(short, flow, flow.silent, mapping.screen)
+    kept = alone and bus.connected and not flow.before and flow.logged and not (bus.watch.active or stepping())
+    found = table[mapping.cls] = Course(short, kept, flow, flow.silent, mapping.screen)
     return found
 
 

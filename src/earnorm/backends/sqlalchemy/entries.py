@@ -53,11 +53,11 @@ class LogVerbs(Verbs):
         """`append`; returns whether triggers may have captured changes of this transaction as well."""
         return self._dialect.append(self._connection, log_rows(entries))
 
-    def append_with_commit(self, entries: Sequence[Entry]) -> Callable[[str | None], bool] | None:
-        """What will `append` them with COMMIT, and says whether it could (`Dialect.append_with_commit`); or None."""
+    def append_with_commit(self, entries: Sequence[Entry], claim: Callable[[], str | None]) -> bool | None:
+        """`append` them together with COMMIT, where that can be (`Dialect.append_with_commit`)."""
         if len(entries) >= MANY:
             return None
-        return self._dialect.append_with_commit(self._connection, partial(log_rows, entries))
+        return self._dialect.append_with_commit(self._connection, partial(log_rows, entries), claim)
 
     def take_back(self, ids: Sequence[bytes]) -> None:
         """Undo an append of this very transaction, to append something else in its place."""

@@ -14,10 +14,12 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
-from earnorm.backends.sqlalchemy import hooks
+from earnorm.backends.sqlalchemy import hooks, kept
+from earnorm.backends.sqlalchemy.attention import LOUD
 from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, unloaded
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
 from earnorm.backends.sqlalchemy.first_model import once_over, under_way
+from earnorm.backends.sqlalchemy.kept import KEPT
 from earnorm.backends.sqlalchemy.latecomers import after_others
 from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
 from earnorm.backends.sqlalchemy.opening import EXPECTED
@@ -73,12 +75,15 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
     mapping = mappings.get(manager.class_)
     if mapping is not None:
         course = mapping.bus.courses.get(manager.class_) or course_of(mapping, manager.mapper)
-        if not course.short or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
+        goes = course.short or (
+            course.kept and session.connection_callable is None and mapping.bus.silences.get(mapping.cls) is LOUD
+        )
+        if not goes or manager.mapper._delete_orphans or (remembered.get(DEBUG) is not False and verbose()):
             _at_length(session, context, done)
             return
         held = state.obj
         record = held()
-        if not course.silent:
+        if course.short and not course.silent:
             if _scope_here() is not None or _running_here() is not None:
                 _at_length(session, context, done)
                 return
@@ -95,6 +100,8 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
         screen = course.screen
         if mapping.validate is not None and (screen is None or not screen(record.__dict__)):
             mapping.validate(record, None)
+        if course.kept:
+            kept.expect(session, context, state, mapping)
     elif not is_no_concern(manager.mapper):
         _at_length(session, context, done)
         return
@@ -124,9 +131,14 @@ def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
 def _after_flush(session: Session, context: UOWTransaction) -> None:
     settled = context.attributes.get(SETTLED)
     if settled is not None:
-        if len(context.states) == 1 and settled in context.states:
+        is_alone = len(context.states) == 1 and settled in context.states
+        if KEPT not in context.attributes:
+            if is_alone:
+                return
+        elif is_alone and not settled.expired_attributes:
+            kept.look(session, context, mappings[settled.manager.class_])
             return
-        # Something else is written as well, or instead.
+        # Something else is written as well, or instead; or the database has worked out a value.
         del context.attributes[SETTLED]
     # First what the database has worked out is put where the hooks will look.
     expressions.after_flush(session, context)
@@ -135,7 +147,12 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
 
 
 def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
-    if SETTLED in context.attributes:
+    settled = context.attributes.get(SETTLED)
+    if settled is not None:
+        if KEPT in context.attributes:
+            mapping = mappings[settled.manager.class_]
+            kept.tell(session, context, settled, mapping, mapping.bus.plans.flow(mapping.cls, "created").name)
+            return
         simple: Written | None = context.attributes.get(SIMPLE)
         if simple is not None:
             simple.call(simple.flow.always, simple.record, session, before=False)

@@ -7,6 +7,7 @@ it, before any SQL on it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
@@ -19,20 +20,38 @@ from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 
-__all__ = ["EXPECTED", "connect_engine", "expect_nothing", "listen", "outbox_in", "require_boundary"]
+__all__ = ["EXPECTED", "OPENED", "connect_engine", "expect_nothing", "listen", "outbox_in", "require_boundary"]
 
 # In a flush's `attributes`: its outboxes.
 _OUTBOXES = "earnorm_outboxes"
-# On a Session: the models that its flush will write once it has opened a connection, by engine.
+# On a Session: the models that its flush will write once it has opened a connection, by engine; and, once it has, the
+# outbox.
 EXPECTED = "_earnorm_expected"
+OPENED = "opened"
 
 _lock = threading.Lock()
 
 
-def connect_engine(engine: Engine, log: Log, url: URL | None = None) -> None:
-    """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open."""
+def connect_engine(engine: Engine, log: Log, get_ready: Callable[[], bool], url: URL | None = None) -> None:
+    """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open.
+
+    `get_ready` is called before each transaction until it says that all is.
+    """
     listen()
     boundary.connect_engine(engine, log, url)
+    _get_ready_first(engine.dialect, get_ready)
+
+
+def _get_ready_first(dialect: Any, get_ready: Callable[[], bool]) -> None:
+    # No event of the engine, which would tell every statement to nobody.
+    do_begin = dialect.do_begin
+
+    def begin(connection: Any) -> None:
+        if get_ready() and vars(dialect).get("do_begin") is begin:
+            dialect.do_begin = do_begin
+        do_begin(connection)
+
+    dialect.do_begin = begin
 
 
 def listen() -> None:
@@ -60,10 +79,10 @@ def require_boundary(session: Session, context: UOWTransaction, state: InstanceS
 
 
 def _after_begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    expected: dict[Any, Mapping] | None = vars(session).get(EXPECTED) if session._flushing else None
-    mapping = (expected.get(connection.engine) or expected.get(None)) if expected else None
-    if mapping is not None:
-        _outbox(session, connection, mapping)
+    expected: dict[Any, Any] | None = session.__dict__.get(EXPECTED) if session._flushing else None
+    mapping: Mapping | None = (expected.get(connection.engine) or expected.get(None)) if expected else None
+    if expected is not None and mapping is not None:
+        expected[OPENED] = _outbox(session, connection, mapping)
 
 
 def outbox_in(

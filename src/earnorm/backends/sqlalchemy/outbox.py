@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import instance_state
 
-from earnorm.backends.sqlalchemy.appending import Appending
+from earnorm.backends.sqlalchemy.appending import NOTHING
 from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.scope import outside
@@ -35,28 +35,40 @@ class ConnectionOutbox(Outbox):
         self.log = log
         self.connection = weakref.ref(connection)
         self.engine = connection.engine
-        self.committing = 0
         self.database = "" if log is None else log.name
         # Not a WeakSet, which takes longer to make than all the rest: there is one Session, or a few.
-        self._sessions: list[weakref.ref[Session]] = []
+        self.references: list[weakref.ref[Session]] = []
         self._sealed: list[int] = []
         self.muted: set[str] = set()  # records whose changes nobody is to hear of, whoever saw them
         self.composed: list[Happening] | None = None
-        self.appending = Appending()
-        self.emissions = Emissions()
+        self.appending = NOTHING
+        self._emissions: Emissions | None = None
 
     def serve(self, session: Session) -> None:
         """Events of this Session's transaction come in here."""
-        if session not in self.sessions:
-            self._sessions.append(weakref.ref(session))
+        for reference in self.references:
+            if reference() is session:
+                return
+        self.references.append(weakref.ref(session))
 
     @property
     def sessions(self) -> list[Session]:
-        return [session for reference in self._sessions if (session := reference()) is not None]
+        return [session for reference in self.references if (session := reference()) is not None]
+
+    @property
+    def emissions(self) -> Emissions:
+        if self._emissions is None:
+            self._emissions = Emissions()
+        return self._emissions
 
     def record(self, occurrence: Occurrence) -> None:
         occurrence.database = self.database
         super().record(occurrence)
+
+    def keep(self, occurrence: Occurrence) -> None:
+        """`record` what a log alone hears of, and nobody watches."""
+        occurrence.database = self.database
+        self.happenings.append(occurrence)
 
     def record_many(self, multitude: Multitude) -> None:
         multitude.database = self.database
@@ -67,15 +79,18 @@ class ConnectionOutbox(Outbox):
         self._sealed.append(len(self.happenings))
 
     def append(self, connection: Connection, *, with_commit: bool = False) -> None:
-        self.composed = compose_parts(self.happenings, self._sealed)
+        # One, as most transactions have, is what it is.
+        alone = len(self.happenings) == 1
+        self.composed = self.happenings[:] if alone else compose_parts(self.happenings, self._sealed)
         if self.log is not None and (self.composed or self.muted):
-            if self.emissions.are_keyed:
-                self.composed = self.emissions.reserve(self.log.join(connection), self.composed)
+            if self._emissions is not None and self._emissions.are_keyed:
+                self.composed = self._emissions.reserve(self.log.join(connection), self.composed)
             self.appending = self.log.append(connection, self.composed, self.muted, with_commit=with_commit)
 
     def release(self) -> None:
         """The transaction is committed: run what runs after it, in this process."""
-        self.emissions.commit()
+        if self._emissions is not None:
+            self._emissions.commit()
         if self.log is not None:
             self.log.appended(self.appending)
         for occurrence in singly(filter(self._is_heard_later, self.composed or ())):
@@ -87,10 +102,11 @@ class ConnectionOutbox(Outbox):
                         self._run(fresh, occurrence.later)
 
     def _is_heard_later(self, happening: Happening) -> bool:
-        """Of a multitude nobody did when it happened; a handler may have been registered since."""
-        if not isinstance(happening, Multitude):
+        """Of most the log alone does; a handler may have been registered since a multitude happened."""
+        info, kind = happening.info, happening.kind
+        if info is None or kind == "event" or (self.log is None and isinstance(happening, Occurrence)):
             return True
-        return not self.bus.plans.flow(happening.info.cls, happening.kind).logged
+        return not self.bus.plans.flow(info.cls, kind).logged
 
     def _later(self, occurrence: Occurrence) -> Sequence[Handler]:
         """Who hears it after the commit, in this process: with a log, the durable ones read that."""

@@ -85,6 +85,8 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
 
 def log_rows(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:
     """The columns of the log but its position; without the last one, their due, if none of them has any."""
+    if len(entries) == 1 and entries[0].due is None:
+        return [entry_row(entries[0])]
     rows = [entry_row(entry) for entry in entries]
     dues = [entry.due for entry in entries]
     if not any(dues):

@@ -161,6 +161,8 @@ def is_nobodys() -> bool:
 
 def current_scope() -> Scope | None:
     """The open transaction here, if any. Raises TransactionNotYours if it is somebody else's."""
+    if _scope.get() is None and _running.get() is None:
+        return None
     found = _open_here()
     if found is not None:
         found.require_owner()

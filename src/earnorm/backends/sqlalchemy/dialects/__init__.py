@@ -19,7 +19,7 @@ from earnorm.glance import Span
 from earnorm.upkeep import Stall
 from earnorm.wakeup import Wakeup
 
-__all__ = ["MANY", "READONLY", "Backend", "Dialect", "Seen", "backend_of", "dialect_named", "dialect_of"]
+__all__ = ["MANY", "READONLY", "Backend", "Dialect", "Seen", "backend_of", "dialect_named", "dialect_of", "is_heard"]
 
 READONLY = {"earnorm_readonly": True}
 """Execution options of a connection that only reads, so that its transaction need take no write lock."""
@@ -62,14 +62,12 @@ class Dialect(Protocol):
         ...
 
     def append_with_commit(
-        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]]
-    ) -> Callable[[str | None], bool] | None:
-        """What will `append` and COMMIT in one round trip, and tell the workers what it is given, if anything.
+        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]], claim: Callable[[], str | None]
+    ) -> bool | None:
+        """`append` and COMMIT in one round trip; whether the workers were told what `claim` says, if anything.
 
-        None where that takes two: the rows are not asked for then.
-
-        It answers whether it has: not if triggers saw the transaction write, or the append was refused. The transaction
-        is then as it was before. It raises what a COMMIT does.
+        None where that takes two, or where triggers saw the transaction write, or the append was refused: the
+        transaction is then as it was before. Raises what a COMMIT does.
         """
         ...
 
@@ -137,6 +135,13 @@ class Dialect(Protocol):
     def forget(self) -> None:
         """A connection is gone: drop what was remembered of the database behind it."""
         ...
+
+
+def is_heard(connection: Connection) -> bool:
+    """Whether anybody wants to hear of each statement there, so that none may go past SQLAlchemy."""
+    # The Connection's own list joins the engine's at each look, at twelve functions.
+    heard: Any = connection.dispatch if connection._has_events else connection.engine.dispatch
+    return bool(heard.before_cursor_execute or heard.after_cursor_execute) or bool(connection._echo)
 
 
 def dialect_of(engine: Engine) -> Dialect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -100,8 +100,8 @@ class PostgreSQL:
         return found is not None and bool(found.fetchone()[0])
 
     def append_with_commit(
-        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]]
-    ) -> Callable[[str | None], bool] | None:
+        self, connection: Connection, rows: Callable[[], Sequence[tuple[Any, ...]]], claim: Callable[[], str | None]
+    ) -> bool | None:
         driver = _driver_of(connection)
         if driver is None:
             return None
@@ -114,7 +114,8 @@ class PostgreSQL:
         else:
             given = together.arrays([column.type for column in _given(tables.log)[:width]], written)
         last = together.Statement(self._last_text(width, alone=len(written) == 1), *given)
-        return partial(together.send_with_commit, driver, last)
+        tell = claim()
+        return tell is not None if together.send_with_commit(driver, last, tell) else None
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
         slots = slots_of(entries.keys, entries.ids)

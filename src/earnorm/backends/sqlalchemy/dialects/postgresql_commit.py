@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, Connection, Pipeline, errors, generators
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
 from sqlalchemy.types import BigInteger, TypeEngine
 from sqlalchemy.util import await_only
 
+from earnorm.backends.sqlalchemy.dialects import is_heard
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import CHANNEL
 
 __all__ = ["Driver", "Statement", "arrays", "driver_of", "elements", "send_with_commit", "values"]
@@ -33,8 +34,7 @@ _TELL = f"SELECT pg_notify({CHANNEL}, $1)".encode()
 _REFUSED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """As the protocol has it."""
 
     text: bytes
@@ -48,8 +48,7 @@ def driver_of(connection: SQLAlchemyConnection) -> Driver | None:
     driver = found.driver_connection if isinstance(found, AsyncAdapt_psycopg_connection) else found
     if not isinstance(driver, Connection | AsyncConnection) or not _can_send(driver):
         return None
-    heard = connection.dispatch.before_cursor_execute or connection.dispatch.after_cursor_execute
-    return None if heard or connection._echo else driver
+    return None if is_heard(connection) else driver
 
 
 def _can_send(driver: Driver) -> bool:
@@ -74,11 +73,9 @@ def _has_pipelines() -> bool:
 def send_with_commit(driver: Driver, last: Statement, tell: str | None) -> bool:
     """Run the statement and COMMIT. False: the statement was refused, and the transaction is as it was before.
 
-    Listeners are told `tell` in a transaction of its own, behind that one. Raises what the driver does if COMMIT fails,
-    or the connection.
+    `driver` is what `driver_of` found just now. Listeners are told `tell` in a transaction of its own, behind that one.
+    Raises what the driver does if COMMIT fails, or the connection.
     """
-    if not _can_send(driver):
-        return False
     talk = _talk(driver, last, None if tell is None else Statement(_TELL, [tell.encode()], [Format.TEXT]))
     if isinstance(driver, AsyncConnection):
         return await_only(_asend(driver, talk))
@@ -153,6 +150,13 @@ def _send(driver: Driver, statement: Statement, answer: Format = Format.TEXT) ->
     It stands in psycopg's own book, since a ROLLBACK lets psycopg drop every statement of the session.
     """
     book: Any = driver._prepared
+    key = statement.text, ()
+    name = book._names.get(key)
+    if name is not None:
+        # As its `get` says, in four functions.
+        book._names.move_to_end(key)
+        driver.pgconn.send_query_prepared(name, statement.given, statement.formats, answer)
+        return 1
     query = _Query(statement.text)
     prepare, name = book.get(query, True)
     book.maybe_add_to_cache(query, prepare, name)
