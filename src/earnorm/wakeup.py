@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
-__all__ = ["Polling", "Wakeup"]
+__all__ = ["Bell", "Polling", "Wakeup"]
+
+
+class Bell(threading.Event):
+    """An event that can be waited for beside sockets: once `fileno` was asked for, setting it makes that readable.
+
+    One thread waits and clears; any may set. In a fork the worker makes itself another one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+
+    def fileno(self) -> int:
+        if self._pair is None:
+            ears, mouth = self._pair = socket.socketpair()
+            ears.setblocking(False)
+            mouth.setblocking(False)
+        return self._pair[0].fileno()
+
+    def set(self) -> None:
+        # Whoever clears it looks afterwards, so what is set already need not be said again.
+        if self.is_set():
+            return
+        super().set()
+        if (pair := self._pair) is not None:
+            # Full: it is readable.
+            with suppress(BlockingIOError):
+                pair[1].send(b".")
+
+    def heard(self) -> bool:
+        """Whether it is set, asked by who found it readable: it is no more, until it is set again."""
+        if self._pair is not None:
+            with suppress(BlockingIOError):
+                self._pair[0].recv(4096)
+        return self.is_set()
+
+    def __del__(self) -> None:
+        for end in self._pair or ():
+            end.close()
 
 
 class Wakeup(Protocol):
@@ -22,12 +63,19 @@ class Wakeup(Protocol):
         """Each is held while a thread here is inside a driver: a fork takes them first, to leave none locked."""
         ...
 
-    def watch(self, wake: Callable[[], object]) -> None:
-        """Call `wake`, from a thread of its own, whenever another process may have left something to do."""
+    def wait(self, bell: Bell, seconds: float) -> bool:
+        """Block until `bell` is set, another process may have left something to do, or for so long; False if that long.
+
+        The worker's own thread waits here, with no other in between.
+        """
         ...
 
-    def unwatch(self) -> None:
-        """Call it no more. `watch` may follow."""
+    def heed(self) -> None:
+        """The log is looked at next, so that what was told until now need not be told by `wait`."""
+        ...
+
+    def leave(self) -> None:
+        """Nobody waits any more: give back what that took. `wait` may follow."""
         ...
 
     def notify(self) -> None:
@@ -61,11 +109,14 @@ class Polling:
     def locks(self) -> Sequence[threading.Lock]:
         return ()
 
-    def watch(self, wake: Callable[[], object]) -> None:
-        """Nothing would call it."""
+    def wait(self, bell: Bell, seconds: float) -> bool:
+        return bell.wait(max(0.0, seconds))
 
-    def unwatch(self) -> None:
-        """Nothing was begun."""
+    def heed(self) -> None:
+        """Nothing is told."""
+
+    def leave(self) -> None:
+        """Nothing is held."""
 
     def notify(self) -> None:
         """Nobody hears it."""

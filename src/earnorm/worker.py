@@ -30,7 +30,7 @@ from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
 from earnorm.trimming import Trimming
 from earnorm.turn import Turns
-from earnorm.wakeup import Polling, Wakeup
+from earnorm.wakeup import Bell, Polling, Wakeup
 
 __all__ = ["Worker"]
 
@@ -104,7 +104,7 @@ class Worker:
         self._tenure = Tenure(self._store, self._clock, self._seconds, dedicated=self._dedicated)
         sizes = {"threads": threads, "concurrency": concurrency}
         self._lanes = Lanes(self._runner, self._clock, **sizes, own_loop=self._own_loop)
-        self._wakeup = threading.Event()
+        self._wakeup = Bell()
         pace = Pace(self._batch)
         stragglers = Stragglers(concurrency + threads, self._wakeup.set)
         self._agenda = Agenda(self._store, self._audience, self._runner, self._tenure, pace, groups=self._groups)
@@ -161,7 +161,6 @@ class Worker:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._serve, name="earnorm-worker", daemon=True)
             self._thread.start()
-            self._outside.watch(self._wakeup.set)
 
     def wake(self) -> None:
         """Something was committed: look at once. Many wakes are one. In a fork of a started worker's process, start."""
@@ -195,7 +194,6 @@ class Worker:
             self._turns.deadline = self._clock.monotonic() + grace
             self._stopping.set()
             thread, batch = self._thread, self._turns.under_way
-        self._outside.unwatch()
         if batch is not None:
             batch.close()
         self._wakeup.set()
@@ -290,6 +288,7 @@ class Worker:
             self._look_again()
             if moved:
                 pause = _SOON
+                self._heed()
             elif self._failures:
                 self._clock.wait(self._stopping, min(_AGAIN * 2 ** min(self._failures - 1, 10), _FAILING))
             else:
@@ -298,6 +297,12 @@ class Worker:
             self._attempt(None)
         self._finish()
         self._give_back()
+        self._outside.leave()
+
+    def _heed(self) -> None:
+        """Whatever was told until now is in the log that is looked at next."""
+        self._wakeup.clear()
+        self._outside.heed()
 
     def _finish(self) -> None:
         try:
@@ -319,9 +324,15 @@ class Worker:
             due = min(pause, self._agenda.next_due)
         if self._trimming is not None:
             due = min(due, self._trimming.left())
-        woken = self._clock.wait(self._wakeup, due)
+        woken = self._wait(due)
         self._wakeup.clear()
         return _SOON if woken else 2 * pause
+
+    def _wait(self, seconds: float) -> bool:
+        if isinstance(self._clock, SystemClock):
+            return self._outside.wait(self._wakeup, seconds)
+        # By a clock that was handed in, others are not heard: its seconds are none of theirs.
+        return self._clock.wait(self._wakeup, seconds)
 
     def _rest_leases(self) -> None:
         """Nothing comes in: let whoever is woken first have the next of it."""

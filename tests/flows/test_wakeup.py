@@ -6,7 +6,7 @@ import sys
 import threading
 
 from earnorm import connect, emit, event_handler
-from earnorm.backends.sqlalchemy.dialects import side_thread
+from earnorm.backends.sqlalchemy.dialects import side_connection
 from earnorm.testing import rolled_back
 from tests.flows.test_durable_delivery import ROOT, environment
 from tests.flows.waking import EVENTUALLY, ring, until
@@ -48,7 +48,7 @@ def test_what_a_handler_emits_wakes_the_workers_of_other_processes(url, resting,
     assert told.wait(EVENTUALLY)
 
 
-SIDE = {"earnorm-listen", "earnorm-notify", "earnorm-watch", "earnorm-worker"}
+SIDE = {"earnorm-notify", "earnorm-worker"}
 
 
 def test_closing_leaves_no_thread_and_no_connection_behind(url, rang):
@@ -59,7 +59,7 @@ def test_closing_leaves_no_thread_and_no_connection_behind(url, rang):
         assert threads
 
     assert not [thread for thread in threads if thread.is_alive()]
-    assert [] == side_thread._inherited
+    assert [] == side_connection._inherited
 
 
 def test_a_rolled_back_test_wakes_nobody(resting, another, rang):
@@ -74,15 +74,15 @@ def test_a_rolled_back_test_wakes_nobody(resting, another, rang):
 
 
 def test_where_the_watch_fails_it_is_said_once_and_the_worker_looks_by_itself(url, rang, caplog, monkeypatch):
-    monkeypatch.setattr(side_thread, "_AGAIN", 0.001)
-    monkeypatch.setattr(side_thread, "_LATEST", 0.001)
+    monkeypatch.setattr(side_connection, "_AGAIN", 0.001)
+    monkeypatch.setattr(side_connection, "_LATEST", 0.001)
     tries = []
 
     def fail(self):
         tries.append(self)
         raise OSError("no more connections")
 
-    monkeypatch.setattr(side_thread.SideThread, "_connect", fail)
+    monkeypatch.setattr(side_connection.SideConnection, "_connect", fail)
     with connect(url, worker=True) as db, connect(url, name="another", worker=False) as another:
         until(lambda: len(tries) > 3)
         assert db.wakeup.longest <= 6

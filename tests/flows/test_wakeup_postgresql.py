@@ -1,11 +1,15 @@
 """Waking on PostgreSQL: what NOTIFY tells, who hears it, and what is found without."""
 
+import threading
+
 import psycopg
 import pytest
 from sqlalchemy import event
 
 from earnorm import connect
-from earnorm.backends.sqlalchemy.dialects import postgresql_wakeup, side_thread
+from earnorm.backends.sqlalchemy.dialects import postgresql_wakeup, side_connection
+from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
+from earnorm.wakeup import Bell
 from tests import postgresql as postgres
 from tests.flows.waking import EVENTUALLY, ring, until
 
@@ -15,8 +19,17 @@ def kind():
     return "postgresql"
 
 
+@pytest.fixture
+def listening(resting):
+    """One more that listens, and has looked."""
+    wakeup = PostgreSQLWakeup(resting.engine)
+    assert wakeup.wait(Bell(), EVENTUALLY)
+    yield wakeup
+    wakeup.close()
+
+
 def test_a_listener_whose_backend_was_ended_listens_again(resting, another, rang, caplog, monkeypatch):
-    monkeypatch.setattr(side_thread, "_AGAIN", 0.001)
+    monkeypatch.setattr(side_connection, "_AGAIN", 0.001)
     listener = resting.wakeup._listener
     pid = listener._connection.info.backend_pid
 
@@ -29,19 +42,17 @@ def test_a_listener_whose_backend_was_ended_listens_again(resting, another, rang
 
 
 def test_what_was_committed_while_nobody_listened_is_found_by_the_first_look(resting, another, rang):
-    resting.wakeup.unwatch()
+    resting.worker.stop()
     ring(another)
-    resting.wakeup.watch(resting.worker._wakeup.set)
+    wakeup = PostgreSQLWakeup(resting.engine)
+    wakeup._listener._seen = resting.wakeup._listener._seen
 
-    assert rang.wait(EVENTUALLY)
+    assert wakeup.wait(Bell(), EVENTUALLY)
+    wakeup.close()
 
 
-def test_commits_of_a_moment_share_a_notification_which_their_own_process_does_not_hear(url, resting, another):
-    heard = []
-    resting.wakeup._listener.wake = lambda: heard.append("worker")
-    another.wakeup.watch(lambda: heard.append("itself"))
-    until(lambda: another.wakeup._listener.listening and heard)
-    heard.clear()
+def test_commits_of_a_moment_share_a_notification_which_their_own_process_does_not_hear(listening, another):
+    assert another.wakeup.wait(Bell(), EVENTUALLY)
     sends = []
     send = another.wakeup._notifier._send
     another.wakeup._notifier._send = lambda: (sends.append(1), send())
@@ -49,11 +60,29 @@ def test_commits_of_a_moment_share_a_notification_which_their_own_process_does_n
     with another.wakeup._notifier.lock:
         for _ in range(100):
             another.wakeup.notify()
-    until(lambda: heard)
-    another.wakeup.close()
+    assert listening.wait(Bell(), EVENTUALLY)
+    another.wakeup._notifier.end()
 
-    assert {"worker"} == set(heard)
+    assert not another.wakeup.wait(Bell(), 0.001)
     assert len(sends) <= 3
+
+
+def test_what_was_told_before_a_look_at_the_log_is_not_told_again(listening, another):
+    ring(another)
+    until(lambda: listening._listener._take_in(listening._listener._connection))
+    another.wakeup.close()
+    listening.heed()
+
+    assert not listening.wait(Bell(), 0.001)
+
+
+def test_a_bell_ends_the_waiting(listening):
+    bell = Bell()
+    threading.Timer(0.001, bell.set).start()
+
+    assert listening.wait(bell, EVENTUALLY)
+    bell.clear()
+    assert not listening.wait(bell, 0.001)
 
 
 def test_the_commit_itself_holds_no_notify(url, resting, another):
@@ -88,36 +117,27 @@ def test_a_notifier_gives_its_connection_back_after_a_silence(another, monkeypat
     until(lambda: notifier._connection is None)
 
 
-def test_two_logs_of_one_database_do_not_wake_each_other(resting, another, new_url):
-    heard = []
-    resting.wakeup._listener.wake = lambda: heard.append("worker")
+def test_two_logs_of_one_database_do_not_wake_each_other(listening, another, new_url):
     with connect(new_url(), name="elsewhere", worker=False) as elsewhere:
         ring(elsewhere)
         elsewhere.wakeup.close()
+    assert not listening.wait(Bell(), 0.001)
+
     another.wakeup.notify()
-    until(lambda: heard)
-    another.wakeup.close()
-
-    assert ["worker"] == heard
+    assert listening.wait(Bell(), EVENTUALLY)
 
 
-def test_a_delivery_that_is_overdue_and_captured_changes_are_seen_by_a_look(resting):
-    heard = []
-    listener = resting.wakeup._listener
-    listener.end()
-    listener.wake = lambda: heard.append("worker")
+def test_a_delivery_that_is_overdue_and_captured_changes_are_seen_by_a_look(resting, listening):
+    listener = listening._listener
+    assert not listener._look(listener._connection)
+
     with connection(resting) as direct:
-        listener._look(direct)
-        heard.clear()
-        listener._look(direct)
-        assert [] == heard
         direct.execute(
             "INSERT INTO earnorm_capture (subject, key, operation, hidden, transaction, at) "
             "VALUES ('order', '[1]', 'I', '[]', 0, 0)"
         )
-        listener._look(direct)
 
-    assert ["worker"] == heard
+    assert listener._look(listener._connection)
 
 
 def test_an_idle_fleet_of_ten_asks_less_than_two_statements_a_second(resting):

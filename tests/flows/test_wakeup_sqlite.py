@@ -1,34 +1,61 @@
 """Waking on SQLite: the file tells."""
 
-import threading
-
+import pytest
 from sqlalchemy import create_engine
 
 from earnorm.backends.sqlalchemy.dialects import sqlite_wakeup
-from tests.flows.waking import EVENTUALLY, until
+from earnorm.backends.sqlalchemy.dialects.sqlite_wakeup import SQLiteWakeup
+from earnorm.wakeup import Bell
+from tests.flows.waking import EVENTUALLY
 
 
-def test_a_program_of_any_kind_is_heard(url, resting):
-    heard = threading.Event()
-    resting.wakeup._wake = heard.set
+@pytest.fixture
+def wakeup(resting):
+    """One more that waits for the file, and has seen it as it is."""
+    wakeup = SQLiteWakeup(resting.engine)
+    resting.worker.stop()
+    assert wakeup.wait(Bell(), 0.001)
+    assert not wakeup.wait(Bell(), 0.001)
+    yield wakeup
+    wakeup.close()
+
+
+def write(url):
     engine = create_engine(url)
-
     with engine.begin() as plain:
         plain.exec_driver_sql("CREATE TABLE anything (id INTEGER)")
     engine.dispose()
 
-    assert heard.wait(EVENTUALLY)
+
+def test_a_program_of_any_kind_is_heard(url, wakeup):
+    write(url)
+
+    assert wakeup.wait(Bell(), EVENTUALLY)
 
 
-def test_an_idle_file_is_looked_at_less_and_less(resting, monkeypatch):
+def test_what_was_committed_before_a_look_at_the_log_is_not_told_again(url, wakeup):
+    write(url)
+    wakeup.heed()
+
+    assert not wakeup.wait(Bell(), 0.001)
+
+
+def test_a_bell_ends_the_waiting(wakeup):
+    bell = Bell()
+    bell.set()
+
+    assert wakeup.wait(bell, EVENTUALLY)
+
+
+def test_an_idle_file_is_looked_at_less_and_less(wakeup, monkeypatch):
     """Two per cent of a core would be a look every two milliseconds."""
     monkeypatch.setattr(sqlite_wakeup, "_LIVELY", 0.0)
     pauses = []
-    resting.wakeup.end()
-    wait = resting.wakeup._ending.wait
-    resting.wakeup._ending.wait = lambda pause: (pauses.append(pause), wait(pause))[1]
-    resting.wakeup.start()
 
-    until(lambda: len(pauses) > 12)
+    class Patient(Bell):
+        def wait(self, timeout=None):
+            pauses.append(timeout)
+            return len(pauses) > 12
 
+    assert wakeup.wait(Patient(), EVENTUALLY)
     assert pauses[-1] == sqlite_wakeup._SLOW >= 0.02

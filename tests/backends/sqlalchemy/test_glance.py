@@ -149,6 +149,48 @@ def test_wherever_a_commit_falls_within_the_message_nothing_is_passed_unseen(ser
     assert (found[0].horizon, names(found[0])) == ((2, ["first", "second"]) if before < 2 else (0, []))
 
 
+# --- where no lock need be looked at ---
+
+# Fires the trigger, and takes no position.
+_NOTHING = "INSERT INTO earnorm_log SELECT * FROM earnorm_log WHERE false"
+
+
+def test_where_each_position_past_the_cursor_is_in_the_log_nobody_is_waited_for(server):
+    store = SQLAlchemyStore(server)
+    append(store, "one")
+    with server.connect() as slow:
+        slow.exec_driver_sql(_NOTHING)
+        append(store, "two")
+
+        assert (2, ["one", "two"]) == (store.glance(ALL).horizon, names(store.glance(ALL)))
+        assert 1 == store.glance(None).horizon == glance_at(SQLAlchemyStore(server), ALL).horizon
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_where_one_is_missing_the_locks_decide(server, after):
+    store = SQLAlchemyStore(server)
+    append(store, "one")
+    with server.connect() as slow:
+        slow.exec_driver_sql(_NOTHING)
+        with store.join(slow)._connection.begin_nested() as undone:
+            store.join(slow).append([entry("undone")])
+            undone.rollback()
+        append(store, "three")
+
+        assert 1 == store.glance(Span(after, 100, (), ROOM)).horizon
+    assert 3 == store.glance(ALL).horizon
+
+
+def test_of_more_than_are_counted_the_locks_decide(server):
+    store = SQLAlchemyStore(server)
+    with server.connect() as slow:
+        slow.exec_driver_sql(_NOTHING)
+        append(store, *map(str, range(postgresql_glance._COUNTED + 1)))
+
+        assert 0 == store.glance(ALL).horizon
+        assert postgresql_glance._COUNTED + 1 == store.glance(Span(1, 100, (), ROOM)).horizon
+
+
 def test_where_one_message_would_be_one_snapshot_it_is_asked_one_by_one(postgresql, verbs):
     engine = made(postgresql_engine(f"{postgresql}%20-cdefault_transaction_isolation%3Dserializable"))
     store = SQLAlchemyStore(engine)

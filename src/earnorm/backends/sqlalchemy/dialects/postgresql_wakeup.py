@@ -12,11 +12,10 @@ import logging
 import random
 import secrets
 import selectors
-import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Engine, exists, false, func, literal_column, or_, select
@@ -24,7 +23,9 @@ from sqlalchemy.sql import ColumnElement
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
+from earnorm.backends.sqlalchemy.dialects.side_connection import Ears
 from earnorm.backends.sqlalchemy.dialects.side_thread import SideThread
+from earnorm.wakeup import Bell
 
 __all__ = ["CHANNEL", "PostgreSQLWakeup"]
 
@@ -62,7 +63,7 @@ def _look_text(engine: Engine) -> str:
 
 
 class PostgreSQLWakeup:
-    """Notifies wherever events are committed; listens where a worker watches."""
+    """Notifies wherever events are committed; listens where a worker waits."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -78,12 +79,14 @@ class PostgreSQLWakeup:
     def locks(self) -> Sequence[threading.Lock]:
         return self._notifier.lock, self._listener.lock
 
-    def watch(self, wake: Callable[[], object]) -> None:
-        self._listener.wake = wake
-        self._listener.start()
+    def wait(self, bell: Bell, seconds: float) -> bool:
+        return self._listener.wait(bell, seconds)
 
-    def unwatch(self) -> None:
-        self._listener.end()
+    def heed(self) -> None:
+        self._listener.heed()
+
+    def leave(self) -> None:
+        self._listener.leave()
 
     def notify(self) -> None:
         self._notifier.notify()
@@ -97,7 +100,7 @@ class PostgreSQLWakeup:
         self._listener.begin_anew()
 
     def close(self) -> None:
-        self._listener.end()
+        self._listener.leave()
         self._notifier.end()
 
 
@@ -160,39 +163,42 @@ class _Notifier(SideThread):
         self._succeed()
 
 
-class _Listener(SideThread):
+class _Listener(Ears):
     """Hears the notifications of other processes, and looks now and then whether one was missed."""
 
     def __init__(self, engine: Engine, token: str) -> None:
-        super().__init__(engine, "earnorm-listen", "a worker cannot listen for commits, and polls")
+        super().__init__(engine, "a worker cannot listen for commits, and polls")
         self._text = _look_text(engine)
         self.token = token
         self._said = False
-        self.wake: Callable[[], object] = bool
 
     def _state(self) -> None:
         super()._state()
         self.looking = False
         self.listening = False
-        # Written to by `end`, for a thread that waits for the server.
-        self._mouth: socket.socket | None = None
+        self._is_told = False
+        self._next_look = 0.0
+        self._selector: selectors.BaseSelector | None = None
+        self._bell: Bell | None = None
         self._seen: tuple[int, bool] | None = None
 
-    def _rouse(self) -> None:
-        if self._mouth is not None:
-            self._mouth.send(b".")
+    def leave(self) -> None:
+        self._select_no_more()
+        self.looking = self.listening = False
+        super().leave()
 
-    def _work(self) -> None:
-        ears, self._mouth = socket.socketpair()
-        with ears, self._mouth, selectors.DefaultSelector() as selector:
-            try:
-                connection = self._tune_in()
-                selector.register(ears, selectors.EVENT_READ)
-                selector.register(connection, selectors.EVENT_READ)
-                self._listen(connection, selector)
-            finally:
-                self.looking = self.listening = False
-                self._mouth = None
+    def _hear(self, bell: Bell, until: float) -> bool:
+        connection = self._connection or self._tune_in()
+        selector = self._selector
+        if selector is None or self._bell is not bell:
+            selector = self._select_by(bell, connection)
+        while (now := time.monotonic()) < until:
+            if now >= self._next_look:
+                if self._look(connection):
+                    return True
+            elif selector.select(min(until, self._next_look) - now) and (bell.heard() or self._take_in(connection)):
+                return True
+        return False
 
     def _tune_in(self) -> Any:
         with self.lock:
@@ -202,7 +208,8 @@ class _Listener(SideThread):
             # A pooler would take LISTEN without a word, and hand the notifications to somebody else.
             self.listening = bool(pid == connection.info.backend_pid)
             if self.listening:
-                connection.add_notify_handler(lambda told: self._hear(told.payload))
+                # Of those that come with the answer to a look.
+                connection.add_notify_handler(lambda told: self._note(told.payload))
                 connection.execute(f'LISTEN "{channel}"')
         if not self.listening and not self._said:
             self._said = True
@@ -210,34 +217,45 @@ class _Listener(SideThread):
                 "a pooler stands between this worker and the server, so that it cannot listen for commits, and polls; "
                 "for a prompt worker, give it a URL past the pooler"
             )
+        self._next_look = 0.0
         return connection
 
-    def _listen(self, connection: Any, selector: selectors.BaseSelector) -> None:
-        while not self._ending.is_set():
-            pause = self._look(connection)
-            self.looking = True
-            self._succeed()
-            while not self._ending.is_set() and selector.select(pause):
-                with self.lock:
-                    connection.pgconn.consume_input()
-                    while (told := connection.pgconn.notifies()) is not None:
-                        self._hear(told.extra.decode())
+    def _select_by(self, bell: Bell, connection: Any) -> selectors.BaseSelector:
+        self._select_no_more()
+        self._bell, self._selector = bell, selectors.DefaultSelector()
+        self._selector.register(bell, selectors.EVENT_READ)
+        self._selector.register(connection, selectors.EVENT_READ)
+        return self._selector
 
-    def _hear(self, token: str) -> None:
-        if token != self.token:
-            self.wake()
+    def _select_no_more(self) -> None:
+        selector, self._selector, self._bell = self._selector, None, None
+        if selector is not None:
+            selector.close()
 
-    def _look(self, connection: Any) -> float:
-        """Wake the worker if it has something to do that nobody told; returns the seconds until the next look."""
+    def _take_in(self, connection: Any) -> bool:
+        with self.lock:
+            connection.pgconn.consume_input()
+            while (told := connection.pgconn.notifies()) is not None:
+                self._note(told.extra.decode())
+        told, self._is_told = self._is_told, False
+        return told
+
+    def _note(self, token: str) -> None:
+        self._is_told = self._is_told or token != self.token
+
+    def _look(self, connection: Any) -> bool:
+        """Whether there is something to do that nobody told."""
         with self.lock:
             last, waiting, stalled, captured = connection.execute(self._text).fetchone()
         # A transaction that held the horizon back may have been rolled back since, of which nobody tells.
-        if waiting or stalled or self._seen != (last, stalled):
-            self.wake()
+        found = waiting or stalled or self._seen != (last, stalled)
         self._seen = last, stalled
-        if captured:
-            return _LOOK_CAPTURED
-        return (_LOOK if self.listening else _LOOK_DEAF) * random.uniform(1, 1 + _JITTER)  # noqa: S311  no secret
+        pause = _LOOK if self.listening else _LOOK_DEAF
+        jitter = random.uniform(1, 1 + _JITTER)  # noqa: S311  no secret
+        self._next_look = time.monotonic() + (_LOOK_CAPTURED if captured else pause * jitter)
+        self.looking = True
+        self._succeed()
+        return self._take_in(connection) or found
 
 
 # --- exit --------------------------------------------------------------------------------

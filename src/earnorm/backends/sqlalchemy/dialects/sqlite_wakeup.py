@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Engine
 
-from earnorm.backends.sqlalchemy.dialects.side_thread import SideThread
+from earnorm.backends.sqlalchemy.dialects.side_connection import Ears
+from earnorm.wakeup import Bell
 
 __all__ = ["SQLiteWakeup"]
 
@@ -25,31 +26,23 @@ _QUICK, _SLOW, _LIVELY = 0.0005, 0.032, 1.0
 _SEEN, _UNSEEN = 60.0, 1.0
 
 
-class SQLiteWakeup(SideThread):
-    """Looks at the file's version, as long as a worker watches. A commit needs no telling."""
+class SQLiteWakeup(Ears):
+    """Looks at the file's version, as long as a worker waits. A commit needs no telling."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine, "earnorm-watch", "a worker cannot see at once what other processes commit")
-        self._wake: Callable[[], object] = bool
+        super().__init__(engine, "a worker cannot see at once what other processes commit")
 
     def _state(self) -> None:
         super()._state()
-        self._watching = False
+        self._version, self._changed, self._pause = -1, 0.0, _QUICK
 
     @property
     def longest(self) -> float:
-        return _SEEN if self._watching else _UNSEEN
+        return _UNSEEN if self._connection is None else _SEEN
 
     @property
     def locks(self) -> Sequence[threading.Lock]:
         return (self.lock,)
-
-    def watch(self, wake: Callable[[], object]) -> None:
-        self._wake = wake
-        self.start()
-
-    def unwatch(self) -> None:
-        self.end()
 
     def notify(self) -> None:
         """The file tells it."""
@@ -57,31 +50,29 @@ class SQLiteWakeup(SideThread):
     def claim(self) -> None:
         """The file tells it."""
 
+    def leave(self) -> None:
+        super().leave()
+        # Versions are those of one connection.
+        self._version = -1
+
     def close(self) -> None:
-        self.end()
+        self.leave()
 
-    # --- in the thread -----------------------------------------------------------------------
-
-    def _rouse(self) -> None:
-        """It looks often enough by itself."""
-
-    def _work(self) -> None:
+    def _hear(self, bell: Bell, until: float) -> bool:
         with self.lock:
-            connection = self._connect()
-        try:
-            self._look_on(connection)
-        finally:
-            self._watching = False
+            connection = self._connection or self._connect()
+        while not (told := self._take_in(connection)) and (left := until - time.monotonic()) > 0:
+            if bell.wait(min(self._pause, left)):
+                return True
+        return told
 
-    def _look_on(self, connection: Any) -> None:
-        ending, pause, version, changed = self._ending, _QUICK, -1, 0.0
-        while not ending.wait(pause):
-            with self.lock:
-                found = connection.execute("PRAGMA data_version").fetchone()[0]
-            if found != version:
-                version, changed, pause = found, time.monotonic(), _QUICK
-                self._watching = True
-                self._succeed()
-                self._wake()
-            elif pause < _SLOW and time.monotonic() - changed > _LIVELY:
-                pause *= 2
+    def _take_in(self, connection: Any) -> bool:
+        with self.lock:
+            found = connection.execute("PRAGMA data_version").fetchone()[0]
+        if found != self._version:
+            self._version, self._changed, self._pause = found, time.monotonic(), _QUICK
+            self._succeed()
+            return True
+        if self._pause < _SLOW and time.monotonic() - self._changed > _LIVELY:
+            self._pause *= 2
+        return False
