@@ -31,6 +31,7 @@ from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
+from earnorm.orm.copying import twin_of
 from earnorm.orm.emits import SQLAlchemyDoor
 from earnorm.orm.fields import kind_of
 from earnorm.orm.filling import fill, shorten_constructor
@@ -112,6 +113,13 @@ class BaseModel(DeclarativeBase):
     def __repr__(self) -> str:
         identity = inspect(self).identity
         return f"<{type(self).__name__} {'/'.join(map(str, identity)) if identity else '(not saved)'}>"
+
+    def __copy__(self) -> Self:
+        """Another object of the same row, with what is not saved yet; its primary key, if the record is new, as well.
+
+        Python's own copy would share SQLAlchemy's state with this one, and a save of it would write this one.
+        """
+        return twin_of(self)
 
     # --- records -----------------------------------------------------------------------------
 
