@@ -181,8 +181,8 @@ class EventBus:
         if subject is None and not payload:
             try:
                 alone = self._alone[cls]
-            except KeyError:
-                return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # as below
+            except KeyError:  # what is raised later has nothing to do with it
+                alone = partial(self._route, subject=None, payload=payload, awaited=False)
             return alone(event)
         return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # of the sync kind
 

@@ -100,7 +100,7 @@ def declaration(event: object, payload: Mapping[str, Any]) -> Declared:
     Raises NotAnEvent, NotAnOption.
     """
     declared = declared_of(event)
-    if declared is None:
+    if declared is None or isinstance(event, type):
         raise NotAnEvent(event)
     if payload:
         keys = ", ".join(sorted(payload))

@@ -658,6 +658,7 @@ class InvalidName(EventError):
             f"such as 'user.login'"
         )
         self.name = name
+        self.why = why
 
 
 class PayloadError(EventError):

@@ -680,9 +680,9 @@ def test_a_key_that_can_be_none_of_the_model_is_named():
         name = StringField()
 
     with connect("sqlite://"):
-        with pytest.raises(InvalidValue, match=r"Person\.get\(3\): expected id: Uuid\(\)$"):
+        with pytest.raises(InvalidValue, match=r"Person\.get\(3\): expected id: UUID; it is int, not UUID$"):
             Person.get(3)
-        with pytest.raises(InvalidValue, match=r"Person\.find\(.*expected id: Uuid\(\)$"):
+        with pytest.raises(InvalidValue, match=r"Person\.find\(.*expected id: UUID; it is str, not UUID$"):
             Person.find(id="Ada")
 
 

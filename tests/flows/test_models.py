@@ -1,5 +1,7 @@
 """Models: reading, writing, keys, defaults, names, and that they are SQLAlchemy models like any other."""
 
+import copy
+import pickle
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -460,3 +462,33 @@ def test_a_record_read_in_a_transaction_that_failed_can_be_read(db):
             1 / 0
 
     assert "Ada" == user.name
+
+
+def test_a_copy_of_a_record_saves_itself(db):
+    """It shared SQLAlchemy's state with the original: its save wrote nothing, without a word."""
+    User = make_user()
+    user = User(name="Ada").save()
+    user.nick = "countess"
+    twin = copy.copy(user)
+
+    twin.name = "Eve"
+    twin.save()
+
+    found = User.get(user.id)
+    assert ("Eve", "countess", "Ada") == (found.name, found.nick, user.name)
+    assert {"name": ("Ada", "Eve"), "nick": (None, "countess")} == pairs(log(db)[-1])
+
+
+@pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))])
+def test_a_copy_of_a_new_record_is_new(db, twin_of):
+    user = PickledPerson(name="Ada")
+    twin = twin_of(user)
+    twin.save()
+
+    assert ["Ada"] == [found.name for found in PickledPerson.find()]
+    user.name = "Eve"
+    assert "Ada" == twin.name
+
+
+class PickledPerson(BaseModel):
+    name = StringField()

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 import pytest
 
 import earnorm
-from earnorm import BaseModel, EventBus, StringField, pre_save
+from earnorm import BaseModel, EventBus, IntegerField, StringField, pre_save
 from earnorm.errors import (
     DatabaseClosed,
+    InvalidField,
+    InvalidName,
     InvalidSetting,
     InvalidSubject,
+    InvalidValue,
     LifecycleEmitted,
     NotAnEvent,
     PayloadError,
@@ -128,3 +131,87 @@ def test_a_closed_database_says_what_was_asked_of_it(db):
 
     with pytest.raises(DatabaseClosed, match=r"drain\(\): database 'default' is closed"):
         db.drain()
+
+
+def test_a_field_that_was_not_called_is_refused():
+    """The class was made, without the field."""
+    with pytest.raises(
+        InvalidField, match=r"text='StringField'\): the field is not made yet; write text = StringField"
+    ):
+
+        class Memo(BaseModel):
+            text = StringField
+
+
+def test_an_unknown_option_of_a_model_is_refused():
+    with pytest.raises(InvalidField, match=r"class Memo\(bubble_to='board'\): no such option of a model"):
+
+        class Memo(BaseModel, bubble_to="board"):
+            text = StringField()
+
+
+def test_a_mixin_of_the_user_may_take_options_of_its_own():
+    class Shelved:
+        def __init_subclass__(cls, shelf="", **options):
+            super().__init_subclass__(**options)
+            cls.shelf = shelf
+
+    class Memo(BaseModel, Shelved, shelf="top"):
+        text = StringField()
+
+    assert "top" == Memo.shelf
+
+
+@pytest.mark.parametrize("where", [{"pages": "3"}, {"text": 3}, {"id": "ada"}, {"pages": True}])
+def test_what_a_field_can_never_hold_is_not_looked_for(db, where):
+    """SQLite found nothing, PostgreSQL raised an error of its driver."""
+
+    class Memo(BaseModel):
+        text = StringField()
+        pages = IntegerField(default=1)
+
+    with pytest.raises(InvalidValue, match=f"expected {next(iter(where))}: "):
+        Memo.find(**where)
+    with pytest.raises(InvalidValue, match="expected id: UUID; it is str, not UUID"):
+        Memo.get("0198d5a2-0000-7000-8000-000000000000")
+
+
+def test_a_comparison_of_a_record_s_value_is_no_condition(db, Note):
+    note = Note(text="one").save()
+
+    with pytest.raises(InvalidValue, match="with the class and not a record before the dot"):
+        Note.find(note.text == "two")
+
+
+def test_a_class_in_place_of_its_event_is_refused(db):
+    @earnorm.event_type("shop.closed")
+    @dataclass
+    class ShopClosed:
+        at: str
+
+    with pytest.raises(NotAnEvent):
+        EventBus("alone").emit(ShopClosed)
+
+
+def test_an_error_of_a_handler_is_told_without_our_own():
+    bus = EventBus("alone")
+
+    @earnorm.event_type("shop.shut")
+    @dataclass
+    class ShopShut:
+        at: str
+
+    @bus.on(ShopShut, delivery="transaction")
+    def hear(shut: ShopShut):
+        raise ValueError(shut.at)
+
+    with pytest.raises(ValueError, match="nine") as raised:
+        bus.emit(ShopShut(at="nine"))
+    assert raised.value.__context__ is None
+
+
+def test_a_model_whose_name_is_no_subject_says_what_to_set():
+    with pytest.raises(InvalidName, match="the subject of the events of Größe: set __event_name__ there"):
+
+        class Größe(BaseModel):  # noqa: PLC2401  what this is about
+            text = StringField()

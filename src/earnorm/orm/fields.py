@@ -59,6 +59,7 @@ __all__ = [
     "URLField",
     "UUIDField",
     "is_secret_looking",
+    "kind_of",
 ]
 
 T = TypeVar("T")
@@ -268,6 +269,11 @@ class _ForeignKeyField:
         field = define(kind, required, options)
         referring(field.column, Reference(target, on_delete))
         return field
+
+
+def kind_of(value: object) -> str | None:
+    """The name of a field that nobody has called, as in `name = StringField`; None for anything else."""
+    return next((name for name, made in globals().items() if name.endswith("Field") and made is value), None)
 
 
 def _foreign_key(type_: type[Any], column_type: TypeEngine[Any]) -> Kind:

@@ -31,13 +31,15 @@ from earnorm.lifecycle import collect_handlers
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
+from earnorm.orm.copying import twin_of
 from earnorm.orm.emits import SQLAlchemyDoor
+from earnorm.orm.fields import kind_of
 from earnorm.orm.filling import fill, shorten_constructor
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
-from earnorm.orm.values import ValuesValidator
+from earnorm.orm.values import ValuesValidator, require_kind
 from earnorm.portal import refuse_in_coroutine, spawn
 from earnorm.registry import BulkPolicy, ModelInfo
 
@@ -90,6 +92,7 @@ class BaseModel(DeclarativeBase):
     def __init_subclass__(cls, *, bubbles_to: str | None = None, version: bool = False, **options: Any) -> None:
         if SNAPSHOT in cls.__dict__:
             return
+        _refuse_options(cls, options)
         _refuse_reserved(cls)
         if cls.__dict__.get("__abstract__", False):
             super().__init_subclass__(**options)
@@ -110,6 +113,13 @@ class BaseModel(DeclarativeBase):
     def __repr__(self) -> str:
         identity = inspect(self).identity
         return f"<{type(self).__name__} {'/'.join(map(str, identity)) if identity else '(not saved)'}>"
+
+    def __copy__(self) -> Self:
+        """Another object of the same row, with what is not saved yet; its primary key, if the record is new, as well.
+
+        Python's own copy would share SQLAlchemy's state with this one, and a save of it would write this one.
+        """
+        return twin_of(self)
 
     # --- records -----------------------------------------------------------------------------
 
@@ -183,19 +193,27 @@ class BaseModel(DeclarativeBase):
 
     @classmethod
     def _get(cls, key: Any) -> Self:
-        found = _read(cls, "get", key, lambda: inspect(cls).primary_key, lambda session: session.get(cls, key))
+        def look(session: Session) -> Any:
+            for column, part in zip(inspect(cls).primary_key, key if isinstance(key, tuple) else (key,), strict=False):
+                require_kind(cls.__name__, "get", column, part)
+            return session.get(cls, key)
+
+        found: Self | None = _read(cls, "get", key, lambda: inspect(cls).primary_key, look)
         if found is None:
             raise NotFound(cls.__name__, key)
         return found
 
     @classmethod
     def _find(cls, where: tuple[ColumnElement[bool], ...], equals: dict[str, Any]) -> list[Self]:
+        for part in where:
+            _require_condition(cls, part)
         statement = select(cls).where(*where)
         if equals:
             mapper = inspect(cls)
-            for name in equals:
+            for name, value in equals.items():
                 if name not in mapper.attrs:
                     raise UnknownField(cls.__name__, name, mapper.attrs.keys())
+                require_kind(cls.__name__, "find", mapper.columns.get(name), value)
             statement = statement.filter_by(**equals)
         return _read(cls, "find", equals, lambda: cls._named(equals), lambda session: list(session.scalars(statement)))
 
@@ -235,6 +253,15 @@ class BaseModel(DeclarativeBase):
         return ModelEvent(cls, verb)
 
 
+def _require_condition(cls: type[BaseModel], part: object) -> None:
+    """`User.find(ada.name == "Ada")` compares here and now, and would find every user or none."""
+    if isinstance(part, bool):
+        expected = (
+            f"an SQL expression, such as {cls.__name__}.name == 'x', with the class and not a record before the dot"
+        )
+        raise InvalidValue(cls.__name__, "find", part, expected)
+
+
 def _read(
     cls: type[BaseModel], door: str, value: object, columns: Callable[[], Iterable[Any]], work: Callable[[Session], T]
 ) -> T:
@@ -250,9 +277,19 @@ def _read(
         raise InvalidValue(cls.__name__, door, value, taken) from error
 
 
+def _refuse_options(cls: type[BaseModel], options: dict[str, Any]) -> None:
+    if any("__init_subclass__" in vars(base) for base in cls.__mro__ if base not in _OPTIONLESS):
+        return  # a class of the user takes options of its own
+    for option, value in options.items():
+        why = "no such option of a model; options: bubbles_to, version"
+        raise InvalidField(f"class {cls.__name__}", option, value, why)
+
+
 def _refuse_reserved(cls: type[BaseModel]) -> None:
     annotations = vars(cls).get("__annotations__", {})
     for name, value in vars(cls).items():
+        if (kind := kind_of(value)) is not None:
+            raise InvalidField(cls.__name__, name, kind, f"the field is not made yet; write {name} = {kind}()")
         annotation = annotations.get(name)
         if isinstance(value, MappedColumn) and annotation is not None and "Mapped[" not in str(annotation):
             raise UnmappedAnnotation(cls.__name__, name, getattr(annotation, "__name__", str(annotation)))
@@ -304,5 +341,6 @@ def _warn_of_secrets(cls: type[BaseModel], names: set[str]) -> None:
             )
 
 
+_OPTIONLESS = frozenset(BaseModel.__mro__)
 keep_tables_of(BaseModel)
 default_bus.attach_door(SQLAlchemyDoor(default_bus))

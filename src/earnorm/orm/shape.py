@@ -9,7 +9,7 @@ from sqlalchemy.orm import MappedColumn, Mapper, mapped_column
 from sqlalchemy.orm.instrumentation import opt_manager_of_class, unregister_class
 
 from earnorm._uuid7 import uuid7
-from earnorm.errors import InvalidField
+from earnorm.errors import InvalidField, InvalidName
 from earnorm.names import plural, snake_case, validate_name
 from earnorm.orm.fields import UUIDField
 
@@ -23,7 +23,7 @@ def complete(cls: type[Any], *, version: bool) -> None:
     """Event name, table name, primary key, version and discriminator, before the class is mapped."""
     if "__event_name__" not in cls.__dict__:
         cls.__event_name__ = snake_case(cls.__name__)
-    validate_name(cls.__event_name__)
+    _require_subject(cls)
     parent = next((base for base in cls.__mro__[1:] if "__mapper__" in base.__dict__), None)
     if parent is not None:
         _join_hierarchy(cls, inspect(parent))
@@ -79,3 +79,11 @@ def _tell_apart(base: Mapper[Any]) -> None:
     base._set_polymorphic_on(base.columns[name])  # type: ignore[no-untyped-call]  # SQLAlchemy's own, untyped
     base.polymorphic_identity = cls.__event_name__
     base.polymorphic_map[cls.__event_name__] = base
+
+
+def _require_subject(cls: type[Any]) -> None:
+    try:
+        validate_name(cls.__event_name__)
+    except InvalidName as error:
+        why = f"{error.why} (it is the subject of the events of {cls.__name__}: set __event_name__ there)"
+        raise InvalidName(cls.__event_name__, why) from None

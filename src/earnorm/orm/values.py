@@ -7,12 +7,13 @@ from typing import Any
 
 from sqlalchemy.orm import Mapper
 
+from earnorm.errors import InvalidValue
 from earnorm.orm.rules import rules_of
 from earnorm.orm.screen import Passes, Screen, screen_of
-from earnorm.orm.spec import MISSING, FieldSpec
-from earnorm.orm.validation import _filled_later, _specs, validate_values
+from earnorm.orm.spec import MISSING, FieldSpec, spec_of
+from earnorm.orm.validation import _filled_later, _is_sql, _specs, validate_values
 
-__all__ = ["ValuesValidator"]
+__all__ = ["ValuesValidator", "require_kind"]
 
 _SCREENS = 256
 
@@ -20,6 +21,21 @@ _SCREENS = 256
 def _never(_values: Mapping[str, Any]) -> bool:
     """Something is absent that must be given."""
     return False
+
+
+def require_kind(model: str, door: str, column: Any, value: Any) -> None:
+    """Raises InvalidValue for a value that its field can never hold: databases disagree on what to make of it."""
+    if (
+        column is None
+        or (spec := spec_of(column)) is None
+        or value is None
+        or spec.kind == "EnumField"
+        or _is_sql(value)
+    ):
+        return
+    if (broken := rules_of(spec)[0](value)) is not None:
+        shown = f"{column.key}: {spec.python_type.__name__}"
+        raise InvalidValue(model, door, value, f"{shown}; it{broken.says}")
 
 
 class ValuesValidator:
