@@ -1,7 +1,7 @@
 """Emit: options of one emit, and what a bus in memory makes of them."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
@@ -40,6 +40,7 @@ def seen():
         ({"delay": True}, "delay=True"),
         ({"at": "tomorrow"}, "at='tomorrow'.*expected a datetime"),
         ({"at": datetime(2200, 1, 1, tzinfo=UTC)}, "more than ten years ahead"),
+        ({"at": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "no calendar has that day"),
         ({"at": NOON, "delay": "1h"}, "give one of them"),
     ],
 )

@@ -47,7 +47,11 @@ class Emit:
     def _require_at(at: object) -> None:
         if not isinstance(at, datetime):
             raise InvalidEmit("at", at, "expected a datetime")
-        if (at.astimezone(UTC) - datetime.now(UTC)).total_seconds() > LONGEST:
+        try:
+            moment = at.astimezone(UTC)
+        except (ValueError, OverflowError, OSError):
+            raise InvalidEmit("at", at, "no calendar has that day in UTC") from None
+        if (moment - datetime.now(UTC)).total_seconds() > LONGEST:
             raise InvalidEmit("at", at, "that is more than ten years ahead")
 
     @property

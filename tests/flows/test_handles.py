@@ -207,6 +207,8 @@ def test_an_id_of_no_event_says_so(db):
 
     with pytest.raises(UnknownEvent, match=f"database 'default' has no event {unknown}"):
         db.handle(unknown).outcomes()
+    with pytest.raises(UnknownEvent, match="has no event 17"):
+        db.handle(17)
     with pytest.raises(UnknownEvent, match="has no event 'the first one'"):
         db.handle("the first one")
 

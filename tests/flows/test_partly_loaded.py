@@ -1,7 +1,7 @@
 """Records of joined tables that nobody has loaded whole, and rows that are found by more than one way."""
 
 import pytest
-from sqlalchemy import ForeignKey, String, delete, select
+from sqlalchemy import ForeignKey, String, delete, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from earnorm import attach, post_delete, post_update, pre_delete
@@ -147,3 +147,18 @@ def test_objects_saved_in_bulk_keep_a_discriminator_whose_column_has_another_nam
             session.scalars(select(models.Document.kind).order_by(models.Document.id))
         )
     assert ["document.created", "report.created"] == names(db)
+
+
+def test_a_creation_holds_the_columns_that_nobody_has_set(db, models):
+    """It lacked them, and so an audit overlooked what was written there behind its back."""
+    with Session(db.engine) as session:
+        session.add(models.Document(id=1, title="one"))
+        session.commit()
+        assert {"id": 1, "title": "one", "body": None, "within": None} == dict(log(db)[0].payload)
+        assert [] == list(db.audit(models.Document))
+
+        session.execute(text("UPDATE documents SET body = 'secretly'"))
+        session.commit()
+
+    (drift,) = db.audit(models.Document)
+    assert {"body": (None, "secretly")} == drift.fields

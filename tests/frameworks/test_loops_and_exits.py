@@ -240,6 +240,7 @@ async def test_a_cell_that_forgets_to_await_is_told_the_door(notebook, capsys):
         "db.drain()": "await adrain",
         "with db.transaction(): pass": "async with db.transaction",
         "db.close()": "await aclose",
+        "with db: pass": "async with connect",
     }.items():
         with pytest.raises(SyncDoorInCoroutine, match=remedy):
             await cell(notebook, source)

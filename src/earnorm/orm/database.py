@@ -319,6 +319,8 @@ class Database:
     # --- opening and closing -----------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        # At once, and not by `close()` when all is done.
+        refuse_in_coroutine("with connect", "async with connect(...)")
         self.ready()
         return self
 

@@ -62,7 +62,7 @@ class Outcomes:
         """The handle of an event known by its id alone. Raises UnknownEvent."""
         try:
             known = event if isinstance(event, UUID) else UUID(event)
-        except ValueError:
+        except (ValueError, TypeError, AttributeError):  # as UUID refuses what is no text
             raise UnknownEvent(repr(event), self._database) from None
         return Emission(waiter=self, first=known, fate="asked for")
 

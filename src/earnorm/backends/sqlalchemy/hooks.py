@@ -247,7 +247,7 @@ def _written(change: Written) -> Written | None:
         if not change.changes:
             return None
     if kept:
-        change.values = mapping.values(change.state)
+        change.values = mapping.made(change.state) if change.kind == "created" else mapping.values(change.state)
     return change
 
 

@@ -65,6 +65,14 @@ class Mapping:
         loaded = state.dict
         return {name: loaded[name] for name in self.columns if name in loaded}
 
+    def made(self, state: InstanceState[Any]) -> dict[str, Any]:
+        """`values` of a record that was just inserted: what nobody has set, and no default has, is NULL in its row."""
+        values = self.values(state)
+        if len(values) < len(self.columns):
+            unread = state.expired_attributes
+            return {name: values.get(name) for name in self.columns if name in values or name not in unread}
+        return values
+
     def identity(self, state: InstanceState[Any]) -> tuple[Any, ...]:
         if state.key is not None:
             return tuple(state.key[1])
