@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import json
 
-from earnorm.codec import Refer, Resolve, decode, encode, encode_record, encode_records, encode_values
+from earnorm.codec import Refer, Resolve, decode, decode_identity, encode, encode_record, encode_records, encode_values
 from earnorm.errors import PayloadError
 from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 
@@ -171,7 +171,7 @@ def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:
 
 def identity_of(entry: Entry) -> tuple[Any, ...]:
     """The primary key's values, with their types."""
-    identity = decode(entry.data).get("identity", ())
+    identity = decode_identity(entry.data)
     if not isinstance(identity, Sequence) or isinstance(identity, str):
         raise PayloadError("identity", identity, f"{_DAMAGED}: expected an array")
     return tuple(identity)
