@@ -22,7 +22,6 @@ __all__ = [
     "event_of",
     "fingerprint",
     "identity_of",
-    "origin_of",
 ]
 
 _DAMAGED = "the log's entry is damaged"
@@ -138,13 +137,14 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
             changes |= {name: Change(None, None) for name in data.get("hidden", ())}
         except TypeError:
             raise PayloadError("changes", data, f"{_DAMAGED}: expected pairs of an old and a new value") from None
+    payload = data.get("payload")
     return Event(
         entry.name,
         None,
-        _part(data, "payload"),
+        payload if type(payload) is dict else _part(data, "payload"),
         changes,
         entry.key,
-        origin_of(entry, attempt=attempt, database=database),
+        _origin_of(entry, attempt, database),
         _id=entry.id,
         _at=entry.at.timestamp(),
     )
@@ -152,11 +152,11 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
 
 def bare_event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
     """The event as far as it can be known without its data, which may be damaged."""
-    origin = origin_of(entry, attempt=attempt, database=database)
+    origin = _origin_of(entry, attempt, database)
     return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
 
 
-def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:
+def _origin_of(entry: Entry, attempt: int, database: str) -> Origin:
     return Origin(
         causation_id=entry.causation_id,
         correlation_id=entry.correlation_id,

@@ -184,7 +184,7 @@ class Preparation:
         way, entry = run.way, run.delivery.entry
         if way.when is not None or b'"$ref"' in entry.data:
             return True
-        return self.loads(way, entry) and not self.is_fresh(run.loaded)
+        return way.record and self.loads(way, entry) and not self.is_fresh(run.loaded)
 
     # --- ahead -------------------------------------------------------------------------------
 

@@ -160,7 +160,9 @@ def _written_with_care(payload: object, refer: Refer) -> bytes:
 def decode(data: bytes, *, resolve: Resolve = _itself) -> dict[str, Any]:
     """What `encode` was given; PayloadError for bytes that it did not write. What `resolve` raises passes through."""
     tree = _parsed(data)
-    if type(tree) is dict and _is_plain(data):
+    # No tag, no escaped key, and too few brackets to be too deep: nothing is left to do.
+    is_plain = b"$" not in data and b"\\u0024" not in data and data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+    if is_plain and type(tree) is dict:
         return tree
     try:
         found = Reader(resolve).value(tree, 0)
@@ -196,13 +198,6 @@ def _parsed(data: bytes) -> Any:
         raise PayloadError("", data, f"it is nested deeper than {MAX_DEPTH} levels") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise PayloadError("", data, f"it is no JSON ({error})") from error
-
-
-def _is_plain(data: bytes) -> bool:
-    """No tag, no escaped key, and too few brackets to be too deep: nothing is left to do."""
-    if b"$" in data or b"\\u0024" in data:
-        return False
-    return data.count(b"{") + data.count(b"[") <= MAX_DEPTH
 
 
 def encode_values(values: Mapping[str, Any], refer: Refer = _no_model) -> tuple[bytes, list[str]]:
