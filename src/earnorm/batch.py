@@ -100,7 +100,9 @@ class Batch:
         self._outcomes[lane] = _DONE if outcome is DONE and not before else (*before, outcome)
         if self.on_note is not None:
             self.on_note()
-        if outcome is not DONE and isinstance(outcome, Done):
+        if outcome is DONE:
+            return True
+        if isinstance(outcome, Done):
             self._hold(outcome.size)
         return not isinstance(outcome, Retry)
 
