@@ -1,10 +1,12 @@
 """Damaged data of an entry is told as a PayloadError, whatever stands in it; the runner makes a dead letter of that."""
 
 from datetime import UTC, datetime
-from uuid import uuid4
+from decimal import Decimal
+from uuid import UUID, uuid4
 
 import pytest
 
+from earnorm.codec import decode, decode_identity, encode
 from earnorm.envelope import event_of, identity_of
 from earnorm.errors import PayloadError
 from earnorm.event import Entry
@@ -49,3 +51,26 @@ def test_changes_that_are_no_pairs_are_damage_and_nothing_else(data):
 def test_an_identity_that_is_no_array_is_damage(data):
     with pytest.raises(PayloadError, match="damaged"):
         identity_of(entry(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode({"identity": [UUID(int=7)], "payload": {"name": "Ada"}}),
+        encode({"identity": [1, "a", Decimal("1.5")], "payload": {}}),
+        encode({"payload": {}}),
+        b'{"identity":[{"$uuid":"{01a21f3b-75ce-7d6f-b568-14abcdaa426e}"}]}',
+        b'{"identity":null}',
+    ],
+)
+def test_an_identity_is_the_same_read_alone(data):
+    assert list(decode(data).get("identity", ()) or ()) == list(decode_identity(data) or ())
+
+
+@pytest.mark.parametrize("data", [b"", b"7", b'{"identity":[{"$uuid":"x"}]}', b'{"identity":[' + b"[" * 200])
+def test_what_is_wrong_with_an_identity_read_alone_is_said_as_ever(data):
+    with pytest.raises(PayloadError) as whole:
+        decode(data)
+    with pytest.raises(PayloadError) as alone:
+        decode_identity(data)
+    assert str(whole.value) == str(alone.value)

@@ -533,9 +533,9 @@ class TestLoadingAhead:
         )
         rig.on(amail if colour == "async" else mail)
         rig.lanes = Lanes(rig.runner, SystemClock(), threads=1, concurrency=1, own_loop=rig.loop)
-        rig.run(*records(5))
+        rig.run(*records(20))
 
-        assert list(range(5)) == seen
+        assert list(range(20)) == seen
         assert rig.records.alone
 
     @COLOURS

@@ -30,7 +30,8 @@ class Batch:
         self.calm.set()
         # Tasks that follow its lanes, and those whose handler waits; the loop's own business.
         self.driving = self.waiting = 0
-        self._ended = 0
+        # How many lanes have ended on the loop, each time that any had; its own business as well.
+        self.ended: list[int] = []
         # Told, once the batch was settled without them, when those that run on have ended.
         self.on_note: Callable[[], object] | None = None
         # Most lanes have one delivery and come to DONE: those share one tuple, and nothing is made for them.
@@ -85,14 +86,11 @@ class Batch:
         if self._in_threads <= 0 and self._on_loop <= 0:
             self.signal.set()
 
-    def ended(self, count: int) -> None:
-        """So many lanes have ended on the loop; `tell_ended` says so, for thousands at once."""
-        self._ended += count
-
     def tell_ended(self) -> None:
-        if self._ended:
-            count, self._ended = self._ended, 0
-            self.left(on_loop=count)
+        """Those that have `ended` on the loop are said to have, thousands at once."""
+        if self.ended:
+            self.left(on_loop=sum(self.ended))
+            self.ended.clear()
 
     def note(self, lane: int, outcome: Outcome) -> bool:
         """Write an outcome down; whether the lane may go on: behind a delivery that is to be retried, it waits."""
@@ -102,7 +100,9 @@ class Batch:
         self._outcomes[lane] = _DONE if outcome is DONE and not before else (*before, outcome)
         if self.on_note is not None:
             self.on_note()
-        if outcome is not DONE and isinstance(outcome, Done):
+        if outcome is DONE:
+            return True
+        if isinstance(outcome, Done):
             self._hold(outcome.size)
         return not isinstance(outcome, Retry)
 

@@ -62,7 +62,7 @@ class Driving:
         return given if given is not None and given.is_running() else self._own_loop.loop
 
     def begin(self, batch: Batch, lanes: Iterable[int], entrance: Entrance | None) -> None:
-        places = Places(batch, lanes, entrance, resume=self._drive_later, left=batch.ended)
+        places = Places(batch, lanes, entrance, resume=self._drive_later, left=batch.ended.append)
         if len(places):
             self._on_loop(batch, lambda: self._drive_more(places))
 

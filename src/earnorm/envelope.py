@@ -9,7 +9,17 @@ from typing import Any
 
 from msgspec import json
 
-from earnorm.codec import Refer, Resolve, decode, encode, encode_flat, encode_record, encode_records, encode_values
+from earnorm.codec import (
+    Refer,
+    Resolve,
+    decode,
+    decode_identity,
+    encode,
+    encode_flat,
+    encode_record,
+    encode_records,
+    encode_values,
+)
 from earnorm.errors import PayloadError
 from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 
@@ -22,7 +32,6 @@ __all__ = [
     "event_of",
     "fingerprint",
     "identity_of",
-    "origin_of",
 ]
 
 _DAMAGED = "the log's entry is damaged"
@@ -140,13 +149,14 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
             changes |= {name: Change(None, None) for name in data.get("hidden", ())}
         except TypeError:
             raise PayloadError("changes", data, f"{_DAMAGED}: expected pairs of an old and a new value") from None
+    payload = data.get("payload")
     return Event(
         entry.name,
         None,
-        _part(data, "payload"),
+        payload if type(payload) is dict else _part(data, "payload"),
         changes,
         entry.key,
-        origin_of(entry, attempt=attempt, database=database),
+        _origin_of(entry, attempt, database),
         _id=entry.id,
         _at=entry.at.timestamp(),
     )
@@ -154,11 +164,11 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
 
 def bare_event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
     """The event as far as it can be known without its data, which may be damaged."""
-    origin = origin_of(entry, attempt=attempt, database=database)
+    origin = _origin_of(entry, attempt, database)
     return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
 
 
-def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:
+def _origin_of(entry: Entry, attempt: int, database: str) -> Origin:
     return Origin(
         causation_id=entry.causation_id,
         correlation_id=entry.correlation_id,
@@ -173,7 +183,7 @@ def origin_of(entry: Entry, *, attempt: int, database: str) -> Origin:
 
 def identity_of(entry: Entry) -> tuple[Any, ...]:
     """The primary key's values, with their types."""
-    identity = decode(entry.data).get("identity", ())
+    identity = decode_identity(entry.data)
     if not isinstance(identity, Sequence) or isinstance(identity, str):
         raise PayloadError("identity", identity, f"{_DAMAGED}: expected an array")
     return tuple(identity)

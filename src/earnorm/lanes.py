@@ -71,7 +71,8 @@ class Lanes:
         plain: list[int] = []
         awaited: list[int] = []
         kinds: dict[tuple[str, str], _Kind] = {}
-        for number, (first, *_) in enumerate(batch.lanes):
+        for number, lane in enumerate(batch.lanes):
+            first = lane[0]
             key = first.subscription, first.entry.subject
             kind = kinds.get(key) or kinds.setdefault(key, self._kind(first))
             (awaited if kind.is_async else plain).append(number)

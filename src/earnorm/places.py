@@ -75,7 +75,7 @@ class Places:
         entrance: Entrance | None,
         *,
         resume: Callable[[Places, int], None],
-        left: Callable[[int], None],
+        left: Callable[[int], object],
     ) -> None:
         self.batch = batch
         # How often somebody was sent for who has not come yet.
@@ -84,6 +84,7 @@ class Places:
         self._queue: deque[int | Place] = deque(lanes)
         self._loading: set[int] = set()
         self._entrance = entrance
+        self._gates: dict[str, Gate | None] = {}
         self._resume = resume
         self._left = left
 
@@ -110,7 +111,7 @@ class Places:
                 place = Place(place)
             if entrance is None:
                 return place
-            if place.gate is None and (gate := entrance.gate(self.delivery(place).subscription)) is not None:
+            if place.gate is None and (gate := self._gate(place, entrance)) is not None:
                 place = structs.replace(place, gate=gate)
                 if not gate.enter(partial(self._come_back, [place])):
                     continue
@@ -122,6 +123,12 @@ class Places:
                 queue.appendleft(place)
                 return None
             self._ask(place, entrance.preload)
+
+    def _gate(self, place: Place, entrance: Entrance) -> Gate | None:
+        name = self.batch.lanes[place.lane][place.start].subscription
+        if name not in self._gates:
+            self._gates[name] = entrance.gate(name)
+        return self._gates[name]
 
     def _ask(self, place: Place, preload: Preload) -> None:
         self._loading.add(place.lane)

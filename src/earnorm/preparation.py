@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Protocol
 
-from msgspec.structs import force_setattr
-
 from earnorm.binding import Moment, Source
 from earnorm.bus import EventBus
 from earnorm.delivery import Delivery, Skipped
@@ -107,7 +105,9 @@ class Preparation:
             return self._way(handler, info, target, nothing=True)
         record = when is not None or binding.uses(*_OF_RECORDS)
         moment = when is not None or binding.uses(*_OF_MOMENTS)
-        return self._way(handler, info, call, when, record=record, moment=moment, keys=binding.required)
+        alone = when is None and all(argument.source is Source.SUBJECT for argument in binding.arguments)
+        asks: dict[str, Any] = {"record": record, "moment": moment, "keys": binding.required, "record_alone": alone}
+        return self._way(handler, info, call, when, **asks)
 
     def _way(self, handler: Handler, info: ModelInfo | None, *call: Any, **asks: Any) -> Way:
         return Way(handler, info, self._database, handler.options.timeout, self.told, *call, **asks)
@@ -133,19 +133,29 @@ class Preparation:
         if way.nothing:
             run.target = way.call
             return None
-        event = run.event = self._events(entry, run.delivery.attempt)
+        # Of damaged data, the attempt fails of what it asks for and of nothing else.
+        event = None if way.record_alone else self._event(run)
         found = _NOTHING
         if way.record:
-            found = self._found(run, entry, event)
+            found = self._found(run, entry)
             if found.missing:
                 return Skipped("missing")
-            force_setattr(event, "subject", found.subject)
-        return self._compose(run, event, found, found.info if way.record else way.info)
+            run.tell_subject(found.subject)
+        info = found.info if way.record else way.info
+        if event is None and info is way.info:
+            run.target, run.arguments = way.call, (found.subject, None, None, None)
+            return None
+        return self._compose(run, event or self._event(run), found, info)
 
-    def _found(self, run: Run, entry: Entry, event: Event) -> Hydrated:
-        if self.is_fresh(run.loaded):
-            return self._hydrate(entry, event, run.loaded.record)
-        return self._hydrate(entry, event)
+    def _event(self, run: Run) -> Event:
+        """Read once, whoever was told of it before. Raises PayloadError."""
+        if not run.is_read:
+            run.event, run.is_read = self._events(run.delivery.entry, run.delivery.attempt), True
+        return run.event
+
+    def _found(self, run: Run, entry: Entry) -> Hydrated:
+        record = (run.loaded.record,) if self.is_fresh(run.loaded) else ()
+        return self._hydrate(entry, partial(self._event, run), *record)
 
     def _compose(self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None) -> Skipped | None:
         way, handler = run.way, run.way.handler
@@ -174,7 +184,7 @@ class Preparation:
         way, entry = run.way, run.delivery.entry
         if way.when is not None or b'"$ref"' in entry.data:
             return True
-        return self.loads(way, entry) and not self.is_fresh(run.loaded)
+        return way.record and self.loads(way, entry) and not self.is_fresh(run.loaded)
 
     # --- ahead -------------------------------------------------------------------------------
 

@@ -25,7 +25,6 @@ from earnorm.errors import (
     ProcessDied,
     RetryLater,
     StopPropagation,
-    UnknownHandler,
 )
 from earnorm.event import Entry, Event
 from earnorm.handler import Handler
@@ -35,7 +34,7 @@ from earnorm.stepping import Rest, Timer, awaiting
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
 from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
-from earnorm.way import Way
+from earnorm.way import Ways
 
 __all__ = ["FAILURES", "Hydrated", "Runner", "tell_refused"]
 
@@ -52,7 +51,7 @@ class Runner:
     """Prepares, calls, and says what came of it.
 
     `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block, unless it is
-    given one that `ahead` has loaded: `hydrate(entry, event, record)`.
+    given one that `ahead` has loaded: `hydrate(entry, event, record)`. It calls `event` if it needs it.
     `version` is that of the application's code, for the record of failed attempts.
     """
 
@@ -82,43 +81,15 @@ class Runner:
         self._clock = clock or SystemClock()
         self._code_version = version
         self._grace = grace
-        self._version = -1
-        self._handlers: dict[str, Handler] = {}
-        self._ways: dict[tuple[str, str], Way] = {}
-        self._recorded: Mapping[str, str] = {}
+        self._ways = Ways(bus, self.preparation.way)
 
     def record(self, names: Mapping[str, str]) -> None:
         """From now on subscriptions go by their recorded names, given here by those of their handlers."""
-        self._recorded = dict(names)
-        self._version = -1
+        self._ways.record(names)
 
     def handler(self, name: str) -> Handler | None:
         """The durable handler of the subscription of this name, if this process has it."""
-        if self._bus.registry.version != self._version:
-            self._look()
-        return self._handlers.get(name)
-
-    def _look(self) -> None:
-        version, named = self._bus.registry.version, self._recorded
-        self._handlers = {named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()}
-        # A new table rather than an emptied one: what a thread is working out right now goes into the old.
-        self._ways = {}
-        self._version = version
-
-    def _way(self, delivery: Delivery) -> Way:
-        """Raises UnknownHandler."""
-        if self._bus.registry.version != self._version:
-            self._look()
-        entry = delivery.entry
-        # What is about no record is about no model.
-        key = (delivery.subscription, entry.subject if entry.key else "")
-        return self._ways.get(key) or self._find(key, entry)
-
-    def _find(self, key: tuple[str, str], entry: Entry) -> Way:
-        ways, handler = self._ways, self._handlers.get(key[0])
-        if handler is None:
-            raise UnknownHandler(key[0])
-        return ways.setdefault(key, self.preparation.way(handler, entry))
+        return self._ways.handler(name)
 
     def is_ordered(self, name: str) -> bool:
         """Whether later deliveries of a record wait for earlier ones of this subscription."""
@@ -150,12 +121,14 @@ class Runner:
 
     def may_load(self, delivery: Delivery) -> bool:
         """Whether `load` may find records for deliveries of this subscription that are about what this one is about."""
-        known = self.handler(delivery.subscription) is not None
-        return known and self._loads_ahead and delivery.entry.key != "" and self._way(delivery).record
+        if not self._loads_ahead or delivery.entry.key == "" or self.handler(delivery.subscription) is None:
+            return False
+        return self._ways.of(delivery).record
 
     def loads(self, delivery: Delivery) -> bool:
         """Whether `load` would find a record for this delivery."""
-        return self.may_load(delivery) and self.preparation.loads(self._way(delivery), delivery.entry)
+        entry = delivery.entry
+        return self.may_load(delivery) and entry.name != f"{entry.subject}.deleted"
 
     def load(self, deliveries: Sequence[Delivery]) -> list[Loaded | None]:
         """Records of deliveries that are to begin, loaded together; may block. Give each to `begin`."""
@@ -167,11 +140,13 @@ class Runner:
 
     def begin(self, delivery: Delivery, loaded: Loaded | None = None) -> Run:
         """An attempt, to be performed at once. Raises UnknownHandler."""
-        way = self._way(delivery)
+        way = self._ways.of(delivery)
         right = None if way.timeout is None else threading.Lock()
         run = Run(way, delivery, time.perf_counter(), loaded, right)
-        if telemetry.follows_handlers() and telemetry.wanted(telemetry.HandlerStarted):
-            _tell(telemetry.HandlerStarted(run.event, run.handler))
+        if telemetry.follows_handlers():
+            run.is_followed = True
+            if telemetry.wanted(telemetry.HandlerStarted):
+                _tell(telemetry.HandlerStarted(run.event, run.handler))
         return run
 
     def perform(self, run: Run) -> Outcome | None:
@@ -193,13 +168,16 @@ class Runner:
 
         A handler that never waits needs no more, and no task.
         """
-        context = Context()
+        way, context = run.way, Context()
         try:
-            outcome = context.run(self._first_steps, run)
+            may_block = not way.nothing and self.preparation.may_block(run)
+            outcome = None if may_block else context.run(self.first_step, run)
         except FAILURES as error:
             if is_no_attempt(error):
                 raise
             return self._failed(run, error)
+        if outcome is DONE and way.timeout is None and not run.is_followed:
+            return outcome
         if outcome is None:
             run.context = context
             return None
@@ -211,11 +189,11 @@ class Runner:
         context, run.context = run.context, None
         assert context is not None
         try:
-            outcome = None
+            outcome: Outcome | None = None
             if run.coroutine is None:
                 loop = asyncio.get_running_loop()
-                skipped = await loop.run_in_executor(executor, lambda: context.run(self.preparation.prepare, run))
-                outcome = skipped or context.run(self.first_step, run)
+                outcome = await loop.run_in_executor(executor, lambda: context.run(self.preparation.prepare, run))
+                outcome = outcome or context.run(self.first_step, run)
             if outcome is None:
                 outcome = self.returned(run, await self.waited_for(run, context))
         except FAILURES as error:
@@ -226,7 +204,7 @@ class Runner:
 
     def died(self, delivery: Delivery) -> Outcome:
         """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
-        run = Run(self._way(delivery), delivery, time.perf_counter())
+        run = Run(self._ways.of(delivery), delivery, time.perf_counter())
         return self._judge(run, ProcessDied(delivery.subscription, delivery.attempt))
 
     def give_up(self, run: Run) -> Outcome | None:
@@ -251,19 +229,22 @@ class Runner:
         skipped = self.preparation.prepare(run)
         if skipped is not None:
             return skipped
+        assert run.target is not None
         result = run.target(*run.arguments)
         return self.returned(run, wait_for(result) if inspect.iscoroutine(result) else result)
 
     # --- on a loop ---------------------------------------------------------------------------
 
-    def _first_steps(self, run: Run) -> Outcome | None:
-        """Up to where it has to wait, which may be before the call."""
-        if not run.way.nothing and self.preparation.may_block(run):
-            return None
-        return self.preparation.prepare(run) or self.first_step(run)
-
     def first_step(self, run: Run) -> Outcome | None:
-        """Call the handler, up to where it waits for the first time: None if it does."""
+        """Call the handler, up to where it waits for the first time: None if it does.
+
+        Before, whatever else is to be done for it, unless that was.
+        """
+        if run.target is None:
+            skipped = self.preparation.prepare(run)
+            if skipped is not None:
+                return skipped
+            assert run.target is not None
         result = run.target(*run.arguments)
         if type(result) is not CoroutineType:
             if not inspect.isawaitable(result):
@@ -309,7 +290,7 @@ class Runner:
     def returned(self, run: Run, value: Any) -> Outcome:
         """Its handler has ended: what it returned counts if it is an outcome, and is nobody's business otherwise."""
         emitted = run.close()
-        if run._event is not None and run._event.stopped:
+        if run.known is not None and run.known.stopped:
             raise StopPropagation(STOPPED)
         if value is None and not emitted:
             return DONE
@@ -366,9 +347,7 @@ class Runner:
             if not run.end():
                 tell_refused(run)
                 return None
-        if outcome is DONE and not telemetry.follows_handlers():
-            return outcome
-        return self.tell_of(run, outcome)
+        return outcome if outcome is DONE and not telemetry.follows_handlers() else self.tell_of(run, outcome)
 
     def tell_of(self, run: Run, outcome: Outcome) -> Outcome:
         """Tell whoever listens what came of it."""

@@ -272,19 +272,23 @@ def passed(
     window: Window, outcomes: Sequence[Sequence[Outcome]], worker: str, plans: Mapping[str, Plan]
 ) -> Settlement | None:
     """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
-    if window.behind or not _all_done(window.lanes, outcomes):
+    if window.behind or _undone(window.lanes, outcomes):
         return None
     return Settlement(worker=worker, advances=advances_of(window, {}), plans=plans, seen=window.seen)
 
 
-def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
-    for lane, ended in zip(lanes, outcomes, strict=True):
+def _undone(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> list[int]:
+    """The lanes of which more is to be written down than that all of it is done."""
+    found: list[int] = []
+    for number, (lane, ended) in enumerate(zip(lanes, outcomes, strict=True)):
         if len(ended) != len(lane) or lane[-1].id:
-            return False
+            found.append(number)
+            continue
         for outcome in ended:
             if outcome is not DONE and (type(outcome) is not Done or outcome.emitted):
-                return False
-    return True
+                found.append(number)
+                break
+    return found
 
 
 def fold(
@@ -303,7 +307,10 @@ def fold(
     What was not begun stays in the log, and its cursor before it. Only where a later delivery by that cursor has
     ended is it set aside instead, its attempt not counted, so that nothing runs twice.
     """
-    fates = list(_fates(window.lanes, outcomes, apart))
+    # Those that are done have no part in it, unless a cursor stops short of one.
+    fates = list(_fates(window.lanes, outcomes, apart, _undone(window.lanes, outcomes)))
+    if any(isinstance(fate, _Unbegun) for _, fate in fates):
+        fates = list(_fates(window.lanes, outcomes, apart, range(len(window.lanes))))
     fresh = [(delivery, fate) for delivery, fate in fates if not delivery.id]
     ends = _ends(window.front, fresh, window.end) if any(isinstance(f, _Unbegun) for _, f in fresh) else {}
     fresh += [(delivery, _Waiting()) for delivery in window.behind]
@@ -325,9 +332,11 @@ def fold(
 
 
 def _fates(
-    lanes: Iterable[Lane], outcomes: Iterable[Sequence[Outcome]], apart: Collection[int]
+    lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]], apart: Collection[int], numbers: Iterable[int]
 ) -> Iterator[tuple[Delivery, _Fate]]:
-    for number, (lane, ended) in enumerate(zip(lanes, outcomes, strict=True)):
+    """What became of each delivery of these lanes."""
+    for number in numbers:
+        lane, ended = lanes[number], outcomes[number]
         rest: _Fate = _Waiting() if number in apart or (ended and isinstance(ended[-1], Retry)) else _Unbegun()
         for index, delivery in enumerate(lane):
             if index == len(ended) and number in apart:

@@ -13,6 +13,7 @@ from types import CoroutineType, FrameType
 from typing import Any
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from earnorm.delivery import Attempt, Delivery, Outcome
 from earnorm.event import Entry, Event, Running
@@ -30,10 +31,6 @@ _FRAMES = 8
 _lock = threading.Lock()
 
 
-def _nothing(*_: Any) -> None:
-    """What an attempt calls that has not come so far."""
-
-
 class Run(msgspec.Struct, eq=False):
     """One attempt. With a timeout two may want to say how it ended, its handler's thread and the clock: one does.
 
@@ -46,7 +43,9 @@ class Run(msgspec.Struct, eq=False):
     # The record, where the runner has loaded it ahead.
     loaded: Any = None
     _right: Any = None
-    target: Callable[..., Any] = _nothing
+    # Whether anybody may want to be told of it, and what it calls once it is prepared.
+    is_followed: bool = False
+    target: Callable[..., Any] | None = None
     arguments: tuple[Any, ...] = ()
     on_given_up: Callable[[Outcome], None] | None = None
     is_given_up: bool = False
@@ -58,7 +57,10 @@ class Run(msgspec.Struct, eq=False):
     context: Context | None = None
     # Of a transactional handler: the transaction that it runs in.
     stage: Stage | None = None
-    _event: Event | None = None
+    # Its event, and the event's subject, as far as somebody has asked for them.
+    known: Event | None = None
+    is_read: bool = False
+    _subject: Any = None
     _settling: Settling | None = None
 
     # --- what runs here ----------------------------------------------------------------------
@@ -81,13 +83,22 @@ class Run(msgspec.Struct, eq=False):
     @property
     def event(self) -> Event:
         """Made when somebody asks for it."""
-        if self._event is None:
-            self._event = self.way.told(self.delivery)
-        return self._event
+        if self.known is None:
+            self.event = self.way.told(self.delivery)
+        assert self.known is not None
+        return self.known
 
     @event.setter
     def event(self, event: Event) -> None:
-        self._event = event
+        if self._subject is not None:
+            force_setattr(event, "subject", self._subject)
+        self.known = event
+
+    def tell_subject(self, subject: Any) -> None:
+        """Its record, which its event has as well."""
+        self._subject = subject
+        if self.known is not None:
+            force_setattr(self.known, "subject", subject)
 
     @property
     def seconds(self) -> float:

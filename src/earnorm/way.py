@@ -1,17 +1,19 @@
-"""The way: what all deliveries to one handler of events about one model have in common, worked out once."""
+"""The ways of deliveries: what all those to one handler of events about one model have in common, worked out once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from earnorm.bus import EventBus
 from earnorm.delivery import Delivery
-from earnorm.event import Event
+from earnorm.errors import UnknownHandler
+from earnorm.event import Entry, Event
 from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
 
-__all__ = ["Way"]
+__all__ = ["Way", "Ways"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Way:
     call       with `(subject, payload, event, moment)`; where it asks for `nothing`, without any
     when       its condition, called alike
     record, moment, keys   what else it asks for
+    record_alone   that it asks for nothing but its record
     """
 
     handler: Handler
@@ -37,3 +40,51 @@ class Way:
     record: bool = False
     moment: bool = False
     keys: frozenset[str] = frozenset()
+    record_alone: bool = False
+
+
+class Ways:
+    """The durable handlers of a bus by the names of their subscriptions, and the ways to them, as of now.
+
+    `find` works one out.
+    """
+
+    def __init__(self, bus: EventBus, find: Callable[[Handler, Entry], Way]) -> None:
+        self._bus = bus
+        self._find = find
+        self._version = -1
+        self._recorded: Mapping[str, str] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._known: dict[tuple[str, str], Way] = {}
+
+    def record(self, names: Mapping[str, str]) -> None:
+        """From now on subscriptions go by their recorded names, given here by those of their handlers."""
+        self._recorded = dict(names)
+        self._version = -1
+
+    def handler(self, name: str) -> Handler | None:
+        if self._bus.registry.version != self._version:
+            self._look()
+        return self._handlers.get(name)
+
+    def of(self, delivery: Delivery) -> Way:
+        """Raises UnknownHandler."""
+        if self._bus.registry.version != self._version:
+            self._look()
+        entry, known = delivery.entry, self._known
+        # What is about no record is about no model.
+        key = (delivery.subscription, entry.subject if entry.key else "")
+        found = known.get(key)
+        if found is None:
+            handler = self._handlers.get(key[0])
+            if handler is None:
+                raise UnknownHandler(key[0])
+            found = known[key] = self._find(handler, entry)
+        return found
+
+    def _look(self) -> None:
+        version, named = self._bus.registry.version, self._recorded
+        self._handlers = {named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()}
+        # A new table rather than an emptied one: what a thread is working out right now goes into the old.
+        self._known = {}
+        self._version = version

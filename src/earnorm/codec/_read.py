@@ -117,13 +117,21 @@ def _decimal(text: str) -> Decimal:
     return value
 
 
+def _uuid(text: str) -> UUID:
+    try:
+        # In a fifth of the time of UUID's own questions.
+        return msgspec.convert(text, UUID)
+    except msgspec.ValidationError:
+        return UUID(text)
+
+
 _PARSE: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "$datetime": (str, _moment),
     "$date": (str, date.fromisoformat),
     "$time": (str, time.fromisoformat),
     "$timedelta": (list, lambda parts: timedelta(*parts)),
     "$decimal": (str, _decimal),
-    "$uuid": (str, UUID),
+    "$uuid": (str, _uuid),
     "$bytes": (str, lambda text: b64decode(text, validate=True)),
     "$int": (str, lambda text: int(text, 16)),
 }

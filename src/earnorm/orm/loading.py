@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import inspect, select, tuple_
 from sqlalchemy.orm import Mapper, Session, make_transient_to_detached
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_state, set_committed_value
 from sqlalchemy.orm.exc import DetachedInstanceError
 
 from earnorm.backends.sqlalchemy.mapping import Mapping
@@ -33,10 +33,15 @@ def load_together(session: Session, mapping: Mapping, identities: Sequence[tuple
     """`load` of many records by one query; what is asked for twice is given once."""
     keys: tuple[Any, ...] = inspect(mapping.cls).primary_key
     chosen = keys[0].in_([first for first, *_ in identities]) if len(keys) == 1 else tuple_(*keys).in_(identities)
+    is_ours_alone = not session.identity_map
     records: list[Any] = list(session.scalars(select(mapping.cls).where(chosen)).unique())
-    for record in records:
-        session.expunge(record)
-    found = {inspect(record).key[1]: record for record in records}
+    if is_ours_alone:
+        # One by one takes as long as the query.
+        session.expunge_all()
+    else:
+        for record in records:
+            session.expunge(record)
+    found = {key[1]: record for record in records if (key := instance_state(record).key) is not None}
     return [found.pop(identity, None) for identity in identities]
 
 

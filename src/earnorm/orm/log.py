@@ -299,9 +299,9 @@ class DatabaseLog:
         record = self._load(found, reference.key)
         return reference if record is None else record
 
-    def hydrate(self, entry: Entry, event: Event, record: Any = None) -> Hydrated:
+    def hydrate(self, entry: Entry, event: Callable[[], Event], record: Any = None) -> Hydrated:
         declared = declared_of(entry.name)
-        value = declared.build(event.payload) if declared is not None else None
+        value = declared.build(event().payload) if declared is not None else None
         found = mappings.mapping_of_subject(entry.subject) if entry.key else None
         if found is None:
             return Hydrated(value, None, value, missing=False)
@@ -309,7 +309,7 @@ class DatabaseLog:
             return Hydrated(record, found.info, value, missing=False)
         identity = identity_of(entry)
         if entry.name == f"{entry.subject}.deleted":
-            return Hydrated(snapshot(found, identity, event.payload), found.info, value, missing=False)
+            return Hydrated(snapshot(found, identity, event().payload), found.info, value, missing=False)
         subject = self._load(found, identity)
         return Hydrated(subject, found.info, value, missing=subject is None)
 

@@ -86,6 +86,7 @@ def _models() -> Iterator[None]:
     with ExitStack() as stack:
         tables_by_class: tuple[dict[Any, Any], ...] = (
             mapping._mappings,
+            mapping._by_subject,
             loading._snapshots,
             declared._by_name,
             attach._attachments,

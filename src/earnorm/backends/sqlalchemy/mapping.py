@@ -41,6 +41,7 @@ class ValidateValues(Protocol):
 
 
 _mappings: dict[type, Mapping] = {}
+_by_subject: dict[str, Mapping] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ def register(
     keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
     found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate, validate_values, screen)
     _mappings[cls] = found
+    _by_subject.setdefault(info.subject, found)
     bus.registry.add_model(info)
     return found
 
@@ -179,7 +181,7 @@ def mappings() -> list[Mapping]:
 
 
 def mapping_of_subject(subject: str) -> Mapping | None:
-    return next((found for found in _mappings.values() if found.info.subject == subject), None)
+    return _by_subject.get(subject)
 
 
 def refer(value: object) -> tuple[str, list[Any]] | None:
