@@ -3,9 +3,12 @@
 `python -m benchmarks.writing NAME URL` answers each number on stdin with the seconds in which so many were written.
 """
 
+import json
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,13 +29,19 @@ class Writing:
         """Nothing."""
 
 
-class Unnested(Writing):
-    """One statement for all rows, by hand, into a table with the columns and indexes that any log needs."""
+# A table with the columns and indexes that any log needs.
+RAW_LOG = """
+    CREATE TABLE raw_log (
+        position BIGSERIAL PRIMARY KEY, id BYTEA NOT NULL UNIQUE, name TEXT NOT NULL, key TEXT NOT NULL,
+        data BYTEA NOT NULL, at BIGINT NOT NULL
+    );
+    CREATE INDEX ON raw_log (key, position)
+"""
 
-    TABLE = (
-        "CREATE TABLE raw_log (position BIGSERIAL PRIMARY KEY, id BYTEA NOT NULL UNIQUE, name TEXT NOT NULL, "
-        "key TEXT NOT NULL, data BYTEA NOT NULL, at BIGINT NOT NULL)"
-    )
+
+class Unnested(Writing):
+    """One statement for all rows, by hand."""
+
     INSERT = (
         "INSERT INTO raw_log (id, name, key, data, at) "
         "SELECT * FROM unnest(%s::bytea[], %s::text[], %s::text[], %s::bytea[], %s::bigint[])"
@@ -44,13 +53,10 @@ class Unnested(Writing):
 
         plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._connection = psycopg.connect(plain)
-        self._connection.execute(self.TABLE)
-        self._connection.execute("CREATE INDEX ON raw_log (key, position)")
+        self._connection.execute(RAW_LOG)
         self._connection.commit()
 
     def deliver(self, count: int) -> None:
-        import os
-
         columns: list[list[Any]] = [
             [os.urandom(16) for _ in range(count)],
             ["tick.told"] * count,
@@ -99,10 +105,34 @@ class Rows(Writing):
             together.wait()
             for number in range(count // WRITERS):
                 with Session(self._engine, expire_on_commit=False) as session:
-                    session.add(self._model(name=f"name {number}", email="ada@example.com", visits=number))
+                    record = self._model(name=f"name {number}", email="ada@example.com", visits=number)
+                    session.add(record)
+                    self._tell(session, record)
                     session.commit()
 
         list(self._threads.map(write, range(WRITERS)))
+
+    def _tell(self, session: Any, record: Any) -> None:
+        """Nothing."""
+
+
+class RowsAndInserts(Rows):
+    """The same, and by hand a second row that says so: no more than an INSERT, which no reader could rely on."""
+
+    INSERT = "INSERT INTO raw_log (id, name, key, data, at) VALUES (%s, %s, %s, %s, %s)"
+
+    def _prepared(self, url: str) -> tuple[Any, Any]:
+        model, engine = super()._prepared(url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(RAW_LOG)
+        return model, engine
+
+    def _tell(self, session: Any, record: Any) -> None:
+        session.flush()
+        values = {"name": record.name, "email": record.email, "visits": record.visits}
+        data = json.dumps({"identity": [record.id], "payload": values}).encode()
+        row = (os.urandom(16), "person.created", f"person:{record.id}", data, time.time_ns() // 1000)
+        session.connection().exec_driver_sql(self.INSERT, row)
 
 
 class RowsAndEvents(Rows):
@@ -159,6 +189,7 @@ CONTESTANTS: dict[str, Callable[[str], Backlog]] = {
     "unnested": Unnested,
     "emitted": Emitted,
     "rows": Rows,
+    "rows_and_inserts": RowsAndInserts,
     "rows_and_events": RowsAndEvents,
     "beside_a_worker": BesideAWorker,
 }

@@ -112,3 +112,17 @@ def test_a_session_of_ones_own_is_asked_each_time_where_its_events_go(db):
 
     assert before < len(asked)
     assert ["tick.first", "tick.second"] == logged(db)
+
+
+def test_their_ids_rise_and_one_that_was_asked_for_stays(db):
+    with db.transaction():
+        handles = [emit("tick.told", number=number) for number in range(20)]
+        asked = handles[7].id
+
+    ids = [handle.id for handle in handles]
+    with db.engine.connect() as connection:
+        rows = connection.execute(text("SELECT id FROM earnorm_log ORDER BY position")).scalars()
+        assert [id_.bytes for id_ in ids] == [bytes(row) for row in rows]
+    others = [*ids[:7], *ids[8:]]
+    assert asked == ids[7]
+    assert sorted(set(others)) == others

@@ -24,10 +24,10 @@ from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
 from earnorm.envelope import encode_change, entry_of, event_of, identity_of
-from earnorm.event import Entries, Entry, Event
+from earnorm.event import Entries, Entry, Event, identify
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
-from earnorm.multitude import Happening, Multitude, singly
+from earnorm.multitude import FEW, Happening, Multitude, singly
 from earnorm.occurrence import Occurrence
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
@@ -223,7 +223,10 @@ class DatabaseLog:
         return self._entries([occurrence for occurrence in occurrences if self._keeps(occurrence)])
 
     def _entries(self, occurrences: Iterable[Occurrence]) -> list[Entry]:
-        return [self._entry(occurrence) for occurrence in occurrences]
+        found = list(occurrences)
+        if len(found) >= FEW:
+            identify(occurrence.event for occurrence in found)
+        return [self._entry(occurrence) for occurrence in found]
 
     def wait_for_settle(self, occurrence: Occurrence) -> bool:
         """Let a durable handler's own settle append the event; False where none runs here, or nothing keeps it."""

@@ -66,7 +66,7 @@ def parse_id(text: str) -> bytes:
 
 def entry_row(entry: Entry) -> tuple[Any, ...]:
     """The columns of the log but its position."""
-    id_, cause = entry.id.bytes, entry.causation_id
+    id_, first, cause = entry.id.bytes, entry.correlation_id, entry.causation_id
     return (
         id_,
         entry.name,
@@ -74,7 +74,8 @@ def entry_row(entry: Entry) -> tuple[Any, ...]:
         entry.key,
         entry.data,
         microseconds(entry.at),
-        entry.correlation_id.bytes,
+        # The first event of a chain, as most are, correlates with itself.
+        id_ if first is entry.id else first.bytes,
         None if cause is None else cause.bytes,
         entry.depth,
         entry.tenant,
