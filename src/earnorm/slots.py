@@ -21,4 +21,7 @@ def slot_of(key: str, event: bytes) -> int:
 
 def slots_of(keys: Iterable[str], events: Iterable[bytes]) -> list[int]:
     """The slot of each, in a third of the time."""
+    keys = list(keys)
+    if all(keys):
+        return [number & LAST_SLOT for number in map(crc32, map(str.encode, keys))]
     return [crc32(key.encode() if key else event) & LAST_SLOT for key, event in zip(keys, events, strict=True)]

@@ -431,6 +431,30 @@ def test_a_listener_that_refuses_the_commit_loses_only_that_transaction(db, Note
     assert ["two"] == texts(db)
 
 
+@pytest.mark.parametrize("way", ["session", "savepoint", "connection"])
+def test_a_connection_that_is_lost_takes_its_events_along_and_tells_of_the_rollback(db, Note, way):
+    with db.engine.connect() as connection:
+        joined = {"join_transaction_mode": "rollback_only"} if way == "connection" else {}
+        with Session(connection if way == "connection" else db.engine, **joined) as session:
+            if way == "connection":
+                connection.begin()
+            session.add(Note(text="one"))
+            if way == "savepoint":
+                session.begin_nested()
+            session.flush()
+            session.connection().invalidate()
+            assert [] == seen
+            session.rollback()
+            if way == "connection":
+                connection.rollback()
+
+        assert ["-one"] == seen
+    Note(text="two").save()
+
+    assert ["-one", "+two"] == seen
+    assert ["two"] == texts(db)
+
+
 def test_a_post_rollback_hook_may_save(db):
     class Failure(BaseModel):
         what = StringField()

@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import earnorm
 from earnorm import BaseModel, IntegerField, StringField, default_bus, event_handler, telemetry, tenant
+from earnorm.backends.sqlalchemy.bulk import shape
 from earnorm.backends.sqlalchemy.bulk.shape import Shape
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.codec import decode
@@ -504,3 +505,23 @@ def test_updates_by_key_are_told_in_columns_with_old_and_new_values(db, User, to
     assert [f"new {number}" for number in range(1, 13)] == [
         decode(entry.data)["changes"]["name"][1] for entry in entries(db)[12:]
     ]
+
+
+@pytest.mark.parametrize("key", [IntegerField, StringField])
+def test_updates_by_key_find_their_rows_in_lots_of_any_size(db, together, monkeypatch, key):
+    """Numbers are one value for the database, where it has such; of other keys each is a parameter."""
+    monkeypatch.setattr(shape, "ROWS_A_STATEMENT", 4)
+    monkeypatch.setattr(shape, "_KEYS_A_VALUE", 6)
+
+    class Item(BaseModel):
+        code = key(primary_key=True)
+        size = IntegerField()
+
+    codes = [number if key is IntegerField else f"code {number}" for number in range(20)]
+    execute(db, (insert(Item), [{"code": code, "size": 1} for code in codes]))
+    execute(db, (update(Item), [{"code": code, "size": 2} for code in reversed(codes)]))
+
+    assert [20, 20] == together
+    told = log(db)[20:]
+    assert {f"item:{code}" for code in codes} == {event.key for event in told}
+    assert {(1, 2)} == {tuple(event.changes["size"]) for event in told}

@@ -146,7 +146,7 @@ def _learn(found: list[Mapper[Any]]) -> None:
     for mapper, info in infos:
         validator = Validator.for_mapper(mapper) if any(map(spec_of, mapper.columns)) else None
         check, screen = (validator.check, validator.screen) if validator is not None else (None, None)
-        check_values = ValuesValidator(mapper).check if validator is not None else None
+        check_values = ValuesValidator(mapper).check_all if validator is not None else None
         mappings.register(
             mapper.class_, info, default_bus, info.fields, check, validate_values=check_values, screen=screen
         )

@@ -323,7 +323,7 @@ def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     trash = getattr(cls, "__earnorm_trash__", None)
     info = ModelInfo(cls, cls.__event_name__, fields, sensitive, bubbles_to=bubbles_to, trash=trash)
     info.handlers = collect_handlers(cls, trash=trash is not None)
-    validator, check_values = Validator.for_mapper(mapper), ValuesValidator(mapper).check
+    validator, check_values = Validator.for_mapper(mapper), ValuesValidator(mapper).check_all
     shorten_constructor(cls)
     flushing.listen()
     mappings.register(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Mapper
 
 from earnorm.errors import InvalidValue
+from earnorm.orm.column_screen import column_passes
 from earnorm.orm.rules import rules_of
 from earnorm.orm.screen import Passes, Screen, screen_of
 from earnorm.orm.spec import MISSING, FieldSpec, spec_of
@@ -16,6 +17,8 @@ from earnorm.orm.validation import _filled_later, _is_sql, _specs, validate_valu
 __all__ = ["ValuesValidator", "require_kind"]
 
 _SCREENS = 256
+# From here on columns pay.
+_MANY = 20
 
 
 def _never(_values: Mapping[str, Any]) -> bool:
@@ -52,6 +55,24 @@ class ValuesValidator:
     def _must_be_given(self, name: str) -> bool:
         spec = self._specs[name]
         return spec.required and not spec.has_default and name not in self._filled_later
+
+    def check_all(self, rows: Sequence[Mapping[str, Any]], *, complete: bool) -> None:
+        """`check` of each."""
+        if len(rows) >= _MANY and self._pass_together(rows, complete=complete):
+            return
+        for values in rows:
+            self.check(values, complete=complete)
+
+    def _pass_together(self, rows: Sequence[Mapping[str, Any]], *, complete: bool) -> bool:
+        """Whether all pass, by the column; rows of unlike names are looked at one by one."""
+        (names, *others) = dict.fromkeys(map(tuple, rows))
+        if others or (complete and not self._required <= set(names)):
+            return False
+        return all(
+            column_passes(*self._rules(name), [values[name] for values in rows])
+            for name in names
+            if name in self._specs
+        )
 
     def check(self, values: Mapping[str, Any], *, complete: bool) -> None:
         """Raise `ValidationFailed` with all faults; `complete` values are those of a new row, so none may be absent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from collections.abc import Mapping as Values
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
@@ -35,9 +35,9 @@ Screen = Callable[[Values[str, Any]], bool]
 
 
 class ValidateValues(Protocol):
-    """Checks values that are no record, by attribute; with `complete` they are all that a new row is given."""
+    """Checks values that are no record, by attribute, for a row each; with `complete` they are all that it is given."""
 
-    def __call__(self, values: Values[str, Any], *, complete: bool) -> None: ...
+    def __call__(self, rows: Sequence[Values[str, Any]], *, complete: bool) -> None: ...
 
 
 _mappings: dict[type, Mapping] = {}

@@ -110,9 +110,10 @@ def _with_hooks(
 def _update(execution: Execution, statement: Update) -> Any:
     shape, model = execution.shape, execution.model
     _refuse_if_asked(shape, model, execution.what)
-    values = updated_values(statement, execution.params, shape.mapper)
+    values = updated_values(statement, execution.params, shape.mapper) if statement._values else []
     if model.info.bulk != "batch":
-        trashing = any(model.info.trash in given for given in (*values, *_listed(execution.params)))
+        trash = model.info.trash
+        trashing = trash is not None and any(trash in given for given in (*values, *_listed(execution.params)))
         _refuse_hooks(execution, CHANGES if trashing else ("updated",))
     if execution.many:
         return _update_by_key(execution, statement)
@@ -124,9 +125,9 @@ def _update(execution: Execution, statement: Update) -> Any:
 def _update_by_key(execution: Execution, statement: Update) -> Any:
     values = _listed(execution.params)
     _validate(execution.model, values, complete=False)
-    keys = methods.keys_of(execution.model, values)
 
     def write(execution: Execution, statement: Update) -> Outcome:
+        keys = methods.keys_of(execution.model, values)
         run = lambda: execution.run(statement)  # noqa: E731  # a thunk
         result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run)
         return Outcome(result, facts, {})
@@ -215,11 +216,9 @@ _CANNOT_RUN = (
 )
 
 
-def _validate(model: Model, values: Iterable[Mapping[str, Any]], *, complete: bool) -> None:
-    validate = model.validate_values
-    if validate is not None:
-        for given in values:
-            validate(given, complete=complete)
+def _validate(model: Model, values: Sequence[Mapping[str, Any]], *, complete: bool) -> None:
+    if model.validate_values is not None:
+        model.validate_values(values, complete=complete)
 
 
 def _name(column: Any, mapper: Mapper[Any]) -> str | None:

@@ -6,10 +6,9 @@ No object is made for a row, as long as the log alone hears of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Any
 
-from earnorm.backends.sqlalchemy.bulk.shape import Plain, in_chunks
+from earnorm.backends.sqlalchemy.bulk.shape import Plain
 from earnorm.backends.sqlalchemy.bulk.telling import Alike, Fact
 from earnorm.occurrence import Kind
 from earnorm.records import Changed, Columns, changed_between
@@ -20,12 +19,12 @@ Values = Sequence[Sequence[Any]]
 """A column of values for each of a shape's columns."""
 
 
-def columns_of(rows: Iterable[Sequence[Any]], width: int) -> Values:
+def columns_of(lots: Iterable[Sequence[Sequence[Any]]], width: int) -> Values:
     """Rows as columns, some at a time: thousands of rows that live at once cost more to collect than to read."""
     columns: list[list[Any]] = [[] for _ in range(width)]
-    for some in in_chunks(rows):
-        for place, column in enumerate(columns):
-            column.extend(map(itemgetter(place), some))
+    for some in lots:
+        for column, values in zip(columns, zip(*some, strict=True), strict=False):
+            column.extend(values)
     return columns
 
 

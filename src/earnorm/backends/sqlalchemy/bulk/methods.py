@@ -21,6 +21,11 @@ __all__ = ["before_objects", "inserted_mappings", "keys_of", "prepared", "update
 
 def keys_of(model: Model, values: Iterable[Mapping[str, Any]]) -> list[Key]:
     """The primary keys among dictionaries of values; those that have none yet are left out."""
+    if len(model.primary_key) == 1:
+        (name,) = model.primary_key
+        found = dict.fromkeys([given.get(name) for given in values])
+        found.pop(None, None)
+        return list(zip(found, strict=True))
     keys = (tuple(given.get(name) for name in model.primary_key) for given in values)
     return [key for key in dict.fromkeys(keys) if None not in key]
 
@@ -40,10 +45,10 @@ def _updated_plain(
 ) -> tuple[Any, Facts]:
     """The same, of rows of one model: column by column, as long as nobody asks for one of them."""
     width = len(shape.columns)
-    before = columns_of(shape.tuples(connection, keys, lock=True), width)
+    before = columns_of(shape.lots(connection, keys, lock=True), width)
     found = _keys_in(before, plain)
     result = write()
-    after = columns_of(shape.tuples(connection, found), width)
+    after = columns_of(shape.lots(connection, found), width)
     return result, updated_alike(plain, *aligned(before, found, after, _keys_in(after, plain)))
 
 

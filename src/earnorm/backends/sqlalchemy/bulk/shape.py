@@ -6,9 +6,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from operator import itemgetter
+from sqlite3 import sqlite_version_info
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ARRAY, Column, Connection, Select, Table, any_, literal, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    CursorResult,
+    Integer,
+    Select,
+    Table,
+    Text,
+    any_,
+    func,
+    literal,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Mapper, Session, undefer, with_polymorphic
 from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.sql import ColumnElement
@@ -19,6 +34,12 @@ __all__ = ["ROWS_A_STATEMENT", "Key", "Plain", "Row", "Shape", "among", "in_chun
 
 ROWS_A_STATEMENT = 1000
 """Rows that one statement of ours reads or tells: far below the parameters any database takes."""
+
+# Before, it was an option that few builds had left out.
+_HAS_JSON = sqlite_version_info >= (3, 38)
+
+# An array takes as many as one likes; but each statement has its price.
+_KEYS_A_VALUE = 10 * ROWS_A_STATEMENT
 
 Key = tuple[Any, ...]
 T = TypeVar("T")
@@ -119,17 +140,21 @@ class Shape:
 
     def _read_some(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
         if not self.joined:
-            return self.rows(self._select(connection, keys, lock=lock))
+            return self.rows(self._find(connection, keys, lock=lock).all())
         return self._load(connection, keys, lock=lock)
 
-    def tuples(self, connection: Connection, keys: Iterable[Key], *, lock: bool = False) -> Iterator[Sequence[Any]]:
-        """The rows with these keys as they come, of a shape that is not joined."""
-        for some in in_chunks(keys):
-            yield from self._select(connection, some, lock=lock)
+    def lots(
+        self, connection: Connection, keys: Iterable[Key], *, lock: bool = False
+    ) -> Iterator[Sequence[Sequence[Any]]]:
+        """The rows with these keys as they come, some at a time, of a shape that is not joined."""
+        listed = _are_listed(self.key_columns, connection.dialect.name)
+        for some in in_chunks(keys, ROWS_A_STATEMENT if listed else _KEYS_A_VALUE):
+            yield from self._find(connection, some, lock=lock).partitions(ROWS_A_STATEMENT)
 
-    def _select(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Sequence[Sequence[Any]]:
-        statement = _locking(select(*self.columns).where(among(self.key_columns, keys)), lock=lock)
-        return connection.execute(statement).all()
+    def _find(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> CursorResult[Any]:
+        statement = select(*self.columns).where(among(self.key_columns, keys, connection.dialect.name))
+        statement = _locking(statement, lock=lock)
+        return connection.execute(statement)
 
     def _load(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
         if lock:
@@ -162,14 +187,29 @@ def _locking(statement: Select[Any], *, lock: bool) -> Select[Any]:
 
 
 def among(columns: Sequence[Any], keys: Sequence[Key], database: str = "") -> ColumnElement[bool]:
-    """Whether a row's key is one of these, of which there may be any number where the database has arrays."""
+    """Whether a row's key is one of these, of which there may be any number where the `database` has arrays."""
     if len(columns) > 1:
         return tuple_(*columns).in_(keys)
     (column,), some = columns, [key[0] for key in keys]
+    if _are_listed(columns, database):
+        return column.in_(some)  # type: ignore[no-any-return]  # SQLAlchemy's own condition
     if database == "postgresql":
         # One parameter: 10,000 of them take longer than the statement.
         return column == any_(literal(some, ARRAY(column.type)))  # type: ignore[no-any-return]  # SQLAlchemy's own condition
-    return column.in_(some)  # type: ignore[no-any-return]  # as above
+    if {*map(type, some)} != {int}:
+        return column.in_(some)  # type: ignore[no-any-return]  # as above
+    # As above; SQLite's arrays are JSON.
+    found = func.json_each(literal(f"[{','.join(map(str, some))}]", Text)).table_valued("value")
+    return column.in_(select(found.c.value))  # type: ignore[no-any-return]  # as above
+
+
+def _are_listed(columns: Sequence[Any], database: str) -> bool:
+    """Whether each key is a parameter of its own; else they are one value."""
+    if len(columns) > 1:
+        return True
+    return database != "postgresql" and not (
+        database == "sqlite" and _HAS_JSON and isinstance(columns[0].type, Integer)
+    )
 
 
 def in_chunks(values: Iterable[T], size: int = ROWS_A_STATEMENT) -> Iterator[list[T]]:

@@ -18,7 +18,7 @@ from sqlalchemy.orm.interfaces import LoaderOption
 from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, alike, columns_of, updated_alike
 from earnorm.backends.sqlalchemy.bulk.given import Params
 from earnorm.backends.sqlalchemy.bulk.rowids import last_given, rises, since
-from earnorm.backends.sqlalchemy.bulk.shape import Key, Plain, Row, Shape, among
+from earnorm.backends.sqlalchemy.bulk.shape import ROWS_A_STATEMENT, Key, Plain, Row, Shape, among, in_chunks
 from earnorm.backends.sqlalchemy.bulk.telling import Alike, Fact, Facts, differences, fetch, forget, loads, run_before
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.errors import BulkRefused
@@ -200,12 +200,13 @@ def updated(execution: Execution, statement: Update, sets: Iterable[str]) -> Out
 def _updated_plain(execution: Execution, statement: Update, sets: Sequence[str], plain: Plain) -> Outcome:
     """The same, of rows of one model: no more than their columns are looked at."""
     shape = execution.shape
-    before = columns_of(_looked(execution, statement, shape.columns), len(shape.columns))
+    looked = _looked(execution, statement, shape.columns)
+    before = columns_of(looked.partitions(ROWS_A_STATEMENT), len(shape.columns))
     keys = [before[place] for place in plain.key]
     wanted = _wanted(execution, plain, sets)
     narrowed = narrow(execution, statement, zip(*keys, strict=True))
     result = execution.run(_with_defaults(narrowed, shape.key_columns, wanted))
-    found = columns_of(_beside(result, wanted), len(wanted))
+    found = columns_of(in_chunks(_beside(result, wanted)), len(wanted))
     written = [found[wanted.index(column)] for column in shape.key_columns]
     before, found = aligned(before, _joined(keys), found, _joined(written))
     new = dict(zip(wanted, found, strict=True))
@@ -327,7 +328,12 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
 def _told(kind: Kind, shape: Shape, tuples: Iterable[Sequence[Any]]) -> Facts:
     if shape.plain is None:
         return _all(kind, shape.rows(tuples))
-    return alike(kind, shape.plain, columns_of(tuples, len(shape.columns)))
+    return alike(kind, shape.plain, columns_of(_lots(tuples), len(shape.columns)))
+
+
+def _lots(tuples: Iterable[Sequence[Any]]) -> Iterable[Sequence[Sequence[Any]]]:
+    # A result gives a thousand rows in a tenth of the functions that it takes for each.
+    return tuples.partitions(ROWS_A_STATEMENT) if isinstance(tuples, Result) else in_chunks(tuples)
 
 
 def _all(kind: Kind, rows: Iterable[Row]) -> list[Fact]:
