@@ -37,6 +37,10 @@ class SQLiteWakeup(Ears):
         self._version, self._changed, self._pause = -1, 0.0, _QUICK
 
     @property
+    def ears(self) -> Ears:
+        return self
+
+    @property
     def longest(self) -> float:
         return _UNSEEN if self._connection is None else _SEEN
 
