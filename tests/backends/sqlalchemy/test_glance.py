@@ -209,7 +209,7 @@ def test_what_is_told_with_a_look_is_heard_by_who_waits(server):
 _GATE = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(7, 11); END $$"
 
 
-@pytest.mark.parametrize("before", range(5))
+@pytest.mark.parametrize("before", range(4))
 def test_wherever_a_commit_falls_within_the_message_nothing_is_passed_unseen(server, monkeypatch, before):
     """A gate between two of its statements lets a writer of the first position commit there."""
     real = postgresql_glance._questions

@@ -30,6 +30,8 @@ class SQLAlchemyStore:
         self._given = engine
         self._engine = engine.execution_options(**self._dialect.own_transactions)
         self._reader = self._engine.execution_options(**READONLY, **self._dialect.own_reads)
+        # It has no listeners of its own, and to join none with the engine's costs at every look.
+        vars(self._reader)["dispatch"] = engine.dispatch
         self._clock = clock or SystemClock()
         # Those of the worker that looks here most.
         self.ears: Ears | None = None
