@@ -30,8 +30,6 @@ class SQLAlchemyStore:
         self._given = engine
         self._engine = engine.execution_options(**self._dialect.own_transactions)
         self._reader = self._engine.execution_options(**READONLY, **self._dialect.own_reads)
-        # It has no listeners of its own, and to join none with the engine's costs at every look.
-        vars(self._reader)["dispatch"] = engine.dispatch
         self._clock = clock or SystemClock()
         # Those of the worker that looks here most.
         self.ears: Ears | None = None
@@ -69,14 +67,15 @@ class SQLAlchemyStore:
 
     def glance(self, span: Span | None) -> Glance:
         """On the driver's own connection, unless somebody listens to SQLAlchemy's statements."""
-        engine = self._reader
+        # Not the reader's own dispatch, which has none of these and joins them with the engine's at every look.
+        engine = self._given
         heard = engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute
         if heard or engine._should_log_info():
             return glance_at(self, span)
         # Not from the pool, if it can be: at hand, where to take one out and put it back takes as long as a statement.
         if (seen := self._seen_by_ears(span)) is not None:
             return glance_of(seen, span)
-        with self.noticing_loss(), closing(engine.raw_connection()) as connection:
+        with self.noticing_loss(), closing(self._reader.raw_connection()) as connection:
             seen = self._seen(connection, span)
         return glance_at(self, span) if seen is None else glance_of(seen, span)
 
