@@ -9,14 +9,15 @@ from earnorm.delivery import Delivery
 from earnorm.event import Entry
 from earnorm.fleet import by_name
 from earnorm.following import Following
-from earnorm.front import Front, fronts_of
-from earnorm.glance import Glance, Glances, Span, glance_at
+from earnorm.front import Front
+from earnorm.glance import Glance, Glances, glance_at
 from earnorm.later import in_lanes
 from earnorm.pace import Pace
+from earnorm.reach import Reach
 from earnorm.room import ROOM
 from earnorm.runner import Runner
 from earnorm.shares import View
-from earnorm.store import SHARED, Cursor, Follower, Group, Plan, Store, Transaction, Waiting
+from earnorm.store import SHARED, Follower, Group, Plan, Store, Transaction, Waiting
 from earnorm.subscription import Audience, Window, plan
 from earnorm.suspects import alone
 from earnorm.tenure import Tenure
@@ -54,6 +55,7 @@ class Agenda:
         self._knows: frozenset[str] = frozenset()
         self._solitary: frozenset[str] = frozenset()
         self._following: Following | None = None
+        self._reach: Reach | None = None
         self._seen: Glance | None = None
         self._quiet: tuple[int, Mapping[str, Group]] | None = None
         self._number = 0
@@ -61,7 +63,7 @@ class Agenda:
     def forget(self) -> None:
         """What was seen is worth nothing any more."""
         self._seen = self._quiet = None
-        self._following = None
+        self._following = self._reach = None
 
     def refresh(self) -> None:
         """Record handlers defined since as subscriptions. Costs nothing if there are none."""
@@ -170,10 +172,10 @@ class Agenda:
                 self._tenure.look(self._knows, active=active, solitary=self._solitary)
             view = self._tenure.view
             assert view is not None
-            limit = self._pace.size
-            glance = self._seen = self._glance(self._span(view, limit))
+            reach = self._reach_of(view, self._pace.size)
+            glance = self._seen = self._glance(reach.span)
             if glance.groups == view.groups:
-                return self._read(view, glance, limit)
+                return self._read(reach, glance)
             self._tenure.stale()
         return Window()
 
@@ -185,18 +187,20 @@ class Agenda:
         self._tenure.look(self._knows, solitary=self._solitary)
         return before != self._tenure.held
 
-    def _span(self, view: View, limit: int) -> Span | None:
-        """What is read next wherever the horizon is; None where cursors stand so far apart that it depends on that."""
-        cursors = self._shared_cursors(view)
-        if len(fronts_of(cursors, limit)) != 1:
-            return None
-        front = Front(cursors, {})
-        return Span(front.start, limit, front.slots, ROOM)
+    def _reach_of(self, view: View, limit: int) -> Reach:
+        """What can be read next, made anew if anything has changed since: mostly when nothing waits for it."""
+        following, found = self._of(view.groups, view.followers), self._reach
+        if found is None or found.view is not view or found.following is not following or found.limit != limit:
+            cursors = [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
+            found = self._reach = Reach(view, following, limit, cursors)
+        return found
 
-    def _read(self, view: View, glance: Glance, limit: int) -> Window:
+    def _read(self, reach: Reach, glance: Glance) -> Window:
         """What there is to do by the cursors held here: from the log, and set aside and due."""
-        horizon, waiting = glance.horizon, glance.waiting
-        front = self._front(view, horizon, limit)
+        horizon, waiting, limit = glance.horizon, glance.waiting, reach.limit
+        # Each turn another front, so that one that catches up does not keep those waiting that are up to date.
+        self._number += 1
+        front = reach.front(horizon, self._number)
         entries = glance.entries if front.cursors else []
         if entries is not None and not waiting:
             return self._planned(entries, front, horizon, limit, ROOM)
@@ -230,20 +234,6 @@ class Agenda:
         if suspects and (self._number % 2 or (window.is_empty and len(suspects) == len(due))):
             return alone(window, suspects[0])
         return window.redeliver(in_lanes((d for d in due if not d.suspect), self._runner.is_ordered))
-
-    def _shared_cursors(self, view: View) -> list[Cursor]:
-        """Those held here that pass nobody by."""
-        following = self._of(view.groups, view.followers)
-        return [c for c in self._tenure.held if (c.group, c.name) not in following.passing]
-
-    def _front(self, view: View, horizon: int, reach: int) -> Front:
-        """Each turn another front, so that one that catches up does not keep those waiting that are up to date."""
-        following, cursors = self._of(view.groups, view.followers), self._shared_cursors(view)
-        fronts = fronts_of((c for c in cursors if c.position < horizon), reach)
-        level = [c for c in cursors if c.position >= horizon]
-        self._number += 1
-        chosen = fronts[self._number % len(fronts)] if fronts else []
-        return Front([*chosen, *level], following.together)
 
     def own_windows(self, busy: Collection[str], size: Callable[[str], int]) -> list[tuple[str, Window]]:
         """What is to be run by itself, by subscription, but of the `busy` ones; `size` is how many entries to read."""

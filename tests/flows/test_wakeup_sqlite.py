@@ -1,9 +1,10 @@
 """Waking on SQLite: the file tells."""
 
+import time
+
 import pytest
 from sqlalchemy import create_engine
 
-from earnorm.backends.sqlalchemy.dialects import sqlite_wakeup
 from earnorm.backends.sqlalchemy.dialects.sqlite_wakeup import SQLiteWakeup
 from earnorm.wakeup import Bell
 from tests.flows.waking import EVENTUALLY
@@ -47,15 +48,17 @@ def test_a_bell_ends_the_waiting(wakeup):
     assert wakeup.wait(bell, EVENTUALLY)
 
 
-def test_an_idle_file_is_looked_at_less_and_less(wakeup, monkeypatch):
-    """Two per cent of a core would be a look every two milliseconds."""
-    monkeypatch.setattr(sqlite_wakeup, "_LIVELY", 0.0)
+@pytest.mark.parametrize("silence, pause", [(0, 0.00025), (1, 0.001), (5, 0.005), (60, 0.032)])
+def test_an_idle_file_is_looked_at_less_and_less(wakeup, silence, pause):
+    """Two per cent of a core would be a look every two or three milliseconds."""
     pauses = []
 
     class Patient(Bell):
         def wait(self, timeout=None):
             pauses.append(timeout)
-            return len(pauses) > 12
+            return True
+
+    wakeup._changed = time.monotonic() - silence
 
     assert wakeup.wait(Patient(), EVENTUALLY)
-    assert pauses[-1] == sqlite_wakeup._SLOW >= 0.02
+    assert pytest.approx(pause, rel=0.2) == pauses[-1]

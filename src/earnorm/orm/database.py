@@ -93,7 +93,7 @@ class Database:
         )
         self.captures = self.log.captures
         self.runner = self.log.runner(version)
-        self.wakeup = self._engines.new_wakeup()
+        self.wakeup = self._engines.new_wakeup(self.store)
         self.retention = None if retention is None else seconds_of(retention)
         trimming = None if self.retention is None else Trimming(self.store, self.retention, clock=self._clock)
         self._make_worker = partial(

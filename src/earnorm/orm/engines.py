@@ -15,6 +15,7 @@ from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from earnorm.backends.sqlalchemy.dialects import READONLY, backend_of
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.errors import UnsupportedDatabase
 from earnorm.tenant import current_tenant
 from earnorm.wakeup import Wakeup
@@ -71,9 +72,12 @@ class Engines:
         """Whether a worker in this process is the natural one."""
         return backend_of(self.sync.url).in_process
 
-    def new_wakeup(self) -> Wakeup:
-        """Between this process and others on the same database."""
-        return backend_of(self.sync.url).wakeup(self.sync)
+    def new_wakeup(self, store: SQLAlchemyStore | None = None) -> Wakeup:
+        """Between this process and others on the same database; a worker that waits by it looks at the store by it."""
+        wakeup = backend_of(self.sync.url).wakeup(self.sync)
+        if store is not None:
+            store.ears = wakeup.ears
+        return wakeup
 
     @property
     def both(self) -> tuple[Engine, Engine]:

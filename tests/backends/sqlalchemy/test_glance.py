@@ -5,9 +5,10 @@ import threading
 import pytest
 from sqlalchemy import event
 
-from earnorm.backends.sqlalchemy.dialects import postgresql_glance
+from earnorm.backends.sqlalchemy.dialects import backend_of, postgresql_glance
 from earnorm.backends.sqlalchemy.dialects.postgresql_commit import Statement
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
+from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
 from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
 from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
@@ -16,7 +17,9 @@ from earnorm.glance import Glances, Span, glance_at
 from earnorm.room import ROOM
 from earnorm.slots import slot_of
 from earnorm.testing._store_verbs import append, append_entries, entry, set_aside, settle, subscribe, take
+from earnorm.wakeup import Bell
 from tests import postgresql as postgres
+from tests.flows.waking import EVENTUALLY
 
 ALL = Span(0, 100, (), ROOM)
 
@@ -117,12 +120,96 @@ def test_who_listens_to_statements_hears_each(engine, verbs):
     assert verbs
 
 
+# --- by the connection that a worker waits by ---
+
+
+@pytest.fixture
+def ears(engine):
+    wakeup = backend_of(engine.url).wakeup(engine)
+    assert wakeup.wait(Bell(), EVENTUALLY)
+    yield wakeup.ears
+    wakeup.close()
+
+
+@pytest.fixture
+def taken(engine):
+    """How often a connection was taken out of the pool."""
+    taken = []
+    get = engine.pool._do_get
+    engine.pool._do_get = lambda: (taken.append(1), get())[1]
+    return taken
+
+
+def test_it_is_taken_by_the_connection_that_a_worker_waits_by(engine, ears, taken, verbs):
+    store = SQLAlchemyStore(engine)
+    append(store, "one")
+    store.ears = ears
+    taken.clear()
+
+    assert ["one"] == names(store.glance(ALL))
+    assert [] == taken == verbs
+
+
+def test_where_that_is_in_use_or_there_is_none_it_is_taken_by_another(engine, ears, taken):
+    store = SQLAlchemyStore(engine)
+    append(store, "one")
+    store.ears = ears
+    taken.clear()
+
+    with ears.lock:
+        assert ["one"] == names(store.glance(ALL))
+    ears.leave()
+    assert ["one"] == names(store.glance(ALL))
+    assert 2 == len(taken)
+
+
+def test_where_connections_are_set_up_as_they_leave_the_pool_it_takes_one(engine, ears, taken):
+    store, set_up = SQLAlchemyStore(engine), []
+    append(store, "one")
+    store.ears = ears
+    event.listen(engine, "checkout", lambda *_: set_up.append(1))
+
+    assert ["one"] == names(store.glance(ALL))
+    assert [1] == set_up
+
+
+def test_if_that_broke_the_connection_is_lost_and_it_is_opened_again(server):
+    store, wakeup = SQLAlchemyStore(server), PostgreSQLWakeup(server)
+    append(store, "one")
+    assert wakeup.wait(Bell(), EVENTUALLY)
+    store.ears = wakeup.ears
+    postgres.admin().execute("SELECT pg_terminate_backend(%s)", (wakeup.ears._connection.info.backend_pid,))
+
+    with pytest.raises(ConnectionLost):
+        store.glance(ALL)
+    wakeup.wait(Bell(), 0.001)
+
+    assert wakeup.ears._connection is None
+    assert ["one"] == names(store.glance(ALL))
+    wakeup.close()
+
+
+def test_what_is_told_with_a_look_is_heard_by_who_waits(server):
+    store, wakeup = SQLAlchemyStore(server), PostgreSQLWakeup(server)
+    assert wakeup.wait(Bell(), EVENTUALLY)
+    store.ears = wakeup.ears
+    channel = wakeup.ears._connection.execute("SELECT pg_listening_channels()").fetchone()[0]
+    with server.begin() as another:
+        another.exec_driver_sql(f"NOTIFY {channel}, 'somebody'")
+    while not wakeup.ears._is_told:
+        store.glance(ALL)
+
+    assert wakeup.wait(Bell(), EVENTUALLY)
+    assert not wakeup.wait(Bell(), 0.001)
+    wakeup.close()
+
+
 # --- each statement in its own turn ---
 
 _GATE = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(7, 11); END $$"
 
 
-@pytest.mark.parametrize("before", range(5))
+@pytest.mark.parametrize("before", range(4))
 def test_wherever_a_commit_falls_within_the_message_nothing_is_passed_unseen(server, monkeypatch, before):
     """A gate between two of its statements lets a writer of the first position commit there."""
     real = postgresql_glance._questions

@@ -162,7 +162,14 @@ def _due() -> Select[Any]:
     )
 
 
-def _waiting() -> ClauseElement:
+def _groups_and_waiting() -> ClauseElement:
+    """Both in one, as `groups` and `waiting` have them; the first column says of which."""
+    group, waiting = tables.group, _waiting()
+    groups = select(literal_column("1"), group.c.name, group.c.generation, group.c.paused)
+    return groups.union_all(waiting.with_only_columns(literal_column("2"), *waiting.selected_columns))
+
+
+def _waiting() -> Select[Any]:
     """It leaps through the index from one subscription to the next, however many rows each of them has."""
     row, later, soonest, apart = (delivery.alias(name) for name in ("d", "later", "soonest", "apart"))
     # ORDER BY and LIMIT rather than min(): every database answers that with one look at a partial index.
@@ -270,6 +277,7 @@ class Statements(LeaseStatements, AttemptStatements):
     forget_interests = prepared(_forget_interests)
     due = prepared(_due)
     waiting = prepared(_waiting)
+    groups_and_waiting = prepared(_groups_and_waiting)
     deliveries = prepared(_deliveries)
     deliveries_of = prepared(lambda: _deliveries().where(delivery.c.event == bindparam("event_id")))
     running = prepared(_running)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection
 
 from earnorm.backends.sqlalchemy.deliveries import DeliveryVerbs
 from earnorm.backends.sqlalchemy.dialects import READONLY, Seen, dialect_named, dialect_of
+from earnorm.backends.sqlalchemy.dialects.side_connection import Ears
 from earnorm.backends.sqlalchemy.entries import glance_of
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.backends.sqlalchemy.upkeep import UpkeepVerbs
@@ -30,6 +31,8 @@ class SQLAlchemyStore:
         self._engine = engine.execution_options(**self._dialect.own_transactions)
         self._reader = self._engine.execution_options(**READONLY, **self._dialect.own_reads)
         self._clock = clock or SystemClock()
+        # Those of the worker that looks here most.
+        self.ears: Ears | None = None
 
     @property
     def divides(self) -> bool:
@@ -64,13 +67,31 @@ class SQLAlchemyStore:
 
     def glance(self, span: Span | None) -> Glance:
         """On the driver's own connection, unless somebody listens to SQLAlchemy's statements."""
-        engine = self._reader
+        # Not the reader's own dispatch, which has none of these and joins them with the engine's at every look.
+        engine = self._given
         heard = engine.dispatch.before_cursor_execute or engine.dispatch.after_cursor_execute
         if heard or engine._should_log_info():
             return glance_at(self, span)
-        with self.noticing_loss(), closing(engine.raw_connection()) as connection:
+        # Not from the pool, if it can be: at hand, where to take one out and put it back takes as long as a statement.
+        if (seen := self._seen_by_ears(span)) is not None:
+            return glance_of(seen, span)
+        with self.noticing_loss(), closing(self._reader.raw_connection()) as connection:
             seen = self._seen(connection, span)
         return glance_at(self, span) if seen is None else glance_of(seen, span)
+
+    def _seen_by_ears(self, span: Span | None) -> Seen | None:
+        """By the connection that the worker waits by."""
+        ears = self.ears
+        # Somebody may have set each connection up as it left the pool.
+        if ears is None or self._given.pool.dispatch.checkout or (driver := ears.lend()) is None:
+            return None
+        try:
+            return self._dialect.glance(driver, self._statements, span, self._clock)
+        except ConnectionLost:
+            self._dialect.forget()
+            raise
+        finally:
+            ears.back()
 
     def _seen(self, connection: PoolProxiedConnection, span: Span | None) -> Seen | None:
         try:

@@ -12,12 +12,12 @@ from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from earnorm.backends.sqlalchemy.dialects.side_connection import HasEars
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
 from earnorm.event import Entries
 from earnorm.glance import Span
 from earnorm.upkeep import Stall
-from earnorm.wakeup import Wakeup
 
 __all__ = ["MANY", "READONLY", "Backend", "Dialect", "Seen", "backend_of", "dialect_named", "dialect_of", "is_heard"]
 
@@ -179,7 +179,7 @@ class Backend:
     twin: Callable[[URL], AsyncEngine]
     prepare: Callable[[Engine], None]
     in_process: bool
-    wakeup: Callable[[Engine], Wakeup]
+    wakeup: Callable[[Engine], HasEars]
 
 
 def backend_of(url: URL) -> Backend:

@@ -253,8 +253,9 @@ class PostgreSQL:
         answers = postgresql_glance.answers_of(driver, span)
         if answers is None:
             return None
-        (first,), (lock,), groups, *entries, waiting = answers
+        (first,), (lock,), *entries, beside = answers
         horizon = self._horizon.between(first[0], lock[0], clock)
+        groups, waiting = ([row[1:] for row in beside if row[0] == kind] for kind in (1, 2))
         return Seen(horizon, groups, entries[0] if entries else (), waiting)
 
     def now(self, connection: Connection, clock: Clock) -> datetime:

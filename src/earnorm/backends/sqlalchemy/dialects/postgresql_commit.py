@@ -9,11 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection, Connection, Pipeline, errors, generators
+from psycopg._preparing import Prepare
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy import Connection as SQLAlchemyConnection
 from sqlalchemy import LargeBinary, SmallInteger, String
@@ -144,33 +145,32 @@ class _Query:
     types: tuple[int, ...] = ()
 
 
+_query = lru_cache(maxsize=64)(_Query)
+
+
 def _send(driver: Driver, statement: Statement, answer: Format = Format.TEXT) -> int:
     """Send it, prepared, to be answered in this format; returns how many answers there will be.
 
     It stands in psycopg's own book, since a ROLLBACK lets psycopg drop every statement of the session.
     """
     book: Any = driver._prepared
-    key = statement.text, ()
-    name = book._names.get(key)
-    if name is not None:
-        # As its `get` says, in four functions.
-        book._names.move_to_end(key)
-        driver.pgconn.send_query_prepared(name, statement.given, statement.formats, answer)
-        return 1
-    query = _Query(statement.text)
-    prepare, name = book.get(query, True)
-    book.maybe_add_to_cache(query, prepare, name)
-    is_new = prepare.name == "SHOULD"
+    query = _query(statement.text)
+    name = book._names.get(key := book.key(query))
+    is_new = name is None
     if is_new:
+        name = book.get(query, True)[1]
+        book.maybe_add_to_cache(query, Prepare.SHOULD, name)
         book._rotate()
         driver.pgconn.send_prepare(name, statement.text)
+    else:
+        book._names.move_to_end(key)
     driver.pgconn.send_query_prepared(name, statement.given, statement.formats, answer)
     return 2 if is_new else 1
 
 
 def _forget(driver: Driver, statement: Statement) -> None:
     book: Any = driver._prepared
-    book._names.pop(book.key(_Query(statement.text)), None)
+    book._names.pop(book.key(_query(statement.text)), None)
 
 
 # --- values, as the protocol has them ---------------------------------------------------------

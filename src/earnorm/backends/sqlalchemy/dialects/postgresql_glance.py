@@ -10,14 +10,21 @@ from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 
-from psycopg import Connection, Error, Pipeline, generators
+from psycopg import Connection, Error, generators
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
-from earnorm.backends.sqlalchemy.dialects.postgresql_commit import _REFUSED, Statement, _forget, _leave, _send
+from earnorm.backends.sqlalchemy.dialects.postgresql_commit import (
+    _REFUSED,
+    Statement,
+    _forget,
+    _has_pipelines,
+    _leave,
+    _send,
+)
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.errors import ConnectionLost
 from earnorm.glance import Span
@@ -55,7 +62,7 @@ def _asked(text: str) -> Statement:
 
 
 def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | None:
-    """The last position, the lowest lock, the groups, the span's entries if it is given, and what is set aside.
+    """The last position, the lowest lock, the span's entries if it is given, and the groups beside what is set aside.
 
     None where they cannot be asked together, or were refused: whoever asks one by one is told why. Raises
     ConnectionLost.
@@ -70,7 +77,7 @@ def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | 
         if driver.closed:
             raise ConnectionLost(str(error)) from error
         return None
-    if any(answer.status in _REFUSED for answer in found):
+    if not {answer.status for answer in found}.isdisjoint(_REFUSED):
         for statement in statements:
             # It may be as unknown to the server as it was before.
             _forget(driver, statement)
@@ -82,20 +89,20 @@ def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | 
 def _can_ask(driver: Connection[Any]) -> bool:
     pgconn = driver.pgconn
     # Where statements may be prepared, the session is one's own (`postgresql_engines`).
-    is_own = driver.prepare_threshold is not None and Pipeline.is_supported()
+    is_own = driver.prepare_threshold is not None and _has_pipelines()
     is_free = pgconn.transaction_status == TransactionStatus.IDLE and pgconn.pipeline_status == PipelineStatus.OFF
     return is_own and is_free and pgconn.parameter_status(b"client_encoding") == b"UTF8"
 
 
 def _questions(span: Span | None) -> list[Statement]:
-    # In this order: see `horizon`.
+    # In this order: see `horizon`. What is not read in between may be one statement: that is one snapshot.
     words = _words()
-    first, groups, waiting = map(_asked, (_FIRST, words.groups.text, words.waiting.text))
+    first, last = _asked(_FIRST), _asked(words.groups_and_waiting.text)
     if span is None:
-        return [first, _asked(_LOWEST), groups, waiting]
+        return [first, _asked(_LOWEST), last]
     reading, values = words.reading(span.after, _FAR, span.limit, span.slots)
     lowest = _statement(_LOWEST_IF_ANY, [span.after])
-    return [first, lowest, groups, _statement(reading.text, reading.ordered(values)), waiting]
+    return [first, lowest, _statement(reading.text, reading.ordered(values)), last]
 
 
 def _statement(text: str, values: Sequence[int]) -> Statement:

@@ -72,6 +72,10 @@ class PostgreSQLWakeup:
         self._listener = _Listener(engine, self._token)
 
     @property
+    def ears(self) -> Ears:
+        return self._listener
+
+    @property
     def longest(self) -> float:
         return _TOLD if self._listener.looking else _UNTOLD
 
@@ -192,6 +196,12 @@ class _Listener(Ears):
         selector = self._selector
         if selector is None or self._bell is not bell:
             selector = self._select_by(bell, connection)
+        if connection.closed:
+            # It broke under somebody who looked by it.
+            raise ConnectionResetError("the connection was lost")
+        # Told with the answer to such a look.
+        if self._is_told and self._take_in(connection):
+            return True
         while (now := time.monotonic()) < until:
             if now >= self._next_look:
                 if self._look(connection):

@@ -9,13 +9,13 @@ import logging
 import threading
 import time
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
-from earnorm.wakeup import Bell
+from earnorm.wakeup import Bell, Wakeup
 
-__all__ = ["Ears", "SideConnection"]
+__all__ = ["Ears", "HasEars", "SideConnection"]
 
 _log = logging.getLogger("earnorm.wakeup")
 
@@ -71,6 +71,13 @@ class SideConnection:
                 connection.close()
 
 
+class HasEars(Wakeup, Protocol):
+    """A wake-up whose worker waits by a connection."""
+
+    @property
+    def ears(self) -> Ears: ...
+
+
 class Ears(SideConnection):
     """By which the thread of a worker waits, and learns of what other processes committed."""
 
@@ -106,6 +113,18 @@ class Ears(SideConnection):
 
     def leave(self) -> None:
         self._disconnect()
+
+    def lend(self) -> Any:
+        """Its connection, to look at the log by, until it is given `back`. None: there is none, or it is in use."""
+        if self._connection is None or not self.lock.acquire(blocking=False):
+            return None
+        connection = self._connection
+        if connection is None:
+            self.lock.release()
+        return connection
+
+    def back(self) -> None:
+        self.lock.release()
 
     @abstractmethod
     def _hear(self, bell: Bell, until: float) -> bool:
