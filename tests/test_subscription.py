@@ -14,12 +14,14 @@ from earnorm.counts import Counts
 from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
+from earnorm.fold import fold, passed
 from earnorm.front import Front
 from earnorm.later import in_lanes
 from earnorm.registry import ModelInfo
 from earnorm.slots import slot_of
 from earnorm.store import Cursor, Follower, Settlement
-from earnorm.subscription import Audience, Subscription, Window, fold, passed, plan
+from earnorm.subscription import Audience, Subscription
+from earnorm.window import Window, plan
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=1)

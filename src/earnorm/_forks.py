@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
 from earnorm.worker import _workers
 
 # Seconds that a fork waits for a worker's pass; a handler that forks itself is inside one.
 _PATIENCE = 2.0
 _paused: list[threading.Lock] = []
+_inherited: list[object] = []
 
 
 def _pause() -> None:
@@ -31,7 +33,13 @@ def _begin_anew() -> None:
         worker._begin_anew()
 
 
-def watch() -> None:
-    """From now on, where processes fork at all."""
+def leave_alone(inherited: object) -> None:
+    """Hold what the child has of its parent's: dropped, a connection would close, and its file's locks with it."""
+    _inherited.append(inherited)
+
+
+def watch(then: Callable[[], None]) -> None:
+    """From now on, where processes fork at all; `then` is called in the child, once its workers have begun anew."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew)
+        os.register_at_fork(after_in_child=then)

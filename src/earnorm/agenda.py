@@ -18,9 +18,10 @@ from earnorm.room import ROOM
 from earnorm.runner import Runner
 from earnorm.shares import View
 from earnorm.store import SHARED, Follower, Group, Plan, Store, Transaction, Waiting
-from earnorm.subscription import Audience, Window, plan
+from earnorm.subscription import Audience
 from earnorm.suspects import alone
 from earnorm.tenure import Tenure
+from earnorm.window import Window, plan
 
 __all__ = ["Agenda"]
 

@@ -13,14 +13,15 @@ from typing import Any
 
 from earnorm.clock import Clock
 from earnorm.delivery import Delivery, Outcome, Retry
+from earnorm.fold import fold, passed
 from earnorm.portal import LoopThread
 from earnorm.runner import Runner
 from earnorm.serving import Watch
 from earnorm.stage import Stage, Stages
 from earnorm.staged import StageLost, perform_staged
 from earnorm.store import Settlement
-from earnorm.subscription import Window, fold, passed
 from earnorm.underway import Run
+from earnorm.window import Window
 
 __all__ = ["Errand"]
 

@@ -15,10 +15,10 @@ from earnorm.portal import LoopThread
 from earnorm.runner import Runner
 from earnorm.settler import Result, Settler
 from earnorm.stage import Stages
-from earnorm.subscription import Window
 from earnorm.suspects import is_suspected, set_aside
 from earnorm.tenure import Tenure
 from earnorm.threads import Threads
+from earnorm.window import Window
 
 __all__ = ["Errands"]
 

@@ -14,12 +14,13 @@ from earnorm.batch import Batch
 from earnorm.counts import Counts
 from earnorm.delivery import Outcome
 from earnorm.errors import LeaseLost
+from earnorm.fold import fold, passed
 from earnorm.runner import Runner
 from earnorm.store import SHARED, Plan, Settlement, Store, Transaction
 from earnorm.stragglers import Straggler, Stragglers, reopen_astray
-from earnorm.subscription import Window, fold, passed
 from earnorm.tenure import Tenure
 from earnorm.wakeup import Wakeup
+from earnorm.window import Window
 
 __all__ = ["Result", "Settler"]
 

@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from msgspec import structs
 
 from earnorm.delivery import Dead, Delivery, Outcome, Retry
+from earnorm.fold import advances_of
 from earnorm.runner import Runner
 from earnorm.store import Plan, Settlement
-from earnorm.subscription import Window, advances_of
+from earnorm.window import Window
 
 __all__ = ["alone", "before_its_last", "is_suspected", "last_verdict", "risk_of", "set_aside"]
 

@@ -17,10 +17,10 @@ from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.settler import Result, Settler
 from earnorm.store import Intake, Plan
-from earnorm.subscription import Window
 from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
 from earnorm.tenure import Tenure
 from earnorm.wakeup import Wakeup
+from earnorm.window import Window
 
 __all__ = ["Turns"]
 

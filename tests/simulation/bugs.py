@@ -25,9 +25,9 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.delivery import Done
 from earnorm.errand import Errand
 from earnorm.errors import LeaseLost
+from earnorm.fold import fold
 from earnorm.retention import Reach
 from earnorm.store import Plan
-from earnorm.subscription import fold
 from earnorm.turn import Turns
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -171,10 +170,10 @@ class Database:
     def _begin_anew(self) -> None:
         """In a fork: a connection has one process, and the thread behind an async one stayed with the parent."""
         self._lock = threading.Lock()
-        _inherited.append(self.opened)
+        _forks.leave_alone(self.opened)
         self.opened = OpenTransactions()
         for engine in self._engines.both:
-            _inherited.append(engine.pool)
+            _forks.leave_alone(engine.pool)
             engine.dispose(close=False)
         self.wakeup.begin_anew()
 
@@ -386,17 +385,9 @@ class Database:
         self._own_loop.close()
 
 
-# --- fork ------------------------------------------------------------------------------------
-
-# Connections of the parent, in a fork: dropping the last name of one would close it, and its file's locks with it.
-_inherited: list[Any] = []
-
-
 def _after_fork() -> None:
     for database in databases():
         database._begin_anew()
 
 
-_forks.watch()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_forks.watch(_after_fork)

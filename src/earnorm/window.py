@@ -1,0 +1,105 @@
+"""A window: what one read of the log asks for, lane by lane. No I/O, no threads.
+
+It goes from a front's lowest cursor to `end`. Its lanes are run; `fold` makes of their outcomes the settlement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from earnorm.delivery import Delivery
+from earnorm.event import Entry
+from earnorm.front import NOBODY, Front
+from earnorm.later import Pair, beside, pair_of
+from earnorm.slots import slot_of
+from earnorm.store import Seen
+from earnorm.subscription import Subscription
+
+__all__ = ["Lane", "Window", "plan"]
+
+Lane = tuple[Delivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What there is to do now.
+
+    end       the position that every cursor of the front moves to, unless it stands there already
+    front     the cursors that were read for, and who follows them
+    lanes     deliveries to run: in order within a lane, side by side across lanes
+    behind    deliveries to set aside at once: an earlier one of their record is, or they are for later
+    seen      the last entry that was read for it
+    """
+
+    end: int = 0
+    front: Front = NOBODY
+    lanes: tuple[Lane, ...] = ()
+    behind: tuple[Delivery, ...] = ()
+    seen: Seen | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.lanes and not self.behind and all(cursor.position >= self.end for cursor in self.front.cursors)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it is one suspect and nothing else (`suspects`)."""
+        return len(self.lanes) == 1 and self.lanes[0][0].suspect
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The (subscription, record) whose later events wait for earlier ones."""
+        return [pair_of(lane[0]) for lane in self.lanes if lane[0].ordered]
+
+    def hold_back(self, blocked: Collection[Pair]) -> Window:
+        """The window without the lanes of `blocked` pairs: those wait behind what is set aside already."""
+        if not blocked:
+            return self
+        held = [lane for lane in self.lanes if lane[0].ordered and pair_of(lane[0]) in blocked]
+        lanes = tuple(lane for lane in self.lanes if not lane[0].ordered or pair_of(lane[0]) not in blocked)
+        return replace(self, lanes=lanes, behind=(*self.behind, *(d for lane in held for d in lane)))
+
+    def redeliver(self, lanes: Iterable[Lane]) -> Window:
+        """The window with lanes of deliveries set aside whose time has come."""
+        return replace(self, lanes=beside(self.lanes, lanes))
+
+
+def plan(
+    entries: Sequence[Entry], end: int, front: Front, hearing: Callable[[Entry], Iterable[Subscription]]
+) -> Window:
+    """The window of `entries`, which are all there are up to position `end` in the slots of the front.
+
+    A subscription that follows none of its cursors gets nothing, and one that stands past an entry not that one again.
+    """
+    lanes: list[Sequence[Delivery]] = []
+    by_record: dict[Pair, list[Delivery]] = {}
+    later: list[Delivery] = []
+    floors = front.floors
+    for entry in entries:
+        key, position = entry.key, entry.position
+        for subscription in hearing(entry):
+            name = subscription.name
+            floor = floors[name]
+            if floor is None:
+                continue
+            if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
+                continue
+            ordered = subscription.ordered and key != ""
+            if entry.due is not None or subscription.delay is not None:
+                # Also where its time has come by now: it is run once it is set aside. What was emitted for later has
+                # no place in the order of its record, whoever reads it.
+                due = (entry.due or entry.at) + timedelta(seconds=subscription.delay or 0.0)
+                ordered = ordered and entry.due is None
+                later.append(Delivery(subscription=name, entry=entry, due=due, ordered=ordered))
+                continue
+            delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
+            if not ordered:
+                lanes.append((delivery,))
+            elif (lane := by_record.get((name, key))) is not None:
+                lane.append(delivery)
+            else:
+                lanes.append(by_record.setdefault((name, key), [delivery]))
+    seen = Seen(entries[-1].position, entries[-1].id) if entries else None
+    return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
