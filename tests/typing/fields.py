@@ -109,10 +109,23 @@ def on_a_record(thing: Everything) -> None:
     assert_type(thing.annotated, str)
 
 
+class Tidied(Base):
+    """With a method that sets its field, which to pyright is a second word on what it is."""
+
+    __tablename__ = "tidied"
+
+    id = UUIDField(primary_key=True, default=uuid4)
+    name: Mapped[str] = StringField()
+
+    def tidy(self) -> None:
+        self.name = self.name.strip()
+
+
 def on_the_class() -> None:
     assert_type(Everything.string, InstrumentedAttribute[str])
     assert_type(Everything.url, InstrumentedAttribute[str | None])
     assert_type(Everything.string == "x", ColumnElement[bool])
+    assert_type(Tidied.name == "x", ColumnElement[bool])
     assert_type(Everything.status.in_([Status.OPEN]), BinaryExpression[bool])
     assert_type(select(Everything.string), Select[str])
 

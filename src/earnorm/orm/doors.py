@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import inspect, literal, select
+from sqlalchemy import Select, bindparam, inspect, literal, select
 from sqlalchemy.ext.asyncio import async_session
-from sqlalchemy.orm import Session, object_session
+from sqlalchemy.orm import Mapper, Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
@@ -179,15 +180,23 @@ def _delete(session: Session, record: Any) -> None:
 
 def _require_row(session: Session, record: Any) -> None:
     """Hold the row that is to be deleted. Of one that is gone SQLAlchemy only warns, and it would be told twice."""
-    mapper = inspect(record).mapper
-    if mapper.version_id_col is not None:
+    state: InstanceState[Any] = inspect(record)
+    if state.mapper.version_id_col is not None:
         return
-    where = [c == part for c, part in zip(mapper.primary_key, inspect(record).identity, strict=True)]
-    row = select(literal(1)).where(*where).with_for_update()
-    with session.no_autoflush:
-        found = session.execute(row, bind_arguments={"mapper": mapper}).first()
-    if found is None:
+    statement = _held.get(state.mapper)
+    if statement is None:
+        statement = _held[state.mapper] = _hold(state.mapper)
+    identity = {f"key_{number}": part for number, part in enumerate(state.identity or ())}
+    if mappings.connection_of(session, state).execute(statement, identity).first() is None:
         raise StaleRecord(repr(record))
+
+
+_held: WeakKeyDictionary[Mapper[Any], Select[Any]] = WeakKeyDictionary()
+
+
+def _hold(mapper: Mapper[Any]) -> Select[Any]:
+    where = [c == bindparam(f"key_{number}", type_=c.type) for number, c in enumerate(mapper.primary_key)]
+    return select(literal(1)).where(*where).with_for_update()
 
 
 def _move(session: Session, record: Any, door: str, at: datetime | None) -> None:

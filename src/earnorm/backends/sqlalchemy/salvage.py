@@ -7,6 +7,7 @@ be read, mended and saved again, and what else had been changed in them would be
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -37,8 +38,13 @@ _IMAGES = "_earnorm_images"
 def salvage(session: Session) -> None:
     """Let go of its records at the rollback of its transaction, as they are."""
     vars(session)[_IMAGES] = None
-    if not event.contains(Session, "after_rollback", _after_rollback):
-        event.listen(Session, "after_rollback", _after_rollback)
+    _listen()
+
+
+@cache
+def _listen() -> None:
+    """Once: every save of ours asks for it, and SQLAlchemy takes its time to say whether it listens already."""
+    event.listen(Session, "after_rollback", _after_rollback)
 
 
 def require_sound(session: Session, what: str) -> None:
