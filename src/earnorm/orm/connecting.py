@@ -37,7 +37,8 @@ def connect(
     private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
     process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
     refuses missing tables, "none" trusts that they are there.
-    `log="subscribed"` keeps only events that a subscription hears; a model may say otherwise (see `attach`).
+    `log="subscribed"` keeps only events that a subscription hears, one that another process has just added after 5
+    seconds at most; a model may say otherwise (see `attach`).
     `schemas` gives the schema of a tenant, for sessions opened within `with tenant(...)`: a name for tables without a
     schema, or a `schema_translate_map`. The worker of this process runs the handlers of `groups` (default: of all).
     `retention` is how long events stay in the log that every subscription has passed; None keeps them for ever.

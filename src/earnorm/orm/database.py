@@ -67,9 +67,8 @@ class Database:
         self._tables: Tables = tables
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._prepared = -1
+        self._prepared = self._subscribed = -1
         self._preparer = 0
-        self._subscribed = -1
         self._closed = False
         self._own_loop = LoopThread(f"earnorm-{name}-loop")
         self.opened = OpenTransactions()
@@ -318,8 +317,7 @@ class Database:
     # --- opening and closing -----------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        # At once, and not by `close()` when all is done.
-        refuse_in_coroutine("with connect", "async with connect(...)")
+        refuse_in_coroutine("with connect", "async with connect(...)")  # at once, and not by `close()` in the end
         self.ready()
         return self
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy.bulk.shape import shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import reads
-from earnorm.backends.sqlalchemy.mapping import connection_of, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of
 
 __all__ = ["before_flush"]
 
@@ -24,7 +24,7 @@ def before_flush(session: Session) -> None:
     partial: dict[tuple[Mapper[object], Connection], list[InstanceState[object]]] = defaultdict(list)
     for state in session._deleted:
         model = mapping_of(state.class_)
-        if model is not None and not state.dict.keys() >= model.stored and reads(session, model, "deleted"):
+        if model is not None and _is_partial(state, model) and reads(session, model, "deleted"):
             partial[state.mapper, connection_of(session, state)].append(state)
     for (mapper, connection), states in partial.items():
         found = shape_of(mapper).read(connection, [tuple(state.key[1]) for state in states if state.key is not None])
@@ -32,6 +32,15 @@ def before_flush(session: Session) -> None:
             row = None if state.key is None else found.get(tuple(state.key[1]))
             if row is not None:
                 _fill_in(state, row.values)
+
+
+def _is_partial(state: InstanceState[object], model: Mapping) -> bool:
+    """Whether it has columns of which nothing is known here; those that a record made here never had set are NULL."""
+    missing = model.stored - state.dict.keys()
+    if not missing:
+        return False
+    was_made_here = state.insert_order is not None
+    return not was_made_here or any(state.mapper.column_attrs[name].deferred for name in missing)
 
 
 def _fill_in(state: InstanceState[object], values: dict[str, object]) -> None:
