@@ -1,11 +1,15 @@
 """How long a worker rests between two looks, with a wake-up and without."""
 
+import gc
+import os
+import select
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
 from earnorm.clock import VirtualClock
-from earnorm.wakeup import Polling
+from earnorm.wakeup import Bell, Polling
 from tests.test_worker import NOON, Rig
 
 pytestmark = pytest.mark.expect_failures
@@ -121,3 +125,35 @@ def test_what_a_worker_appends_itself_is_told_to_others(rig):
     worker.run_once()
 
     assert [1] == told
+
+
+# --- the bell ---
+
+
+def test_a_bell_rung_is_readable_until_that_is_heard_and_set_until_it_is_cleared():
+    bell = Bell()
+    readable = partial(select.select, [bell.fileno()], [], [], 0)
+    assert [] == readable()[0]
+
+    bell.set()
+    bell.set()
+
+    assert [bell.fileno()] == readable()[0]
+    assert bell.heard()
+    assert [] == readable()[0]
+    assert bell.is_set()
+    bell.clear()
+    assert not bell.heard()
+    bell.set()
+    assert [bell.fileno()] == readable()[0]
+
+
+def test_a_bell_that_nobody_has_any_more_leaves_no_socket_behind():
+    bell = Bell()
+    bell.itself, number = bell, bell.fileno()
+
+    del bell
+    gc.collect()
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -26,6 +27,8 @@ class Bell(threading.Event):
             ears, mouth = self._pair = socket.socketpair()
             ears.setblocking(False)
             mouth.setblocking(False)
+            # Not by `__del__`: what is collected together with its sockets may come after them.
+            weakref.finalize(self, _close, self._pair)
         return self._pair[0].fileno()
 
     def set(self) -> None:
@@ -45,9 +48,10 @@ class Bell(threading.Event):
                 self._pair[0].recv(4096)
         return self.is_set()
 
-    def __del__(self) -> None:
-        for end in self._pair or ():
-            end.close()
+
+def _close(pair: tuple[socket.socket, socket.socket]) -> None:
+    for end in pair:
+        end.close()
 
 
 class Wakeup(Protocol):

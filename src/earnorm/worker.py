@@ -366,6 +366,8 @@ class Worker:
             if isinstance(error, ConnectionLost):
                 # A server that took over may have lost the last commits and give their positions out again.
                 self._turns.forget()
+                # Nor may the one that looks are taken by be left with the server that was.
+                self._outside.leave()
             self._failures += 1
             if self._failures == 1:
                 _log.warning("the log cannot be worked; trying again until it can", exc_info=True)

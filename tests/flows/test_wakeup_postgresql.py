@@ -9,6 +9,7 @@ from sqlalchemy import event
 from earnorm import connect
 from earnorm.backends.sqlalchemy.dialects import postgresql_wakeup, side_connection
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
+from earnorm.errors import ConnectionLost
 from earnorm.wakeup import Bell
 from tests import postgresql as postgres
 from tests.flows.waking import EVENTUALLY, ring, until
@@ -39,6 +40,25 @@ def test_a_listener_whose_backend_was_ended_listens_again(resting, another, rang
 
     assert rang.wait(EVENTUALLY)
     assert 1 == len([record for record in caplog.records if "cannot listen" in record.getMessage()])
+
+
+def test_when_a_connection_was_lost_the_one_it_waits_by_is_opened_anew(resting, another, rang, monkeypatch):
+    """Looks are taken by it, and behind the others there may be another server now."""
+    listener, take, losses = resting.wakeup._listener, resting.worker._turns.take, [ConnectionLost("gone")]
+    first = listener._connection
+
+    def lose(until):
+        if losses:
+            raise losses.pop()
+        return take(until)
+
+    monkeypatch.setattr(resting.worker._turns, "take", lose)
+    ring(another)
+
+    assert rang.wait(EVENTUALLY)
+    until(lambda: listener.listening)
+    assert first.closed
+    assert listener._connection is not first
 
 
 def test_what_was_committed_while_nobody_listened_is_found_by_the_first_look(resting, another, rang):
