@@ -242,8 +242,8 @@ class Worker:
             if (not more and self._is_drained()) or self._clock.monotonic() >= until:
                 break
             moved = self._thread is None and self._attempt(until)
-            more = moved and self._agenda.left_more
-            if moved:
+            unasked, more = more, moved and self._agenda.left_more
+            if moved or unasked:
                 pause = _FIRST
                 continue
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
