@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from earnorm import telemetry
 from earnorm.binding import refuse_reserved
 from earnorm.declared import Declared, declaration, payload_of
 from earnorm.dispatch import Caller, Dispatcher, Outbox
+from earnorm.door import Door
 from earnorm.emission import Emit, require_emit
 from earnorm.errors import EventError, HandlerError, StopPropagation, WrongColour
 from earnorm.event import Event
@@ -39,33 +40,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 Run = Callable[[Any, Any], Handle]
 ARun = Callable[[Any, Any], Coroutine[Any, Any, Handle]]
-
-
-class Prepared(Protocol):
-    """Emits of one name about subjects of one class, as far as they are alike."""
-
-    def emit(self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = ...) -> Handle:
-        """Emit inside the transaction open here, or one of its own."""
-        ...
-
-    def aemit(
-        self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = ...
-    ) -> Coroutine[Any, Any, Handle]:
-        """`emit`, awaited."""
-        ...
-
-
-class Door(Protocol):
-    """Where emits go that need a transaction: those about models, and all of them once a database is connected."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether durable handlers are delivered from a log, rather than run at once."""
-        ...
-
-    def prepare(self, name: str, cls: type, declared: type | None) -> Prepared:
-        """What emits of `name` about a `cls`, or of a declared event, have in common until `forget_plans`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
