@@ -208,7 +208,7 @@ class TestDelivering:
             seen = [position for _, ran, position in rig.ran if ran == key]
             assert sorted(seen) == seen
 
-    def test_it_asks_whether_anything_is_left_before_it_begins_and_once_a_turn_found_nothing(self, rig, monkeypatch):
+    def test_it_asks_whether_anything_is_left_before_it_begins_and_once_it_has_read_to_the_end(self, rig, monkeypatch):
         rig.on()
         worker, asked = rig.worker(batch=3), []
         contends = worker._agenda.contends

@@ -44,6 +44,8 @@ class Agenda:
     ) -> None:
         # Seconds from the last look until a delivery set aside is due.
         self.next_due: float | None = None
+        # Whether the last read of the log stopped before its end.
+        self.left_more = False
         self._store = store
         self._glance = store.glance if isinstance(store, Glances) else partial(glance_at, store)
         self._audience = audience
@@ -213,6 +215,7 @@ class Agenda:
 
     def _planned(self, entries: Sequence[Entry], front: Front, horizon: int, limit: int, room: int) -> Window:
         is_all = len(entries) < limit and sum(len(entry.data) for entry in entries) < room
+        self.left_more = not is_all
         end = horizon if is_all else entries[-1].position
         return plan(entries, end, front, self._audience.hearing)
 

@@ -1,4 +1,4 @@
-"""The door: where the bus sends what it cannot do in memory."""
+"""A door: where a bus sends emits that need a transaction. The bus knows no database; who does attaches one."""
 
 from __future__ import annotations
 

@@ -235,14 +235,15 @@ class Worker:
         self._watchers.add(watch)
         if self._thread is not None:
             self.wake()
-        pause, moved = _FIRST, False
+        pause, more = _FIRST, False
         while watch in self._watchers and not self._stopping.is_set():
             watch.clear()
             # In the midst of a backlog it would only be told that there is more.
-            if (not moved and self._is_drained()) or self._clock.monotonic() >= until:
+            if (not more and self._is_drained()) or self._clock.monotonic() >= until:
                 break
-            before, moved = moved, self._thread is None and self._attempt(until)
-            if moved or before:
+            moved = self._thread is None and self._attempt(until)
+            unasked, more = more, moved and self._agenda.left_more
+            if moved or unasked:
                 pause = _FIRST
                 continue
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
