@@ -169,7 +169,7 @@ def _groups_and_waiting() -> ClauseElement:
     return groups.union_all(waiting.with_only_columns(literal_column("2"), *waiting.selected_columns))
 
 
-def _waiting() -> Select[Any]:
+def _waiting() -> Select[Any, Any, bool]:
     """It leaps through the index from one subscription to the next, however many rows each of them has."""
     row, later, soonest, apart = (delivery.alias(name) for name in ("d", "later", "soonest", "apart"))
     # ORDER BY and LIMIT rather than min(): every database answers that with one look at a partial index.
