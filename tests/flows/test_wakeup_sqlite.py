@@ -48,7 +48,7 @@ def test_a_bell_ends_the_waiting(wakeup):
     assert wakeup.wait(bell, EVENTUALLY)
 
 
-@pytest.mark.parametrize("silence, pause", [(0, 0.00025), (1, 0.001), (5, 0.005), (60, 0.032)])
+@pytest.mark.parametrize("silence, pause", [(0, 0.00025), (1, 0.004), (5, 0.02), (60, 0.032)])
 def test_an_idle_file_is_looked_at_less_and_less(wakeup, silence, pause):
     """Two per cent of a core would be a look every two or three milliseconds."""
     pauses = []

@@ -18,9 +18,9 @@ from earnorm.wakeup import Bell
 
 __all__ = ["SQLiteWakeup"]
 
-# Seconds between two looks: a thousandth of the silence so far, but not less, nor more. A look costs some 50 µs with
-# the switch to the thread: a tenth of a core while commits come all the time, one per cent after five silent seconds.
-_QUICK, _SLOW, _SHARE = 0.00025, 0.032, 0.001
+# Seconds between two looks: a 250th of the silence so far, but not less, nor more. A look costs some 50 µs with the
+# switch to the thread: a tenth of a core while commits come all the time, one per cent after a silent second.
+_QUICK, _SLOW, _SHARE = 0.00025, 0.032, 0.004
 
 # How long a worker rests where commits are seen, and where they are not.
 _SEEN, _UNSEEN = 60.0, 1.0
