@@ -529,7 +529,7 @@ def test_one_that_stops_propagation_is_a_dead_letter_and_keeps_nothing(db, model
 def test_an_async_one_that_times_out_is_cancelled_and_keeps_nothing(db, models):
     _, Note = models
 
-    @event_handler_async("shop.opened", name="tx", transactional=True, timeout=0.05, retry=1)
+    @event_handler_async("shop.opened", name="tx", transactional=True, timeout=0.5, retry=1)
     async def slow(event, session):
         await Note(text=event.payload["text"]).asave()
         if event.payload["text"] == "b":
