@@ -72,7 +72,7 @@ class VirtualClock:
         # Whole nanoseconds: ten steps of 0.1 s make a second.
         self._passed = 0
         self._changed = threading.Condition()
-        self._threads = 0
+        self._threads: dict[object, int] = {}
         self._sleepers: dict[asyncio.Future[None], int] = {}
 
     def now(self) -> datetime:
@@ -85,9 +85,9 @@ class VirtualClock:
 
     @property
     def waiting(self) -> int:
-        """How many threads and tasks wait for this clock."""
+        """How many threads and tasks wait for a time of this clock that is yet to come."""
         with self._changed:
-            return self._threads + len(self._sleepers)
+            return sum(deadline > self._passed for deadline in self._threads.values()) + len(self._sleepers)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass and wake up all whose time has come. Tasks run when their loop next does."""
@@ -104,13 +104,13 @@ class VirtualClock:
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         with self._changed:
-            deadline = self._passed + _nanoseconds(seconds)
-            self._threads += 1
+            mine = object()
+            deadline = self._threads[mine] = self._passed + _nanoseconds(seconds)
             try:
                 while not event.is_set() and self._passed < deadline:
                     self._changed.wait(self._LOOK)
             finally:
-                self._threads -= 1
+                del self._threads[mine]
         return event.is_set()
 
     async def sleep(self, seconds: float) -> None:

@@ -88,6 +88,11 @@ class Tenure:
         return [] if self.view is None else [c for c in self.view.cursors if c.worker == self.worker]
 
     @property
+    def is_alone(self) -> bool:
+        """Whether no other worker was there at the last look."""
+        return self.view is not None and all(worker.worker == self.worker for worker in self.view.living)
+
+    @property
     def is_fresh(self) -> bool:
         """Whether the last look is good enough to work by."""
         return self.view is not None and self._clock.monotonic() - self._looked < min(_LOOK, self.third)

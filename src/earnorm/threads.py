@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "before_executors_end"]
 
 T = TypeVar("T")
 
@@ -95,3 +98,12 @@ def _fulfil(future: Future[T], call: Callable[[], T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+@functools.cache
+def before_executors_end(stop: Callable[[], None]) -> None:
+    """Call `stop` before the interpreter closes the executors that handlers may use; atexit comes after that."""
+    # Last registered is first called, so the executors' own exit hook must be there already.
+    importlib.import_module("concurrent.futures.thread")
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(stop)

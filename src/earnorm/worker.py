@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
-import functools
-import importlib
 import logging
 import threading
 import weakref
@@ -28,6 +25,7 @@ from earnorm.store import Intake, Store
 from earnorm.stragglers import Stragglers
 from earnorm.subscription import Audience
 from earnorm.tenure import Tenure
+from earnorm.threads import before_executors_end
 from earnorm.trimming import Trimming
 from earnorm.turn import Turns
 from earnorm.wakeup import Bell, Polling, Wakeup
@@ -41,6 +39,8 @@ _log = logging.getLogger("earnorm.worker")
 _SOON, _IDLE, _JOINING = 0.05, 1.0, 0.2
 # The first for whoever drains: for the last batch of another, or for the share that it is just giving back.
 _FIRST = 0.01
+# Seconds of silence after which a worker gives its leases back that is alone; among others it does so at once.
+_ALONE = 30.0
 # Seconds between two tries of a store that fails.
 _AGAIN, _FAILING = 0.1, 4.0
 # Seconds that stopping may take beyond its grace, for a last settle.
@@ -140,6 +140,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._watchers: set[Signal] = set()
         self._failures = 0
+        self._moved = self._clock.monotonic()
         self._reported = Counts()
 
     def __repr__(self) -> str:
@@ -155,7 +156,7 @@ class Worker:
             # An interpreter that ends begins no thread. What is due is in the log, for the next start.
             if self._thread is not None or not threading.main_thread().is_alive():
                 return
-            _stop_at_exit()
+            before_executors_end(_stop_all)
             self._wanted = True
             self._turns.deadline = None
             self._stopping.clear()
@@ -313,7 +314,8 @@ class Worker:
 
     def _rest(self, pause: float) -> float:
         """Wait for a wake, the next due delivery or the next look; returns how long to wait the next time."""
-        if pause >= _IDLE and not self._turns.contending:
+        silence = self._clock.monotonic() - self._moved
+        if pause >= _IDLE and not self._turns.contending and (silence >= _ALONE or not self._tenure.is_alone):
             self._rest_leases()
         # Nobody tells when what another worker holds becomes free.
         pause = min(pause, _IDLE if self._turns.contending else self._outside.longest)
@@ -325,6 +327,9 @@ class Worker:
             due = min(pause, self._agenda.next_due)
         if self._trimming is not None:
             due = min(due, self._trimming.left())
+        if self._tenure.held:
+            # What is kept is to be kept up.
+            due = min(due, self._tenure.third)
         woken = self._wait(due)
         self._wakeup.clear()
         return _SOON if woken else 2 * pause
@@ -382,15 +387,6 @@ class Worker:
 # --- exit --------------------------------------------------------------------------------
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
-
-
-@functools.cache
-def _stop_at_exit() -> None:
-    """Stop workers before the interpreter closes the executors that handlers may use; atexit comes after that."""
-    # Last registered is first called, so the executors' own exit hook must be there already.
-    importlib.import_module("concurrent.futures.thread")
-    register = getattr(threading, "_register_atexit", atexit.register)
-    register(_stop_all)
 
 
 def _stop_all() -> None:
