@@ -19,6 +19,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, with_loader_criteria
 
@@ -751,6 +752,32 @@ def test_a_many_to_many_change_is_an_event_of_both_sides(db):
     post, tag = "post.tags.changed", "tag.posts.changed"
     assert [post, tag, tag, post, tag] == [event.name for event in told]
     assert [("tag", (1,))] == [(ref.subject, ref.key) for ref in told[3].payload["removed"]]
+
+
+def test_what_no_session_has_is_no_change_of_a_collection(db):
+    """SQLAlchemy writes no row for it, and warns."""
+    links = Table(
+        "links",
+        BaseModel.metadata,
+        Column("post_id", ForeignKey("posts.id"), primary_key=True),
+        Column("tag_id", ForeignKey("tags.id"), primary_key=True),
+    )
+
+    class Tag(BaseModel):
+        id = IntegerField(primary_key=True)
+
+    class Post(BaseModel):
+        id = IntegerField(primary_key=True)
+        tags = relationship(Tag, secondary=links, cascade="")
+
+    with db.session() as session:
+        session.add(tag := Tag(id=1))
+        session.add(Post(id=1, tags=[tag, Tag(id=2)]))
+        with pytest.warns(SAWarning, match="not in session"):
+            session.commit()
+
+    (told,) = (event for event in log(db) if event.name == "post.tags.changed")
+    assert [("tag", (1,))] == [(ref.subject, ref.key) for ref in told.payload["added"]]
 
 
 def test_a_statement_that_others_rewrite_is_told_as_it_ran(db):

@@ -60,10 +60,14 @@ def _changed(
 ) -> Iterator[tuple[str, dict[str, list[Any]]]]:
     for relation in relations:
         history = state.get_history(relation.key, _AS_FAR_AS_KNOWN)
-        # SQLAlchemy lets None stand in a collection, and writes nothing for it.
-        added, removed = ([r for r in part or () if r is not None] for part in (history.added, history.deleted))
+        added, removed = ([r for r in part or () if _is_written(r)] for part in (history.added, history.deleted))
         if added or removed:
             yield relation.key, {"added": added, "removed": removed}
+
+
+def _is_written(record: Any) -> bool:
+    """SQLAlchemy lets None and records that no Session has stand in a collection, and writes nothing for them."""
+    return record is not None and not record._sa_instance_state.transient
 
 
 def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
