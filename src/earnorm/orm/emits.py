@@ -112,14 +112,14 @@ class Emits:
         self._refuse_words(payload)
         if self._told_by_writes is not None:
             raise self._told_by_writes()
+        if is_snapshot(subject):
+            raise DeletedSubject(self.name, repr(subject))
         if self.info is None:
-            if is_snapshot(subject):
-                raise DeletedSubject(self.name, repr(subject))
             if self.connected and subject is not None and subject is not declared:
                 raise InvalidSubject(self.name, subject)
             return
         state = inspect(subject)
-        if is_snapshot(subject) or state.deleted or state.was_deleted:
+        if state.deleted or state.was_deleted:
             raise DeletedSubject(self.name, repr(subject))
         if state.transient or state.pending:
             raise UnsavedSubject(self.name, repr(subject))
