@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 import earnorm.worker
 from earnorm import connect, event_handler
+from earnorm.backends.sqlalchemy import hooks
 from tests import postgresql as postgres
 from tests.flows.stories import Look, Memory
 from tests.flows.waking import until
@@ -142,6 +143,22 @@ def look(url):
     look = Look(url)
     yield look
     look.close()
+
+
+# --- the short way ---
+
+
+@pytest.fixture
+def at_length(monkeypatch):
+    """The flushes that did not go the short way."""
+    counted, before = [], hooks.before_flush
+
+    def count(*args):
+        counted.append(args)
+        before(*args)
+
+    monkeypatch.setattr(hooks, "before_flush", count)
+    return counted
 
 
 # --- waking ---

@@ -7,7 +7,6 @@ from sqlalchemy import ForeignKey, create_engine, event
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
 from earnorm import BaseModel, StringField, attach, event_handler, post_delete, post_save, pre_save, telemetry
-from earnorm.backends.sqlalchemy import hooks
 from earnorm.bus import default_bus
 from earnorm.errors import ValidationFailed
 
@@ -58,19 +57,6 @@ def save(session, record):
     session.add(record)
     session.commit()
     return record
-
-
-@pytest.fixture
-def at_length(monkeypatch):
-    """The flushes that did not go the short way."""
-    counted, before = [], hooks.before_flush
-
-    def count(*args):
-        counted.append(args)
-        before(*args)
-
-    monkeypatch.setattr(hooks, "before_flush", count)
-    return counted
 
 
 def _add(session, note):

@@ -6,7 +6,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from earnorm import BaseModel, IntegerField, StringField, attach, event_handler, telemetry
-from earnorm.backends.sqlalchemy import hooks
 from earnorm.errors import AutocommitRefused, ValidationFailed
 from tests.flows.stories import log, names
 
@@ -19,19 +18,6 @@ def Note(db):
 
     db.ready()
     return Note
-
-
-@pytest.fixture
-def at_length(monkeypatch):
-    """The flushes that did not go the short way."""
-    counted, before = [], hooks.before_flush
-
-    def count(*args):
-        counted.append(args)
-        before(*args)
-
-    monkeypatch.setattr(hooks, "before_flush", count)
-    return counted
 
 
 @pytest.fixture
