@@ -9,9 +9,22 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, make_url
 
 DEFAULT = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+
+# Seconds. Whoever still holds a lock after a test has lost its connection; the next test is not to wait for that.
+LOCK_WAIT = 20
+
+HOLDERS = """
+    SELECT pg_terminate_backend(pid), application_name, state, now() - state_change AS since, query
+      FROM pg_stat_activity
+     WHERE pid IN (SELECT l.pid FROM pg_locks AS l
+                     JOIN pg_class AS c ON c.oid = l.relation
+                     JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                    WHERE n.nspname = %(schema)s)
+"""
 
 
 def server() -> URL:
@@ -26,7 +39,9 @@ def libpq(url: URL) -> str:
 def _admin(_pid: int) -> psycopg.Connection | str:
     """A connection of this process that makes and drops, or why there is none."""
     try:
-        connection = psycopg.connect(libpq(server()), autocommit=True, connect_timeout=3)
+        connection = psycopg.connect(
+            libpq(server()), autocommit=True, connect_timeout=3, options=f"-clock_timeout={LOCK_WAIT}s"
+        )
         atexit.register(connection.close)
         return connection
     except psycopg.OperationalError as error:
@@ -44,6 +59,10 @@ def admin() -> psycopg.Connection:
     found = _admin(os.getpid())
     if isinstance(found, str):
         missing(found)
+    if found.info.transaction_status is not TransactionStatus.IDLE:
+        # A test that ran out of time amid a statement; the tests after it have a connection of their own.
+        _admin.cache_clear()
+        return admin()
     return found
 
 
@@ -55,7 +74,16 @@ def schema() -> Iterator[URL]:
     try:
         yield server().update_query_dict({"options": f"-csearch_path={name}"})
     finally:
+        _drop_schema(name)
+
+
+def _drop_schema(name: str) -> None:
+    try:
         admin().execute(f"DROP SCHEMA {name} CASCADE")
+    except psycopg.errors.LockNotAvailable:
+        left = admin().execute(HOLDERS, {"schema": name}).fetchall()
+        admin().execute(f"DROP SCHEMA {name} CASCADE")
+        pytest.fail(f"the test left transactions open, which held its tables for {LOCK_WAIT} s: {left}")
 
 
 @contextmanager

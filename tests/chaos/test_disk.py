@@ -58,7 +58,8 @@ def test_a_full_disk_refuses_loudly_keeps_what_is_committed_and_resumes(tmp_path
         assert len(pages) == len(Page.find()) == on_file(path, "SELECT count(*) FROM earnorm_log")
         assert "ok" == on_file(path, "PRAGMA integrity_check")
         with caplog.at_level(logging.WARNING, "earnorm.worker"):
-            assert 0 == sum(db.drain(timeout=0.3).values())
+            while not warnings(caplog):
+                assert 0 == sum(db.drain(timeout=0.3).values())
         assert 1 == len(warnings(caplog))
 
         disk.holds(1_073_741_823)
