@@ -16,6 +16,11 @@ settings.register_profile("thorough", parent=settings.get_profile("default"), ma
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
+def pytest_sessionfinish():
+    # Not a fixture's end, which would be part of the last test and of its time.
+    postgres.drop_databases()
+
+
 @pytest.fixture(autouse=True)
 def clean_slate():
     """A test may define `class User(BaseModel)`, register handlers and connect; the next one sees nothing of it."""

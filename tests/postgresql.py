@@ -18,13 +18,15 @@ DEFAULT = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 LOCK_WAIT = 20
 
 HOLDERS = """
-    SELECT pg_terminate_backend(pid), application_name, state, now() - state_change AS since, query
+    SELECT pg_terminate_backend(pid, 5000), application_name, state, now() - state_change AS since, query
       FROM pg_stat_activity
      WHERE pid IN (SELECT l.pid FROM pg_locks AS l
                      JOIN pg_class AS c ON c.oid = l.relation
                      JOIN pg_namespace AS n ON n.oid = c.relnamespace
                     WHERE n.nspname = %(schema)s)
 """
+
+SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
 
 
 def server() -> URL:
@@ -88,13 +90,46 @@ def _drop_schema(name: str) -> None:
 
 @contextmanager
 def database() -> Iterator[URL]:
-    """A fresh database, for what a schema does not separate: another driver, roles, locks."""
-    name = f"earnorm_t_{uuid4().hex}"
-    admin().execute(f"CREATE DATABASE {name}")
+    """An empty database, for what a schema does not separate: another driver, roles, locks.
+
+    It is emptied for the next test that asks and dropped with the last: DROP DATABASE is a checkpoint, which syncs the
+    file of every table that was dropped since the one before, and took longer than a test may.
+    """
+    name = _spare.pop() if _spare else _create_database()
     try:
         yield server().set(database=name)
     finally:
-        admin().execute(f"DROP DATABASE {name} WITH (FORCE)")
+        _empty(name)
+        _spare.append(name)
+
+
+_made: list[str] = []
+_spare: list[str] = []
+
+
+def drop_databases() -> None:
+    while _made:
+        admin().execute(f"DROP DATABASE {_made.pop()} WITH (FORCE)")
+
+
+def _create_database() -> str:
+    name = f"earnorm_t_{uuid4().hex}"
+    admin().execute(f"CREATE DATABASE {name}")
+    _made.append(name)
+    return name
+
+
+def _empty(name: str) -> None:
+    """As CREATE DATABASE made it."""
+    admin().execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
+    admin().execute(f"ALTER DATABASE {name} RESET ALL")
+    with psycopg.connect(libpq(server().set(database=name)), autocommit=True) as inside:
+        for (gid,) in inside.execute("SELECT gid FROM pg_prepared_xacts WHERE database = %s", [name]).fetchall():
+            inside.execute(f"ROLLBACK PREPARED '{gid}'")
+        for (schema,) in inside.execute(SCHEMAS).fetchall():
+            inside.execute(f'DROP SCHEMA "{schema}" CASCADE')
+        inside.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
+        inside.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
 
 
 def require_prepared_transactions() -> None:
