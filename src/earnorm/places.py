@@ -121,7 +121,10 @@ class Places:
                 return place
             if len(self._loading) >= _LOADING:
                 queue.appendleft(place)
-                return None
+                # Had they all come back meanwhile, nobody would come for this one.
+                if len(self._loading) >= _LOADING:
+                    return None
+                continue
             self._ask(place, entrance.preload)
 
     def _gate(self, place: Place, entrance: Entrance) -> Gate | None:
