@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -18,7 +19,9 @@ from earnorm.clock import SystemClock
 from earnorm.delivery import Dead, Delivery, Done, Retry
 from earnorm.event import Entry, Event, Origin
 from earnorm.lanes import Lanes
+from earnorm.places import _LOADING, Places
 from earnorm.portal import LoopThread
+from earnorm.preload import Load
 from earnorm.preparation import Hydrated
 from earnorm.runner import Runner
 from earnorm.threads import Threads
@@ -507,6 +510,61 @@ class TestLoadingAhead:
         until(lambda: batch.finished)
 
         assert len(tasks) <= 1  # the one that counts
+
+    def test_a_lane_is_gone_on_with_for_which_the_last_load_ended_too_early(self, rig, monkeypatch):
+        """Its thread left it to those that wait for records; once they had all come and gone, nobody was left."""
+
+        class Queue(deque):
+            def appendleft(self, place):
+                load.end([])
+                super().appendleft(place)
+
+        async def mail(order):
+            pass
+
+        def come_back(places, count):
+            while (place := places.take()) is not None:
+                places.end(place)
+
+        rig.on(mail)
+        load, left = Load(), []
+        batch = Batch(records(_LOADING + 1))
+        entrance = rig.lanes._entrance
+        monkeypatch.setattr(entrance.preload, "share", lambda batch, lane, _: load.add(batch.lanes[lane][0]))
+        places = Places(batch, (), entrance, resume=come_back, left=left.append)
+        places._queue = Queue(range(_LOADING + 1))
+        while (place := places.take()) is not None:
+            places.end(place)
+
+        assert _LOADING + 1 == len(left)
+
+    def test_a_handler_that_is_taken_off_amid_a_batch_is_asked_for_no_record(self, rig):
+        """Whoever was about to load its record ended of it, and so the batch never did."""
+        rig.on(self.mail)
+        (lane,) = records(1)
+        assert rig.runner.may_load(lane[0])
+
+        known = rig.runner._ways.handler("mail")
+        rig.bus.off(self.mail)
+        rig.runner.handler = lambda name: known
+
+        assert not rig.runner.may_load(lane[0])
+
+    @staticmethod
+    async def mail(order):
+        pass
+
+    def test_a_record_that_nobody_asked_for_when_others_were_loaded_is_loaded_by_the_next(self, rig):
+        rig.on(self.mail)
+        batch = Batch(records(2))
+        preload, loads = rig.lanes._preload, rig.runner.loads
+        rig.runner.loads = lambda delivery: delivery.entry.key == "order:0" and loads(delivery)
+        preload.share(batch, 0, 0)
+        rig.runner.loads = loads
+        share = preload.share(batch, 1, 0)
+        until(lambda: share.load.is_over)
+
+        assert ["order:1"] == share.get().record
 
     def test_what_is_not_there_is_looked_for_again(self, rig):
         rig.records.gone.add("order:1")

@@ -369,6 +369,23 @@ class TestAttempts:
         assert Skipped("a test order") == rig.run()
 
 
+class TestNames:
+    def test_one_that_is_recorded_while_another_thread_looks_at_the_handlers_is_known(self, rig, monkeypatch):
+        """The other thread went by the names of before, until the next handler came."""
+        rig.on(lambda event: None)
+        durable = rig.bus.registry.durable
+
+        def meanwhile():
+            monkeypatch.undo()
+            rig.runner.record({"mail": "old_mail"})
+            return durable()
+
+        monkeypatch.setattr(rig.bus.registry, "durable", meanwhile)
+        rig.runner.handler("mail")
+
+        assert rig.runner.handler("old_mail") is not None
+
+
 class TestAskedFor:
     """What no argument asks for is neither decoded nor loaded."""
 

@@ -148,6 +148,14 @@ def test_a_bell_rung_is_readable_until_that_is_heard_and_set_until_it_is_cleared
     assert [bell.fileno()] == readable()[0]
 
 
+def test_a_bell_is_readable_that_was_rung_before_anybody_listened_to_it():
+    """Between a worker's last look and its sockets: it slept until the next look, of up to ten seconds."""
+    bell = Bell()
+    bell.set()
+
+    assert [bell.fileno()] == select.select([bell.fileno()], [], [], 0)[0]
+
+
 def test_a_bell_that_nobody_has_any_more_leaves_no_socket_behind():
     bell = Bell()
     bell.itself, number = bell, bell.fileno()

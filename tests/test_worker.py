@@ -533,6 +533,23 @@ class TestLeases:
         assert {worker._tenure.worker} == rig.holders()
         until(lambda: rig.clock.advance(0.1) or rig.holders() == {""})
 
+    def test_the_silence_of_a_thread_that_is_alone_begins_anew_with_each_event(self, rig):
+        """It was counted from the start: once that was half a minute ago, every pause gave the lease back."""
+        rig.on()
+        worker = rig.worker()
+        worker.start()
+        until(lambda: rig.clock.waiting)
+        rig.clock.advance(40)
+        rig.append("order:1")
+        worker.wake()
+        until(lambda: rig.ran)
+        began = rig.clock.monotonic()
+        while rig.clock.monotonic() < began + 25:
+            until(lambda: rig.clock.waiting)
+            rig.clock.advance(0.1)
+
+        assert {worker._tenure.worker} == rig.holders()
+
 
 class Slow:
     """A handler that takes its time for the records it is told to, in a thread of its own."""

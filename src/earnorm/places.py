@@ -119,10 +119,8 @@ class Places:
                 continue
             if place.share is not None or self.batch.closed or not entrance.preload.loads(self.delivery(place)):
                 return place
-            if len(self._loading) >= _LOADING:
-                queue.appendleft(place)
+            if not self._ask(place, entrance.preload):
                 return None
-            self._ask(place, entrance.preload)
 
     def _gate(self, place: Place, entrance: Entrance) -> Gate | None:
         name = self.batch.lanes[place.lane][place.start].subscription
@@ -130,10 +128,16 @@ class Places:
             self._gates[name] = entrance.gate(name)
         return self._gates[name]
 
-    def _ask(self, place: Place, preload: Preload) -> None:
+    def _ask(self, place: Place, preload: Preload) -> bool:
+        """Whether to go on with the others: not while as many records as may be asked for at a time are loaded."""
+        if len(self._loading) >= _LOADING:
+            self._queue.appendleft(place)
+            # Had they all come back before it was put back, nobody would come for it.
+            return len(self._loading) < _LOADING
         self._loading.add(place.lane)
         share = preload.share(self.batch, place.lane, place.start)
         share.load.tell(self._come_back, structs.replace(place, share=share))
+        return True
 
     def _asked_again(self, place: Place, share: Share, preload: Preload) -> bool:
         """Whether its record had grown stale, and is being loaded again."""

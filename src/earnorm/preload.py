@@ -119,10 +119,11 @@ class Preload:
         with self._lock:
             begun = self._begun.setdefault(batch, {})
             fresh = [self._collect(batch, begun, one) for one in (number, number + 1) if one not in begun]
-            share = begun[number].pop(lane)
+            share = begun[number].pop(lane, None)
         for load in fresh:
             self._begin(load)
-        return share
+        # Its handler may ask for more than when the loads were collected.
+        return self._share_of_later(batch.lanes[lane][0]) if share is None else share
 
     def _collect(self, batch: Batch, begun: dict[int, dict[int, Share]], number: int) -> Load:
         load, start = Load(), number * _TOGETHER

@@ -25,6 +25,7 @@ from earnorm.errors import (
     ProcessDied,
     RetryLater,
     StopPropagation,
+    UnknownHandler,
 )
 from earnorm.event import Entry, Event
 from earnorm.handler import Handler
@@ -121,9 +122,12 @@ class Runner:
 
     def may_load(self, delivery: Delivery) -> bool:
         """Whether `load` may find records for deliveries of this subscription that are about what this one is about."""
-        if not self._loads_ahead or delivery.entry.key == "" or self.handler(delivery.subscription) is None:
+        if not self._loads_ahead or delivery.entry.key == "":
             return False
-        return self._ways.of(delivery).record
+        try:
+            return self._ways.of(delivery).record
+        except UnknownHandler:  # it was taken off meanwhile, as the attempt will say
+            return False
 
     def loads(self, delivery: Delivery) -> bool:
         """Whether `load` would find a record for this delivery."""

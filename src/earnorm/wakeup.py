@@ -29,6 +29,9 @@ class Bell(threading.Event):
             mouth.setblocking(False)
             # Not by `__del__`: what is collected together with its sockets may come after them.
             weakref.finalize(self, _close, self._pair)
+            if self.is_set():
+                # By who did not see the sockets yet, and will say nothing more.
+                mouth.send(b".")
         return self._pair[0].fileno()
 
     def set(self) -> None:

@@ -87,4 +87,5 @@ class Ways:
         self._handlers = {named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()}
         # A new table rather than an emptied one: what a thread is working out right now goes into the old.
         self._known = {}
-        self._version = version
+        # What was recorded meanwhile is yet to be looked at.
+        self._version = version if named is self._recorded else -1

@@ -303,6 +303,7 @@ class Worker:
 
     def _heed(self) -> None:
         """Whatever was told until now is in the log that is looked at next."""
+        self._moved = self._clock.monotonic()
         self._wakeup.clear()
         self._outside.heed()
 

@@ -44,8 +44,10 @@ ON_EACH = {
     "test_several_databases",
     "test_tenants",
     "test_subscriptions",
+    "test_taken",
     "test_transactional",
     "test_trash",
+    "test_vanished",
     "test_wakeup",
     "test_write_paths",
 }

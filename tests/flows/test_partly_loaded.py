@@ -1,7 +1,7 @@
 """Records of joined tables that nobody has loaded whole, and rows that are found by more than one way."""
 
 import pytest
-from sqlalchemy import ForeignKey, String, delete, select, text
+from sqlalchemy import ForeignKey, String, delete, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from earnorm import attach, post_delete, post_update, pre_delete
@@ -103,6 +103,28 @@ def test_a_deletion_holds_what_nobody_had_loaded(db, models, how):
 
     (event,) = (event for event in log(db) if event.name == "report.deleted")
     assert {"id": 2, "title": "one", "body": "long", "within": 1, "pages": 4} == dict(event.payload)
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize("how", ["statement", "cascade"])
+def test_what_is_left_in_the_base_table_of_a_deleted_row_is_not_told_again(db, models, how):
+    """`delete(Report)` deletes the rows of its own table; those of the base were told as a report without values."""
+    with Session(db.engine) as session:
+        session.add(models.Document(id=7))
+        session.flush()
+        session.execute(update(models.Document).where(models.Document.id == 1).values(within=7))
+        session.execute(delete(models.Report).where(models.Report.id == 1))
+        session.commit()
+        if how == "statement":
+            session.execute(delete(models.Document).where(models.Document.id == 1))
+        else:
+            session.delete(session.get(models.Document, 7))
+        session.commit()
+        assert [] == session.execute(text("SELECT id FROM documents WHERE id = 1")).all()
+
+    (event,) = (event for event in log(db) if event.name == "report.deleted")
+    assert ("one", "long", 4) == tuple(event.payload[name] for name in ("title", "body", "pages"))
+    assert 1 == SEEN.count(("before", 1))
 
 
 @pytest.mark.usefixtures("report")

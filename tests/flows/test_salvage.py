@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 
-from earnorm import BaseModel, IntegerField, StringField, post_save
+from earnorm import BaseModel, IntegerField, StringField, emit, post_save
 from earnorm.errors import TransactionFailed
 from tests.flows.stories import log, names, pairs
 
@@ -234,6 +234,8 @@ def test_a_transaction_whose_write_failed_is_used_no_more(db, Seat, taken):
                 Seat(place="A2").save()
             with pytest.raises(TransactionFailed, match=r"Seat.find\(\)"):
                 Seat.find()
+            with pytest.raises(TransactionFailed, match=r"emit of system.started: an earlier write"):
+                emit("system.started")
             with pytest.raises(TransactionFailed, match=r"db.transaction\(\)"):
                 with db.transaction():
                     pass

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Select, bindparam, inspect, literal, select
+from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import async_session
-from sqlalchemy.orm import Mapper, Session, object_session
+from sqlalchemy.orm import Session, object_session
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
+from earnorm.backends.sqlalchemy.bulk.vanished import held, is_there
 from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
 from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
@@ -175,28 +175,15 @@ def _delete(session: Session, record: Any) -> None:
     adopt(session, record)
     _require_row(session, record)
     session.delete(record)
-    _flush(session, record)
+    with held(session, state):
+        _flush(session, record)
 
 
 def _require_row(session: Session, record: Any) -> None:
-    """Hold the row that is to be deleted. Of one that is gone SQLAlchemy only warns, and it would be told twice."""
+    """Hold the row that is to be deleted: of one that is gone SQLAlchemy only warns."""
     state: InstanceState[Any] = inspect(record)
-    if state.mapper.version_id_col is not None:
-        return
-    statement = _held.get(state.mapper)
-    if statement is None:
-        statement = _held[state.mapper] = _hold(state.mapper)
-    identity = {f"key_{number}": part for number, part in enumerate(state.identity or ())}
-    if mappings.connection_of(session, state).execute(statement, identity).first() is None:
+    if state.mapper.version_id_col is None and not is_there(mappings.connection_of(session, state), state):
         raise StaleRecord(repr(record))
-
-
-_held: WeakKeyDictionary[Mapper[Any], Select[Any]] = WeakKeyDictionary()
-
-
-def _hold(mapper: Mapper[Any]) -> Select[Any]:
-    where = [c == bindparam(f"key_{number}", type_=c.type) for number, c in enumerate(mapper.primary_key)]
-    return select(literal(1)).where(*where).with_for_update()
 
 
 def _move(session: Session, record: Any, door: str, at: datetime | None) -> None:

@@ -18,6 +18,7 @@ from earnorm.backends.sqlalchemy.emissions import Emissions, refuse_reuse
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
+from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import Scope, current_scope, scope_of, within
 from earnorm.backends.sqlalchemy.standing import standing_of
 from earnorm.binding import RESERVED
@@ -280,6 +281,8 @@ class _Emit(msgspec.Struct, frozen=True):
         is_plain = emits.found is not None or occurrence.link is None
         if is_plain and standing is not None and standing.serves(session, emits.found):
             return standing.outbox, standing.connection
+        if scope.database is not None:
+            require_sound(session, f"emit of {emits.name}")
         connection = session.connection(bind_arguments=_bind(session, emits.found))
         outbox = outbox_of(connection, emits.bus, f"emit of {emits.name}")
         outbox.serve(session)

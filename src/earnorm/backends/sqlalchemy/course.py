@@ -20,7 +20,7 @@ from earnorm.flow import Flow
 from earnorm.occurrence import Kind
 from earnorm.telemetry import stepping
 
-__all__ = ["SETTLED", "SIMPLE", "Course", "Done", "course_of", "is_no_concern"]
+__all__ = ["SETTLED", "SIMPLE", "VANISHED", "Course", "Done", "course_of", "is_no_concern"]
 
 Done = dict[InstanceState[Any], Kind]
 """The records that had the pre hooks of a kind of change."""
@@ -29,6 +29,8 @@ Done = dict[InstanceState[Any], Kind]
 # run with afterwards.
 SETTLED = "earnorm_settled"
 SIMPLE = "earnorm_simple"
+# And whether records that it deletes have no row any more.
+VANISHED = "earnorm_vanished"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks, kept
 from earnorm.backends.sqlalchemy.attention import LOUD
-from earnorm.backends.sqlalchemy.bulk import associations, cascades, expressions, unloaded
+from earnorm.backends.sqlalchemy.bulk import associations, expressions, taken, unloaded, vanished
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
 from earnorm.backends.sqlalchemy.first_model import once_over, under_way
 from earnorm.backends.sqlalchemy.kept import KEPT
@@ -108,24 +108,36 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
     context.attributes[SETTLED] = state
     heard: Any = session.dispatch.before_flush
     if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
-        after_others(session, partial(hooks.look_again, session, context, done))
+        after_others(session, partial(_look_again, session, context, done))
 
 
 def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
     """Whatever is written, and whoever learns of it; what is `done` has had its pre hooks already."""
     hooks.before_flush(session, context, done)
     # Pre hooks may have changed or deleted more.
+    _take_down(session, context)
+    heard: Any = session.dispatch.before_flush
+    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
+        after_others(session, partial(_look_again, session, context, done))
+
+
+def _look_again(session: Session, context: UOWTransaction, done: Done) -> None:
+    """Listeners of others may have changed or deleted more."""
+    hooks.look_again(session, context, done)
+    _take_down(session, context)
+
+
+def _take_down(session: Session, context: UOWTransaction) -> None:
+    """What nobody could find out after the SQL. Whatever was taken down before stands."""
     if session.identity_map._modified:
         expressions.before_flush(session, context)
         note(session)
     if session._deleted:
+        vanished.before_flush(session, context)
         unloaded.before_flush(session)
-        cascades.before_flush(session, context)
+        taken.before_flush(session, context)
         # What the database takes along is to be told, whoever hears of the record itself.
         context.attributes.pop(SETTLED, None)
-    heard: Any = session.dispatch.before_flush
-    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
-        after_others(session, partial(hooks.look_again, session, context, done))
 
 
 def _after_flush(session: Session, context: UOWTransaction) -> None:
@@ -143,6 +155,7 @@ def _after_flush(session: Session, context: UOWTransaction) -> None:
     # First what the database has worked out is put where the hooks will look.
     expressions.after_flush(session, context)
     hooks.after_flush(session, context)
+    taken.after_flush(context)
     associations.after_flush(context)
 
 
@@ -158,7 +171,7 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
             simple.call(simple.flow.always, simple.record, session, before=False)
         return
     hooks.after_flush_postexec(session, context)
-    cascades.after_flush_postexec(session, context)
+    taken.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)
 
 

@@ -25,7 +25,7 @@ from earnorm.backends.sqlalchemy.alone import (
 )
 from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
-from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done
+from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, VANISHED, Done
 from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 from earnorm.backends.sqlalchemy.opening import EXPECTED, expect_nothing, outbox_in, require_boundary
@@ -218,14 +218,15 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     expect_nothing(session)
     context.attributes.pop(SIMPLE, None)
+    vanished: dict[InstanceState[Any], bool] = context.attributes.get(VANISHED, {})
     alone: Written | None = context.attributes.get(_ALONE)
     if alone is not None and as_announced(alone, context):
-        if (found := _written(alone)) is not None:
+        if not vanished.get(alone.state) and (found := _written(alone)) is not None:
             context.attributes[_FLUSH] = (found,)
         return
     written: list[Written] = []
     for state, (deleted, listed_only) in context.states.items():
-        if not listed_only:
+        if not listed_only and not vanished.get(state):
             change = _changed(session, state, "deleted" if deleted else "created" if state.key is None else "updated")
             if change is not None and _written(change) is not None:
                 written.append(change)

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, ForeignKeyConstraint, Table, inspect, select
-from sqlalchemy.orm import Mapper, Session, UOWTransaction
-from sqlalchemy.orm.state import InstanceState
+from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.sql import FromClause
 
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of
@@ -28,9 +27,7 @@ from earnorm.backends.sqlalchemy.bulk.telling import (
     run_before,
     tell,
     tell_batch,
-    vetoable,
 )
-from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.mapping import mappings
 from earnorm.errors import BulkRefused
@@ -38,14 +35,19 @@ from earnorm.occurrence import Kind
 
 __all__ = [
     "Cascade",
-    "after_flush_postexec",
-    "before_flush",
+    "Reference",
+    "cascade_of",
     "cascades_of_rows",
     "concerned",
+    "leave_out_repeated",
+    "listened_to",
+    "reached_from",
+    "require_told",
+    "run_pre_hooks",
     "tell_cascades",
+    "topmost",
 ]
 
-_CASCADES = "earnorm_cascades"
 _REFERRING = "earnorm_referring"
 _EMPTYING = ("SET NULL", "SET DEFAULT")
 
@@ -63,7 +65,7 @@ class Cascade:
 # --- which tables ----------------------------------------------------------------------------
 
 
-class _Reference(NamedTuple):
+class Reference(NamedTuple):
     """A table whose rows change when rows of another are deleted; `emptied` if they stay."""
 
     table: Table
@@ -71,23 +73,23 @@ class _Reference(NamedTuple):
     emptied: bool
 
 
-def _referring(table: Table) -> list[_Reference]:
+def _referring(table: Table) -> list[Reference]:
     """Worked out once for as many tables as there are, and kept on the table."""
     tables = table.metadata.tables
     state = (len(tables), next(reversed(tables.values())))
     known = vars(table).get(_REFERRING)
     if known is None or known[0] != state:
         known = vars(table)[_REFERRING] = state, list(_look_for_references(table))
-    found: list[_Reference] = known[1]
+    found: list[Reference] = known[1]
     return found
 
 
-def _look_for_references(table: Table) -> Iterator[_Reference]:
+def _look_for_references(table: Table) -> Iterator[Reference]:
     for other in table.metadata.tables.values():
         for constraint in sorted(other.foreign_key_constraints, key=lambda found: list(found.column_keys)):
             action = (constraint.ondelete or "").upper()
             if action in ("CASCADE", *_EMPTYING) and _refers_to(constraint, table):
-                yield _Reference(other, constraint, action != "CASCADE")
+                yield Reference(other, constraint, action != "CASCADE")
 
 
 def _refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
@@ -98,14 +100,14 @@ def _refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
 def concerned(session: Session, table: Table, seen: frozenset[Table] = frozenset()) -> bool:
     """Whether the database changes rows of models that somebody listens to when rows of this table are deleted."""
     for other, _, emptied in _referring(table):
-        if any(_listened_to(session, shape, emptied=emptied) for shape in _shapes_of(other)):
+        if any(listened_to(session, shape, emptied=emptied) for shape in _shapes_of(other)):
             return True
         if not emptied and other not in seen and concerned(session, other, seen | {table, other}):
             return True
     return False
 
 
-def _listened_to(session: Session, shape: Shape, *, emptied: bool) -> bool:
+def listened_to(session: Session, shape: Shape, *, emptied: bool) -> bool:
     kind: Kind = "updated" if emptied else "deleted"
     return (
         hears(session, shape.known, kind)
@@ -118,14 +120,22 @@ def _has_pre(shape: Shape, *, emptied: bool) -> bool:
     return not emptied and any(model.bus.plans.flow(model.cls, "deleted").before for model in shape.known)
 
 
+def reached_from(table: Table, seen: frozenset[Table] = frozenset()) -> Iterator[Reference]:
+    """All that deletions of its rows may lead to, down to the last table."""
+    for reference in _referring(table):
+        yield reference
+        if not reference.emptied and reference.table not in seen:
+            yield from reached_from(reference.table, seen | {table, reference.table})
+
+
 def _shapes_of(table: Table) -> set[Shape]:
     """The models whose rows the table holds: the topmost mapper of them."""
     # A class may have been unmapped since, as tests do.
     mappers: Iterator[Mapper[Any] | None] = (inspect(model.cls, raiseerr=False) for model in mappings())
-    return {shape_of(_topmost(found, table)) for found in mappers if found is not None and found.local_table is table}
+    return {shape_of(topmost(found, table)) for found in mappers if found is not None and found.local_table is table}
 
 
-def _topmost(mapper: Mapper[Any], table: Table) -> Mapper[Any]:
+def topmost(mapper: Mapper[Any], table: Table) -> Mapper[Any]:
     while mapper.inherits is not None and mapper.inherits.local_table is table:
         mapper = mapper.inherits
     return mapper
@@ -179,23 +189,29 @@ def _as_models(
     session: Session, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, emptied: bool
 ) -> Iterator[Cascade]:
     for shape in _shapes_of(table):
-        if not _listened_to(session, shape, emptied=emptied):
+        if not listened_to(session, shape, emptied=emptied):
             continue
         keys = [tuple(row[column.name] for column in table.primary_key) for row in rows]
-        found = Cascade(shape, shape.read(connection, keys), emptied)
-        for model in {row.mapping.info.subject: row.mapping for row in found.rows.values()}.values():
-            if model.info.bulk == "refuse":
-                what = "a foreign key set to NULL by the database" if emptied else "a deletion cascaded by the database"
-                why = (
-                    "its __bulk__ is 'refuse'; delete its records first, or let the ORM cascade (cascade='all, delete')"
-                )
-                raise BulkRefused(model.info.name, what, why)
+        there = shape.read(connection, keys)
+        # What is left of one that was deleted before has been told then.
+        found = Cascade(shape, {key: row for key, row in there.items() if emptied or row.is_whole}, emptied)
+        require_told(found)
         yield found
 
 
-def run_pre_hooks(session: Session, cascades: Sequence[Cascade]) -> None:
-    """Load the records that somebody is handed, and let their pre_delete hooks veto."""
-    _leave_out_repeated(cascades)
+def require_told(cascade: Cascade) -> None:
+    """Raises BulkRefused if one of the models is to be written record by record."""
+    for model in {row.mapping.info.subject: row.mapping for row in cascade.rows.values()}.values():
+        if model.info.bulk == "refuse":
+            emptied = "a foreign key set to NULL by the database"
+            what = emptied if cascade.emptied else "a deletion cascaded by the database"
+            why = "its __bulk__ is 'refuse'; delete its records first, or let the ORM cascade (cascade='all, delete')"
+            raise BulkRefused(model.info.name, what, why)
+
+
+def run_pre_hooks(session: Session, cascades: Sequence[Cascade], before: Sequence[Cascade] = ()) -> None:
+    """Load the records that somebody is handed, and let their pre_delete hooks veto; those `before` had them."""
+    leave_out_repeated([*before, *cascades])
     for cascade in cascades:
         pre = _has_pre(cascade.shape, emptied=cascade.emptied)
         if not cascade.emptied and (pre or loads(cascade.shape.known, "deleted")):
@@ -205,7 +221,7 @@ def run_pre_hooks(session: Session, cascades: Sequence[Cascade]) -> None:
                 run_before(session, row, "deleted", cascade.records.get(key))
 
 
-def _leave_out_repeated(cascades: Sequence[Cascade]) -> None:
+def leave_out_repeated(cascades: Sequence[Cascade]) -> None:
     """A row of joined tables is found by each of them, one with two foreign keys by both."""
     seen: set[tuple[object, bool, Key]] = set()
     for cascade in cascades:
@@ -248,58 +264,6 @@ def _emptied(cascade: Cascade, there: Mapping[Key, Row]) -> Iterator[Fact]:
     for key, row in there.items():
         if changes := differences(cascade.rows[key], row):
             yield Fact(row.mapping.info.kind_of(changes), row, changes)
-
-
-# --- amid a flush ----------------------------------------------------------------------------
-
-
-def before_flush(session: Session, context: UOWTransaction) -> None:
-    """Collect what the database will take along with what this flush deletes."""
-    states = [state for state in session._deleted if state.key is not None]
-    told: set[tuple[FromClause, Key]] = {
-        (t, tuple(state.identity or ())) for state in states for t in state.mapper.tables
-    }
-    cascades: list[Cascade] = []
-    for (mapper, table), some in _by_table(states).items():
-        if concerned(session, table):
-            connection = session.connection(bind_arguments={"mapper": mapper})
-            cascades += cascade_of(session, connection, table, [_columns(mapper, table, state) for state in some], told)
-    if cascades:
-        run_pre_hooks(session, cascades)
-        context.attributes[_CASCADES] = cascades
-
-
-def _by_table(states: Iterable[InstanceState[Any]]) -> dict[tuple[Mapper[Any], Table], list[InstanceState[Any]]]:
-    found: dict[tuple[Mapper[Any], Table], list[InstanceState[Any]]] = {}
-    for state in states:
-        for table in state.mapper.tables:
-            if isinstance(table, Table):
-                found.setdefault((state.mapper, table), []).append(state)
-    return found
-
-
-def _columns(mapper: Mapper[Any], table: Table, state: InstanceState[Any]) -> dict[str, Any]:
-    """A record's values by column; its key is known even where nothing is loaded."""
-    assert state.key is not None
-    names = ((column.name, attribute_of(column, mapper)) for column in table.c)
-    values = {column: state.dict[name] for column, name in names if name in state.dict}
-    return {**values, **dict(zip((column.name for column in table.primary_key), state.key[1], strict=False))}
-
-
-def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
-    """Tell of what it took along."""
-    cascades: Sequence[Cascade] = context.attributes.get(_CASCADES, ())
-    if not cascades:
-        return
-    # What the ORM had loaded it has written itself, and our hooks have told of it.
-    written = {
-        (s.mapper.base_mapper, tuple(s.key[1])) for s, (_, listed) in context.states.items() if not listed and s.key
-    }
-    for cascade in cascades:
-        base = cascade.shape.mapper.base_mapper
-        cascade.rows = {key: row for key, row in cascade.rows.items() if (base, key) not in written}
-    with flagged(session, flushing=False), vetoable(session):
-        tell_cascades(session, cascades)
 
 
 # --- amid a statement ------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     any_,
     func,
+    inspect,
     literal,
     select,
     tuple_,
@@ -51,6 +52,15 @@ class Row(NamedTuple):
     mapping: Mapping
     key: Key
     values: dict[str, Any]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is there in each table of its class: of `delete(Subclass)` the rows of the bases are left."""
+        mapper: Mapper[Any] = inspect(self.mapping.cls)
+        if len(mapper.tables) == 1:
+            return True
+        keys = (column for table in mapper.tables for column in table.primary_key)
+        return all(self.values.get(mapper.get_property_by_column(key).key, key) is not None for key in keys)
 
 
 class Plain(NamedTuple):

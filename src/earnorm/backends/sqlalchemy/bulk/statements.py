@@ -316,10 +316,12 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
         records = fetch(session, shape, rows) if handed else {}
         if pre:
             for key, row in rows.items():
-                run_before(session, row, "deleted", records.get(key))
+                if row.is_whole:
+                    run_before(session, row, "deleted", records.get(key))
         result = _kept(statement, execution.run(narrow(execution, statement, rows)))
         forget(session, records.values())
-        return Outcome(result, _all("deleted", rows.values()), records)
+        # What is left of one that was deleted before has been told then.
+        return Outcome(result, _all("deleted", (row for row in rows.values() if row.is_whole)), records)
     require_readable(execution, statement)
     result = execution.run(_with_defaults(statement, shape.key_columns, shape.columns))
     return Outcome(result, _told("deleted", shape, _beside(result, shape.columns)), {})
