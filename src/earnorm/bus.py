@@ -29,9 +29,10 @@ from earnorm.multitude import singly
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
 from earnorm.once import Once
+from earnorm.order import in_order
 from earnorm.plan import Step, compile_plan, when_call
 from earnorm.portal import spawn, wait_for
-from earnorm.registry import ModelInfo, Registry, in_order
+from earnorm.registry import ModelInfo, Registry
 from earnorm.watch import Watch
 
 __all__ = ["EventBus", "aemit", "default_bus", "emit", "event_handler", "event_handler_async"]

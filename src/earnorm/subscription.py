@@ -12,7 +12,8 @@ from earnorm.event import Change, Entry, Event
 from earnorm.handler import Handler, Phase
 from earnorm.later import Pair
 from earnorm.occurrence import Kind
-from earnorm.registry import TRASHING, ModelInfo, Registry, in_order
+from earnorm.order import in_order
+from earnorm.registry import TRASHING, ModelInfo, Registry
 from earnorm.store import DEFAULT_GROUP, Registration
 
 __all__ = ["Audience", "Subscription", "registrations_of"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
@@ -64,6 +65,8 @@ from earnorm.errors import (
 )
 from earnorm.testing import expect_failures
 from tests.flows.stories import names
+
+DURABLE_ONLY = ["ordered", "retry", "timeout", "delay", "concurrency", "transactional", "group", "since", "formerly"]
 
 NOT_DATA = {
     "an object": object(),
@@ -257,6 +260,27 @@ def test_an_option_nobody_knows_is_refused_with_a_guess():
         @event_handler("a.b", priorty=3)
         def hook(event):
             pass
+
+
+EVERYWHERE = ["name", "priority", "before", "after", "when"]
+
+
+@pytest.mark.parametrize(
+    "decorator, besides",
+    [
+        (pre_save, []),
+        (post_commit, []),
+        (post_save, ["delivery"]),
+        (partial(post_save_async, delivery="after_commit"), ["delivery"]),
+        (post_save_async, ["delivery", *DURABLE_ONLY]),
+        (partial(post_save, delivery="durable"), ["delivery", *DURABLE_ONLY]),
+    ],
+)
+def test_an_option_nobody_knows_is_answered_with_those_that_mean_something_there(decorator, besides):
+    with pytest.raises(UnknownOption) as raised:
+        decorator(colour="red")
+
+    assert str(raised.value).endswith(f"options here: {', '.join(sorted([*EVERYWHERE, *besides]))}")
 
 
 WRONG = {
