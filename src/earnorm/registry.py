@@ -18,6 +18,7 @@ __all__ = ["ModelInfo", "Registry", "spellings"]
 
 LIFECYCLE = frozenset({"created", "updated", "deleted", "saved"})
 TRASHING = frozenset({"trashed", "restored"})
+BATCHES = frozenset({"bulk_created", "bulk_updated", "bulk_deleted"})
 
 
 BulkPolicy = Literal["rows", "batch", "refuse"]
@@ -185,6 +186,11 @@ class Registry:
     def model_of(self, cls: type) -> ModelInfo | None:
         return self._classes.get(cls)
 
+    def batched(self, name: str) -> ModelInfo | None:
+        """The model of whose batches `name` tells, which are about no record."""
+        subject, _, verb = name.rpartition(".")
+        return self.models.get(subject) if verb in BATCHES else None
+
     # --- look-up -----------------------------------------------------------------------------
 
     def hearing(self, name: str, cls: type | None = None, declared: type | None = None) -> list[Handler]:
@@ -195,6 +201,9 @@ class Registry:
         if info is not None:
             found += self._of_class(info, name)
             found += _own(info, name)
+        elif (about := self.models.get(name.rpartition(".")[0])) is not None:
+            # Of no record, but `event_handler(User)` is `user.*`.
+            found += self._of_class(about, name)
         if declared is not None:
             found += self._by_class.get(declared, ())
         return [handler for handler in dict.fromkeys(found) if not self._excludes(handler, name)]

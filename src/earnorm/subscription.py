@@ -73,7 +73,8 @@ class Audience:
         found = heard.get(name)
         if found is not None:
             return found
-        info = self._bus.registry.models.get(entry.subject)
+        registry = self._bus.registry
+        info = registry.models.get(entry.subject) if entry.subject else registry.batched(entry.name)
         verb = entry.name.removeprefix(f"{entry.subject}.")
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
             # By what it changed, and so by each entry anew.
