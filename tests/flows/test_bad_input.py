@@ -531,6 +531,8 @@ def test_a_view_cannot_be_emitted_by_hand(Note, verb):
 
     with pytest.raises(ViewEmitted, match="set the field and save"):
         note.emit(verb)
+    with pytest.raises(ViewEmitted, match="set the field and save"):
+        note.emit(verb, old_text="one", new_text="two")
 
 
 @pytest.mark.parametrize("verb", ["created", "updated", "deleted", "saved"])

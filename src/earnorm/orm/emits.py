@@ -109,9 +109,9 @@ class Emits:
 
     def refuse(self, subject: Any, payload: Mapping[str, Any], declared: Any) -> None:
         """What can never be right, before a transaction is opened for it."""
-        self._refuse_words(payload)
         if self._told_by_writes is not None:
             raise self._told_by_writes()
+        self._refuse_words(payload)
         if is_snapshot(subject):
             raise DeletedSubject(self.name, repr(subject))
         if self.info is None:
