@@ -14,6 +14,7 @@ from uuid import UUID
 from msgspec import structs
 
 from earnorm.binding import Moment
+from earnorm.declared import version_of
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Origin, Running, running
 from earnorm.handle import Emission
 from earnorm.handler import Handler, Phase
@@ -119,8 +120,9 @@ class Occurrence:
         return Event(self.name, self.subject, self.payload, self.changes, self.key, self._origin(), _at=self.at)
 
     def _origin(self) -> Origin:
+        version = version_of(self.name) if self.kind == "event" else 1
         if self.link is None:
-            return Origin(database=self.database, tenant=self.tenant)
+            return Origin(database=self.database, tenant=self.tenant, version=version)
         cause = self.link.event
         return Origin(
             cause,
@@ -130,6 +132,7 @@ class Occurrence:
             cause.depth + 1,
             self.database,
             self.tenant,
+            version,
         )
 
     @property
