@@ -326,6 +326,11 @@ def other_programs(db: Database) -> None:
     db.captures.install(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
 
 
+async def other_programs_in_async_code(db: Database) -> None:
+    async for drift in db.audit(Invoice):
+        assert_type(drift.kind, Literal["differs", "missing", "extra"])
+
+
 # --- frameworks ---
 
 
