@@ -5,6 +5,8 @@ import threading
 from functools import partial
 
 import pytest
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column, relationship
 
 from earnorm import (
     BaseModel,
@@ -425,6 +427,37 @@ def test_a_durable_closure_without_a_name_is_refused(db):
 def test_a_field_that_hides_an_attribute_is_refused(field):
     with pytest.raises(ReservedFieldName, match=field):
         type("Note", (BaseModel,), {"__module__": __name__, field: StringField()})
+
+
+def test_a_field_that_hides_one_is_refused_however_it_is_written():
+    class Mixin:
+        emit = StringField()
+
+    class Annotated:
+        emit: Mapped[str]
+
+    for written in (
+        {"emit": mapped_column(String)},
+        {"emit": relationship("Note")},
+        {"emit": declared_attr(lambda cls: mapped_column(String))},
+        {"__annotations__": {"emit": Mapped[str]}},
+    ):
+        with pytest.raises(ReservedFieldName, match="emit"):
+            type("Note", (BaseModel,), {"__module__": __name__, **written})
+    for base in (Mixin, Annotated):
+        with pytest.raises(ReservedFieldName, match=r"Note\.emit"):
+            type("Note", (base, BaseModel), {"__module__": __name__})
+
+
+def test_a_method_may_be_overridden(db):
+    class Note(BaseModel):
+        text = StringField()
+
+        def save(self):
+            self.text = self.text.strip()
+            return super().save()
+
+    assert "one" == Note(text=" one ").save().text
 
 
 def test_a_second_model_with_the_same_event_name_is_refused(Note):
