@@ -354,7 +354,7 @@ def test_a_hook_decorator_outside_a_class_is_refused():
             pass
 
 
-@pytest.mark.parametrize("events", [(), ([],), (3,), (None,)])
+@pytest.mark.parametrize("events", [(), ([],), (3,), (None,), ("!user.viewed",), (["!user.*"],)])
 def test_a_handler_without_an_event_is_refused(events):
     with pytest.raises(NoEvent, match="such as"):
         event_handler(*events)

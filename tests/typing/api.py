@@ -310,7 +310,7 @@ def attaching() -> None:
     attach(Base.registry, log="subscribed")
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
-    connect("sqlite://", log="subscribed")
+    connect(url="sqlite://", log="subscribed")
     connect("sqlite://", retention=timedelta(days=7))
     connect("sqlite://", retention=None)
 
