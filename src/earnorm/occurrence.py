@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
@@ -117,7 +118,9 @@ class Occurrence:
         self._event = structs.replace(self._make(), _id=id_)
 
     def _make(self) -> Event:
-        return Event(self.name, self.subject, self.payload, self.changes, self.key, self._origin(), _at=self.at)
+        # What a handler writes there, no log takes for what happened. The payload is a dict, since JSON takes no other.
+        changes = NO_CHANGES if self.changes is NO_CHANGES else MappingProxyType(self.changes)
+        return Event(self.name, self.subject, dict(self.payload), changes, self.key, self._origin(), _at=self.at)
 
     def _origin(self) -> Origin:
         version = version_of(self.name) if self.kind == "event" else 1

@@ -437,6 +437,36 @@ def test_a_declared_event_is_kept_with_its_version(db):
     assert {"order.created": 1, "order.placed": 2} == {event.name: event.version for event in log(db)}
 
 
+def test_what_a_handler_writes_into_its_event_changes_nothing(db):
+    """It came into the log, as if it had happened."""
+
+    class Order(BaseModel):
+        status = StringField(default="open")
+
+        @on_event("status_change")
+        def meddle(self, event, changes):
+            event.payload["status"] = "lost"
+            with pytest.raises(TypeError, match="assignment"):
+                changes["status"] = ("open", "lost")
+
+        @on_event("paid")
+        def meddle_again(self, event):
+            event.payload["amount"] = 0
+
+        @on_event("paid")
+        def pay(self, amount):
+            seen.append(amount)
+
+    order = Order().save()
+    order.status = "paid"
+    order.save()
+    order.emit("paid", amount=3)
+
+    _, updated, paid = log(db)
+    assert ("paid", ("open", "paid")) == (updated.payload["status"], updated.changes["status"])
+    assert [3, 3] == [*seen, paid.payload["amount"]]
+
+
 def test_a_model_in_a_payload_arrives_loaded(db):
     class User(BaseModel):
         name = StringField()
