@@ -78,6 +78,8 @@ class Emits:
         self.info = self.found.info if self.found is not None else None
         self.heard = Heard.by(bus.plans.custom(name, cls, declared))
         self._told_by_writes = _told_by_writes(name, self.info, _model_named(bus, name))
+        if not self.connected:
+            bus.warn_if_closed(name, self.heard.all)
 
     def emit(self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = PLAIN) -> Handle:
         self.refuse(subject, payload, declared)
