@@ -330,7 +330,7 @@ class EventBus:
         if outer is not None:
             outer.outbox.emit(occurrence, self.caller, outer.dispatcher)
             return handle_of(occurrence.event)
-        here = _Here(Outbox(), Dispatcher("emit"))
+        here = _Here(Outbox(), Dispatcher())
         token = _here.set(here)
         try:
             here.outbox.emit(occurrence, self.caller, here.dispatcher)
