@@ -236,6 +236,23 @@ def test_a_declared_event_arrives_as_its_object(bus, seen):
     assert {ThingMade(3), 3} == set(seen)
 
 
+def test_a_declared_event_says_the_version_it_is_declared_with(bus, seen):
+    @event_type("thing.made", version=3)
+    @dataclass
+    class ThingMade:
+        size: int
+
+    bus.on("thing.made")(lambda event: seen.append(event.version))
+    bus.emit(ThingMade(3))
+    bus.emit(ThingMade(3), "a")
+    bus.emit("thing.made", size=3)
+    with bus.capture() as captured:
+        bus.emit(ThingMade(3))
+
+    assert [3, 3, 3, 3] == seen
+    assert [3] == [event.version for event in captured]
+
+
 def test_a_declared_event_takes_no_payload_beside_it(bus):
     @event_type("thing.made")
     @dataclass

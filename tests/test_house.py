@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+import earnorm.events
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "earnorm"
 ROOMS = ("src", "tests", "examples", "benchmarks", "docs", "tools", "changelog.d", ".ci")
@@ -73,6 +75,17 @@ def test_a_module_ends_before_it_tires_the_reader(path):
     lines = len(path.read_text().splitlines())
 
     assert lines <= LONGEST or name(path) in LONG_FOR_A_REASON
+
+
+def test_the_event_words_stand_in_the_specs_own_module_too():
+    words = {word for word in earnorm.__all__ if not _is_of_models(getattr(earnorm, word))} - {"EarnORMError"}
+
+    assert words == set(earnorm.events.__all__)
+    assert all(getattr(earnorm, word) is getattr(earnorm.events, word) for word in words)
+
+
+def _is_of_models(word: object) -> bool:
+    return getattr(word, "__module__", "earnorm.orm").startswith(("earnorm.orm", "earnorm.tenant"))
 
 
 @pytest.mark.parametrize("path", public_modules(), ids=name)

@@ -29,9 +29,10 @@ from earnorm.multitude import singly
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
 from earnorm.once import Once
+from earnorm.order import in_order
 from earnorm.plan import Step, compile_plan, when_call
 from earnorm.portal import spawn, wait_for
-from earnorm.registry import ModelInfo, Registry, in_order
+from earnorm.registry import ModelInfo, Registry
 from earnorm.watch import Watch
 
 __all__ = ["EventBus", "aemit", "default_bus", "emit", "event_handler", "event_handler_async"]
@@ -63,6 +64,7 @@ class EventBus:
         self.caller = Caller(self.registry)
         self._door: Door | None = None
         self._connected = False
+        self._closed = False
         self._attentive = False
         self.watch = Watch(self.forget_plans)
         self.once = Once()
@@ -98,7 +100,8 @@ class EventBus:
 
     def forget_plans(self) -> None:
         """Compile what is emitted next anew (something registered, connected, listens or is muted)."""
-        self._connected = self._door is not None and self._door.connected
+        before, self._connected = self._connected, self._door is not None and self._door.connected
+        self._closed = (before or self._closed) and not self._connected
         self._attentive = self._connected or self.watch.active or telemetry.stepping()
         # New tables rather than emptied ones: what a thread is preparing right now goes into the old.
         self._runs = {}
@@ -240,7 +243,13 @@ class EventBus:
     def _handlers_here(self, name: str, cls: type, declared: type | None) -> Sequence[Handler]:
         """Who is to hear a custom event in this process, with no log. Raises NotConnected for who needs one."""
         require_log(*(handlers := self.plans.custom(name, cls, declared)))
+        self.warn_if_closed(name, handlers)
         return handlers
+
+    def warn_if_closed(self, name: str, handlers: Sequence[Handler]) -> None:
+        """Say that nothing is kept, once for each name, where there was a database until its `close()`."""
+        if self._closed and any(handler.phase is Phase.DURABLE for handler in handlers):
+            telemetry.warn_of_late_emit(name)
 
     def _step(self, handler: Handler) -> Step:
         registry, conditional = self.registry, handler.options.when is not None
@@ -321,7 +330,7 @@ class EventBus:
         if outer is not None:
             outer.outbox.emit(occurrence, self.caller, outer.dispatcher)
             return handle_of(occurrence.event)
-        here = _Here(Outbox(), Dispatcher("emit"))
+        here = _Here(Outbox(), Dispatcher())
         token = _here.set(here)
         try:
             here.outbox.emit(occurrence, self.caller, here.dispatcher)

@@ -12,7 +12,7 @@ import msgspec
 from earnorm.errors import InvalidEventType, NotAnEvent, NotAnOption, PayloadError
 from earnorm.names import validate_name
 
-__all__ = ["Declared", "declaration", "declared_of", "event_type", "payload_of"]
+__all__ = ["Declared", "declaration", "declared_of", "event_type", "payload_of", "version_of"]
 
 T = TypeVar("T")
 
@@ -85,6 +85,12 @@ def declared_of(event: object) -> Declared | None:
     cls = event if isinstance(event, type) else type(event)
     found = cls.__dict__.get(_MARK)
     return found if isinstance(found, Declared) else None
+
+
+def version_of(name: str) -> int:
+    """Which version of the event's payload this program emits."""
+    declared = _by_name.get(name)
+    return 1 if declared is None else declared.version
 
 
 def payload_of(event: object) -> Mapping[str, Any]:

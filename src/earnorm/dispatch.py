@@ -18,7 +18,7 @@ from earnorm.errors import Abort, AsyncHandlerUnderSync, EventLoopError, Missing
 from earnorm.event import Event, HasEvent, Running, _running
 from earnorm.handler import Handler, Phase, require_log
 from earnorm.multitude import Happening, Multitude, singly
-from earnorm.occurrence import Occurrence
+from earnorm.occurrence import Kind, Occurrence
 from earnorm.plan import noted
 from earnorm.portal import await_here, can_await
 from earnorm.registry import ModelInfo, Registry
@@ -31,6 +31,7 @@ __all__ = [
     "Dispatcher",
     "Outbox",
     "Waiter",
+    "door_of",
     "refuse_loop",
     "tell_done",
     "tell_emitted",
@@ -214,13 +215,20 @@ def tell_emitted(occurrence: Occurrence) -> None:
         telemetry.tell(telemetry.Emitted(occurrence.event))
 
 
+def door_of(kind: Kind) -> str:
+    """By which door what is of this kind comes, and so which one could have been awaited."""
+    return _DOORS.get(kind, "save")
+
+
+_DOORS: dict[Kind, str] = {"deleted": "delete", "trashed": "trash", "restored": "restore", "event": "emit"}
+
+
 class Dispatcher:
     """Runs the transaction handlers of events, and of what they emit, breadth first."""
 
-    __slots__ = ("_queue", "_running", "door")
+    __slots__ = ("_queue", "_running")
 
-    def __init__(self, door: str = "save") -> None:
-        self.door = door
+    def __init__(self) -> None:
         self._queue: deque[tuple[Caller, Occurrence, Outbox | None]] = deque()
         self._running = False
 
@@ -240,12 +248,14 @@ class Dispatcher:
 
     def run(self) -> None:
         """Run what is queued; a call inside a handler leaves it to the one that runs already."""
-        if self._running:
-            return
+        if not self._running and self._queue:
+            self._empty(door_of(self._queue[0][1].kind))
+
+    def _empty(self, door: str) -> None:
         self._running = True
         try:
             while self._queue:
-                self._handle(*self._queue.popleft())
+                self._handle(*self._queue.popleft(), door)
         except BaseException:
             self._queue.clear()
             raise
@@ -257,14 +267,13 @@ class Dispatcher:
         self._running = True
 
     def resume(self) -> None:
-        """Run what waited."""
-        self._running = False
-        self.run()
+        """Run what waited, emitted by a hook of a save."""
+        self._empty("save")
 
-    def _handle(self, caller: Caller, occurrence: Occurrence, outbox: Outbox | None) -> None:
+    def _handle(self, caller: Caller, occurrence: Occurrence, outbox: Outbox | None, door: str) -> None:
         for handler in occurrence.handlers:
             try:
-                caller.call(handler, occurrence, self.wait, self.door)
+                caller.call(handler, occurrence, self.wait, door)
             except StopPropagation:
                 return
             if occurrence.stopped:

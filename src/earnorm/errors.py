@@ -10,7 +10,7 @@ EarnORMError
 │   ├── NoPrimaryKey, UnmappedModel, NotAttachable, AttachedOtherwise
 │   ├── InvalidBulkPolicy
 ├── HandlerError          a hook or handler that cannot be registered so
-│   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle
+│   ├── UnknownOption, OptionWithoutMeaning, InvalidOption, OrderCycle, UnknownNeighbour
 │   ├── UnsatisfiableArgument, SensitiveArgument
 │   ├── HandlerNameTaken, HandlerNameNeeded, WrongColour, PreHookAfterCommit
 │   ├── NoEvent, NotAMethod, NoTrash, NotAFunction, RegisteredOtherwise
@@ -137,6 +137,7 @@ __all__ = [
     "UnknownEvent",
     "UnknownField",
     "UnknownHandler",
+    "UnknownNeighbour",
     "UnknownOption",
     "UnknownStep",
     "UnknownSubscription",
@@ -161,6 +162,13 @@ def _listed(names: Iterable[str]) -> str:
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ";"
+
+
+def _near_names(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Up to three handlers of which the name, or its end as far as it was given, looks like this one."""
+    parts = name.count(".") + 1
+    by_end = {".".join(whole.split(".")[-parts:]): whole for whole in known}
+    return tuple(by_end[end] for end in difflib.get_close_matches(name, by_end, n=3))
 
 
 def _shown(value: object) -> str:
@@ -488,6 +496,19 @@ class OrderCycle(HandlerError):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(f"before=/after= form a circle: {' -> '.join(names)}; drop one of them")
         self.names = tuple(names)
+
+
+class UnknownNeighbour(HandlerError):
+    """`before=`/`after=` names a handler that nobody has registered."""
+
+    def __init__(self, handler: str, option: str, name: str, known: Iterable[str]) -> None:
+        near = _near_names(name, known)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "is its module imported?"
+        super().__init__(f"{handler} is to run {option} {name!r}, which no handler is called; {hint}")
+        self.handler = handler
+        self.option = option
+        self.name = name
+        self.near = near
 
 
 class UnsatisfiableArgument(HandlerError):

@@ -1,9 +1,14 @@
 """The event words under the spec's own name: `from earnorm.events import pre_save, on_event, event_handler`."""
 
-from earnorm.bus import event_handler, event_handler_async
+from earnorm.backoff import Backoff
+from earnorm.bus import EventBus, aemit, default_bus, emit, event_handler, event_handler_async
 from earnorm.declared import event_type
+from earnorm.delivery import Dead, Done, Retry, Skipped
+from earnorm.emission import Emit
 from earnorm.errors import Abort, Discard, RetryLater, StopPropagation
-from earnorm.event import Change, Event
+from earnorm.event import Change, Event, caused_by, current_event
+from earnorm.handle import Handle
+from earnorm.handler import Handler, Phase
 from earnorm.lifecycle import (
     on_event,
     on_event_async,
@@ -37,11 +42,26 @@ from earnorm.lifecycle import (
 
 __all__ = [
     "Abort",
+    "Backoff",
     "Change",
+    "Dead",
     "Discard",
+    "Done",
+    "Emit",
     "Event",
+    "EventBus",
+    "Handle",
+    "Handler",
+    "Phase",
+    "Retry",
     "RetryLater",
+    "Skipped",
     "StopPropagation",
+    "aemit",
+    "caused_by",
+    "current_event",
+    "default_bus",
+    "emit",
     "event_handler",
     "event_handler_async",
     "event_type",

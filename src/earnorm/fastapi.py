@@ -20,7 +20,7 @@ __all__ = ["database", "lifespan", "transaction"]
 
 
 def lifespan(
-    target: str | URL | Engine | AsyncEngine | None = None,
+    url: str | URL | Engine | AsyncEngine | None = None,
     *,
     name: str = "default",
     worker: bool | None = None,
@@ -34,7 +34,7 @@ def lifespan(
 
     @asynccontextmanager
     async def connected(_app: Any) -> AsyncIterator[None]:
-        async with connect(target, name=name, worker=worker, tables=tables):
+        async with connect(url, name=name, worker=worker, tables=tables):
             yield
 
     return connected

@@ -9,7 +9,8 @@ from earnorm.event import NO_CHANGES, Changes
 from earnorm.handler import Handler, Phase
 from earnorm.lifecycle import HOOK_KINDS
 from earnorm.occurrence import CHANGING, Kind
-from earnorm.registry import ModelInfo, Registry, in_order
+from earnorm.order import in_order
+from earnorm.registry import ModelInfo, Registry
 
 __all__ = ["Flow", "Plans"]
 

@@ -27,7 +27,7 @@ from earnorm.errors import (
 from earnorm.names import real_module
 from earnorm.store import Since
 
-__all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "make_handler"]
+__all__ = ["DeliveryMode", "Handler", "Options", "Phase", "describe", "identity_of", "make_handler"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _YIELDS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
@@ -92,10 +92,10 @@ class Options:
         """Raises UnknownOption or InvalidOption."""
         if not given:
             return _DEFAULT_OPTIONS
-        known = [f.name for f in fields(cls)]
+        known = {f.name for f in fields(cls)}
         for option in given:
             if option not in known:
-                raise UnknownOption(decorator, option, known)
+                raise UnknownOption(decorator, option, _meaningful(decorator, given.get("delivery")))
         return cls(**{option: _checked(decorator, option, value) for option, value in given.items()})
 
 
@@ -122,7 +122,7 @@ def _handler_names(value: Any) -> Any:
         value = (value,)
     if not isinstance(value, Sequence):
         return value
-    return tuple(_identity(one) if callable(one) else one for one in value)
+    return tuple(identity_of(one) if callable(one) else one for one in value)
 
 
 def _is_name(value: Any) -> bool:
@@ -186,6 +186,16 @@ _DURABLE_ONLY = {
     "formerly": "are known to the log by a name",
 }
 
+
+def _meaningful(decorator: str, delivery: object) -> list[str]:
+    """The options that could be meant there."""
+    by_itself = decorator.startswith("pre_") or decorator in ("post_commit", "post_rollback")
+    durable = decorator.endswith("_async") or decorator in ("event_handler", "on")
+    is_durable = not by_itself and (durable if delivery is None else delivery == "durable")
+    without = (set() if is_durable else set(_DURABLE_ONLY)) | ({"delivery"} if by_itself else set())
+    return [f.name for f in fields(Options) if f.name not in without]
+
+
 _sequence = itertools.count()
 
 
@@ -245,7 +255,7 @@ def make_handler(
     chosen = _choose_phase(function, decorator, phase, options)
     return Handler(
         function=weakref.WeakMethod(function) if isinstance(function, MethodType) else function,
-        name=options.name or _identity(function),
+        name=options.name or identity_of(function),
         phase=chosen,
         decorator=decorator,
         options=options,
@@ -258,7 +268,7 @@ def _choose_phase(function: Callable[..., Any], decorator: str, phase: Phase, op
     delivery = options.delivery
     if delivery is not None:
         if phase is Phase.BEFORE and delivery != "transaction":
-            raise PreHookAfterCommit(decorator, _identity(function), delivery)
+            raise PreHookAfterCommit(decorator, identity_of(function), delivery)
         if phase is Phase.ROLLBACK or decorator == "post_commit":
             why = f"{decorator} names its own moment"
             raise OptionWithoutMeaning(decorator, "delivery", delivery, why)
@@ -296,7 +306,7 @@ def _refuse_generator(function: Callable[..., Any], decorator: str) -> None:
     code = getattr(_unwrapped(call), "__code__", None)
     if code is not None and code.co_flags & _YIELDS:
         remedy = "it yields, so that its code would never run; let it do its work and return"
-        raise WrongColour(f"@{decorator}", _identity(function), remedy)
+        raise WrongColour(f"@{decorator}", identity_of(function), remedy)
 
 
 def _unwrapped(function: Any) -> Any:
@@ -305,7 +315,8 @@ def _unwrapped(function: Any) -> Any:
     return getattr(function, "__func__", function)
 
 
-def _identity(function: Any) -> str:
+def identity_of(function: Any) -> str:
+    """Import path and qualified name: what a function is known by if it is given no name."""
     inner = _unwrapped(function)
     qualname = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     return f"{real_module(getattr(inner, '__module__', None) or '')}.{qualname}"

@@ -5,7 +5,7 @@ A decorator only marks its function; the model collects the marks when its class
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
@@ -187,18 +187,21 @@ def _on(
 
 
 def flattened(decorator: str, events: Iterable[Any]) -> list[Any]:
-    """Lists undone; raises NoEvent on anything that is neither a name nor a class."""
-    found: list[Any] = []
+    """Lists undone; raises NoEvent on anything that is neither a name nor a class, and if nothing would be heard."""
+    found = list(_flat(decorator, events))
+    if all(isinstance(event, str) and event.startswith("!") for event in found):
+        raise NoEvent(decorator, found)
+    return found
+
+
+def _flat(decorator: str, events: Iterable[Any]) -> Iterator[Any]:
     for event in events:
         if isinstance(event, (list, tuple, set, frozenset)):
-            found += flattened(decorator, event)
+            yield from _flat(decorator, event)
         elif isinstance(event, (str, type)):
-            found.append(event)
+            yield event
         else:
             raise NoEvent(decorator, event)
-    if not found:
-        raise NoEvent(decorator, list(events))
-    return found
 
 
 # --- collecting ------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal
 from uuid import UUID
 
 from msgspec import structs
 
 from earnorm.binding import Moment
+from earnorm.declared import version_of
 from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Origin, Running, running
 from earnorm.handle import Emission
 from earnorm.handler import Handler, Phase
@@ -116,11 +118,14 @@ class Occurrence:
         self._event = structs.replace(self._make(), _id=id_)
 
     def _make(self) -> Event:
-        return Event(self.name, self.subject, self.payload, self.changes, self.key, self._origin(), _at=self.at)
+        # What a handler writes there, no log takes for what happened. The payload is a dict, since JSON takes no other.
+        changes = NO_CHANGES if self.changes is NO_CHANGES else MappingProxyType(self.changes)
+        return Event(self.name, self.subject, dict(self.payload), changes, self.key, self._origin(), _at=self.at)
 
     def _origin(self) -> Origin:
+        version = version_of(self.name) if self.kind == "event" else 1
         if self.link is None:
-            return Origin(database=self.database, tenant=self.tenant)
+            return Origin(database=self.database, tenant=self.tenant, version=version)
         cause = self.link.event
         return Origin(
             cause,
@@ -130,6 +135,7 @@ class Occurrence:
             cause.depth + 1,
             self.database,
             self.tenant,
+            version,
         )
 
     @property

@@ -23,7 +23,7 @@ from earnorm.binding import (
     old_value,
     refuse_reserved,
 )
-from earnorm.declared import payload_of
+from earnorm.declared import payload_of, version_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
 from earnorm.event import NO_PAYLOAD, Event, Origin
 from earnorm.handle import EventHandle, Handle
@@ -130,8 +130,10 @@ class _Writer:
         if self._wants_event:
             payload = "payload_of(o)" if self.inlined else "p"
             self.lines.append("    t = tenant()")
-            made = f"Event(event_name, s, {payload}) if t is None else event_for(t, event_name, s, {payload})"
-            self.lines.append(f"    e = {made}")
+            made = f"event_for(t, event_name, s, {payload})"
+            # The usual one is made without a call of ours around it.
+            plain = f"Event(event_name, s, {payload}) if t is None else " if version_of(self.name) == 1 else ""
+            self.lines.append(f"    e = {plain}{made}")
 
     def _take_keys(self) -> None:
         """All keys are looked up before the first handler runs: a missing one starts nothing.
@@ -232,7 +234,7 @@ class WeakTarget:
 
 
 def _event_for(tenant: str | None, name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> Event:
-    return Event(name, subject, payload, origin=Origin(tenant=tenant))
+    return Event(name, subject, payload, origin=Origin(tenant=tenant, version=version_of(name)))
 
 
 def _in_process(phase: Phase) -> Phase:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import graphlib
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from earnorm.binding import RESERVED, Binding, Source, bind
-from earnorm.errors import HandlerNameTaken, OrderCycle, RegisteredOtherwise, SensitiveArgument, UnsatisfiableArgument
+from earnorm.errors import HandlerNameTaken, RegisteredOtherwise, SensitiveArgument, UnsatisfiableArgument
 from earnorm.event import Changes
 from earnorm.handler import Handler, Phase, describe
 from earnorm.names import Pattern, Trie, canonical_view, field_view, qualify, validate_name
+from earnorm.order import in_order, require_neighbours
 
-__all__ = ["ModelInfo", "Registry", "in_order", "spellings"]
+__all__ = ["ModelInfo", "Registry", "spellings"]
 
 LIFECYCLE = frozenset({"created", "updated", "deleted", "saved"})
 TRASHING = frozenset({"trashed", "restored"})
-_GLOBAL_DEPTH = 1 << 20
+BATCHES = frozenset({"bulk_created", "bulk_updated", "bulk_deleted"})
 
 
 BulkPolicy = Literal["rows", "batch", "refuse"]
@@ -89,6 +89,7 @@ class Registry:
         self._excluded: dict[Handler, list[Pattern]] = {}
         self._by_class: dict[type, dict[Handler, None]] = {}
         self._bindings: dict[tuple[Handler, type | None], Binding] = {}
+        self._placed = -1  # the last of those whose before= and after= were looked at
         self._changed: list[Callable[[], object]] = []
 
     def on_change(self, callback: Callable[[], object]) -> None:
@@ -185,6 +186,11 @@ class Registry:
     def model_of(self, cls: type) -> ModelInfo | None:
         return self._classes.get(cls)
 
+    def batched(self, name: str) -> ModelInfo | None:
+        """The model of whose batches `name` tells, which are about no record."""
+        subject, _, verb = name.rpartition(".")
+        return self.models.get(subject) if verb in BATCHES else None
+
     # --- look-up -----------------------------------------------------------------------------
 
     def hearing(self, name: str, cls: type | None = None, declared: type | None = None) -> list[Handler]:
@@ -195,6 +201,9 @@ class Registry:
         if info is not None:
             found += self._of_class(info, name)
             found += _own(info, name)
+        elif (about := self.models.get(name.rpartition(".")[0])) is not None:
+            # Of no record, but `event_handler(User)` is `user.*`.
+            found += self._of_class(about, name)
         if declared is not None:
             found += self._by_class.get(declared, ())
         return [handler for handler in dict.fromkeys(found) if not self._excludes(handler, name)]
@@ -257,10 +266,17 @@ class Registry:
                 check_binding(handler, bind(handler.options.when, fields), model, events)
 
     def check_all(self) -> None:
-        """`check` of every handler, now that all models are known."""
+        """`check` of every handler, now that all models are known; and that those it is to run before or after are.
+
+        The latter once: that one of them is gone later on, or was made of a short-lived object, is no fault.
+        """
         for handler in self._all:
             if handler.target is not None:
                 self.check(handler, handler.events)
+        every = self.all()
+        new = [handler for handler in every if handler.sequence > self._placed]
+        require_neighbours(new, every, [info.cls for info in self.models.values()])
+        self._placed = max([self._placed, *(handler.sequence for handler in new)])
 
     def condition(self, handler: Handler, info: ModelInfo | None) -> Binding:
         """The arguments of the handler's `when=`, under the same rules."""
@@ -339,56 +355,3 @@ def _require_same(known: Handler | None, handler: Handler) -> Handler | None:
 
 def _place(function: Any) -> tuple[Any, Any]:
     return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-
-
-# --- order -----------------------------------------------------------------------------------
-
-
-def in_order(handlers: Iterable[Handler], cls: type | None = None) -> list[Handler]:
-    """Total order: before=/after=, then priority, base class before subclass, module, definition.
-
-    The module's name stands before the definition order, so that the order of imports changes nothing.
-    """
-    listed = sorted(handlers, key=lambda handler: _rank(handler, cls))
-    if any(handler.options.before or handler.options.after for handler in listed):
-        return _constrained(listed)
-    return listed
-
-
-def _rank(handler: Handler, cls: type | None) -> tuple[int, int, str, int]:
-    depth = _GLOBAL_DEPTH
-    if handler.model is not None:
-        depth = len(cls.__mro__) - cls.__mro__.index(handler.model) if cls and handler.model in cls.__mro__ else 0
-    return (-handler.options.priority, depth, handler.module, handler.sequence)
-
-
-def _constrained(listed: list[Handler]) -> list[Handler]:
-    """Stable topological order: of those that may come next, always the one ranked first."""
-    graph: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter(dict.fromkeys(range(len(listed)), ()))
-    for i, handler in enumerate(listed):
-        for j, other in enumerate(listed):
-            if i != j and _names(handler.options.before, other):
-                graph.add(j, i)
-            if i != j and _names(handler.options.after, other):
-                graph.add(i, j)
-    try:
-        graph.prepare()
-    except graphlib.CycleError as error:
-        raise OrderCycle([listed[i].name for i in error.args[1]]) from None
-    return [listed[i] for i in _drawn(graph)]
-
-
-def _drawn(graph: graphlib.TopologicalSorter[int]) -> list[int]:
-    ready: list[int] = list(graph.get_ready())
-    drawn: list[int] = []
-    while ready:
-        ready.sort()
-        first = ready.pop(0)
-        drawn.append(first)
-        graph.done(first)
-        ready.extend(graph.get_ready())
-    return drawn
-
-
-def _names(wanted: tuple[str, ...], handler: Handler) -> bool:
-    return any(handler.name == name or handler.name.endswith(f".{name}") for name in wanted)

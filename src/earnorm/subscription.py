@@ -12,7 +12,8 @@ from earnorm.event import Change, Entry, Event
 from earnorm.handler import Handler, Phase
 from earnorm.later import Pair
 from earnorm.occurrence import Kind
-from earnorm.registry import TRASHING, ModelInfo, Registry, in_order
+from earnorm.order import in_order
+from earnorm.registry import TRASHING, ModelInfo, Registry
 from earnorm.store import DEFAULT_GROUP, Registration
 
 __all__ = ["Audience", "Subscription", "registrations_of"]
@@ -72,7 +73,8 @@ class Audience:
         found = heard.get(name)
         if found is not None:
             return found
-        info = self._bus.registry.models.get(entry.subject)
+        registry = self._bus.registry
+        info = registry.models.get(entry.subject) if entry.subject else registry.batched(entry.name)
         verb = entry.name.removeprefix(f"{entry.subject}.")
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
             # By what it changed, and so by each entry anew.

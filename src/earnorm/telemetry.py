@@ -48,6 +48,7 @@ __all__ = [
     "tell",
     "verbose",
     "wanted",
+    "warn_of_late_emit",
 ]
 
 
@@ -259,6 +260,16 @@ def listen(listener: Listener, *types: type[Record]) -> Callable[[], None]:
         _announce_change()
 
     return undo
+
+
+def warn_of_late_emit(name: str) -> None:
+    """An event that durable handlers hear was emitted when its database had been closed."""
+    _events_log.warning(
+        "%s was emitted after the database was closed: its handlers run here and now, and nothing is kept; "
+        "emit before close(), or connect() again",
+        name,
+        extra={"event_name": name},
+    )
 
 
 def on_change(callback: Callable[[], object]) -> None:

@@ -23,6 +23,7 @@ from earnorm import (
     pre_save_async,
 )
 from earnorm.errors import UnsatisfiableArgument
+from tests.flows.stories import log
 
 seen = []
 
@@ -406,6 +407,64 @@ def test_a_declared_event_arrives_as_its_object_in_every_phase(db):
     db.drain()
 
     assert [("now", OrderPlaced(3)), ("later", OrderPlaced(3), 3)] == seen
+
+
+def test_a_declared_event_is_kept_with_its_version(db):
+    """The log had 1 for all of them, whatever was declared."""
+
+    @event_type("order.placed", version=2)
+    @dataclass(frozen=True)
+    class OrderPlaced:
+        total: int
+
+    class Order(BaseModel):
+        status = StringField(default="open")
+
+        @on_event("placed")
+        def placed(self, event):
+            seen.append(event.version)
+
+        @on_event_async("placed", name="later")
+        async def later(self, event):
+            seen.append(event.version)
+
+    order = Order().save()
+    order.emit(OrderPlaced(total=3))
+    order.emit("placed", total=4)
+    db.drain()
+
+    assert [2, 2, 2, 2] == seen
+    assert {"order.created": 1, "order.placed": 2} == {event.name: event.version for event in log(db)}
+
+
+def test_what_a_handler_writes_into_its_event_changes_nothing(db):
+    """It came into the log, as if it had happened."""
+
+    class Order(BaseModel):
+        status = StringField(default="open")
+
+        @on_event("status_change")
+        def meddle(self, event, changes):
+            event.payload["status"] = "lost"
+            with pytest.raises(TypeError, match="assignment"):
+                changes["status"] = ("open", "lost")
+
+        @on_event("paid")
+        def meddle_again(self, event):
+            event.payload["amount"] = 0
+
+        @on_event("paid")
+        def pay(self, amount):
+            seen.append(amount)
+
+    order = Order().save()
+    order.status = "paid"
+    order.save()
+    order.emit("paid", amount=3)
+
+    _, updated, paid = log(db)
+    assert ("paid", ("open", "paid")) == (updated.payload["status"], updated.changes["status"])
+    assert [3, 3] == [*seen, paid.payload["amount"]]
 
 
 def test_a_model_in_a_payload_arrives_loaded(db):

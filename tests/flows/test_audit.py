@@ -1,12 +1,14 @@
 """An audit: what changed a table unseen is found beside the log, by record and field."""
 
+import asyncio
+from contextlib import aclosing
 from decimal import Decimal
 
 import pytest
 from sqlalchemy import insert, text
 
 from earnorm import BaseModel, DateTimeField, DecimalField, IntegerField, JSONField, StringField, default_bus
-from earnorm.errors import UnmappedModel
+from earnorm.errors import SyncDoorInCoroutine, UnmappedModel
 from earnorm.orm.audit import Drift
 from tests.flows.stories import log
 
@@ -71,6 +73,29 @@ def test_nothing_is_found_where_everything_was_told(Order, db):
     unseen(db, "UPDATE orders SET total = 3", "INSERT INTO orders (id, status) VALUES (2, 'raw')")
 
     assert [] == found(db.audit(Order))
+
+
+async def test_async_code_audits_without_holding_up_its_loop(Order, db):
+    for number in range(1, 4):
+        await Order(id=number).asave()
+    await asyncio.to_thread(unseen, db, "UPDATE orders SET status = 'paid' WHERE id > 1")
+    audit = db.audit(Order)
+
+    assert ["order:2", "order:3"] == [drift.key async for drift in audit]
+    assert (3, 2) == (audit.rows, audit.drifted)
+    with pytest.raises(SyncDoorInCoroutine, match=r"async for drift in db.audit"):
+        list(audit)
+
+
+async def test_an_audit_left_early_gives_its_connection_back(Order, db):
+    for number in range(1, 4):
+        await Order(id=number).asave()
+    await asyncio.to_thread(unseen, db, "UPDATE orders SET status = 'paid'")
+
+    async with aclosing(aiter(db.audit(Order))) as drifts:
+        assert "order:1" == (await anext(drifts)).key
+
+    assert 0 == db.store.own_engine.pool.checkedout()
 
 
 def test_secrets_are_not_compared(Order, db):

@@ -2,8 +2,11 @@
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column, relationship
 
 from earnorm import (
     BaseModel,
@@ -64,6 +67,8 @@ from earnorm.errors import (
 )
 from earnorm.testing import expect_failures
 from tests.flows.stories import names
+
+DURABLE_ONLY = ["ordered", "retry", "timeout", "delay", "concurrency", "transactional", "group", "since", "formerly"]
 
 NOT_DATA = {
     "an object": object(),
@@ -259,6 +264,27 @@ def test_an_option_nobody_knows_is_refused_with_a_guess():
             pass
 
 
+EVERYWHERE = ["name", "priority", "before", "after", "when"]
+
+
+@pytest.mark.parametrize(
+    "decorator, besides",
+    [
+        (pre_save, []),
+        (post_commit, []),
+        (post_save, ["delivery"]),
+        (partial(post_save_async, delivery="after_commit"), ["delivery"]),
+        (post_save_async, ["delivery", *DURABLE_ONLY]),
+        (partial(post_save, delivery="durable"), ["delivery", *DURABLE_ONLY]),
+    ],
+)
+def test_an_option_nobody_knows_is_answered_with_those_that_mean_something_there(decorator, besides):
+    with pytest.raises(UnknownOption) as raised:
+        decorator(colour="red")
+
+    assert str(raised.value).endswith(f"options here: {', '.join(sorted([*EVERYWHERE, *besides]))}")
+
+
 WRONG = {
     "priority": "high",
     "delivery": "sometime",
@@ -328,7 +354,7 @@ def test_a_hook_decorator_outside_a_class_is_refused():
             pass
 
 
-@pytest.mark.parametrize("events", [(), ([],), (3,), (None,)])
+@pytest.mark.parametrize("events", [(), ([],), (3,), (None,), ("!user.viewed",), (["!user.*"],)])
 def test_a_handler_without_an_event_is_refused(events):
     with pytest.raises(NoEvent, match="such as"):
         event_handler(*events)
@@ -401,6 +427,37 @@ def test_a_durable_closure_without_a_name_is_refused(db):
 def test_a_field_that_hides_an_attribute_is_refused(field):
     with pytest.raises(ReservedFieldName, match=field):
         type("Note", (BaseModel,), {"__module__": __name__, field: StringField()})
+
+
+def test_a_field_that_hides_one_is_refused_however_it_is_written():
+    class Mixin:
+        emit = StringField()
+
+    class Annotated:
+        emit: Mapped[str]
+
+    for written in (
+        {"emit": mapped_column(String)},
+        {"emit": relationship("Note")},
+        {"emit": declared_attr(lambda cls: mapped_column(String))},
+        {"__annotations__": {"emit": Mapped[str]}},
+    ):
+        with pytest.raises(ReservedFieldName, match="emit"):
+            type("Note", (BaseModel,), {"__module__": __name__, **written})
+    for base in (Mixin, Annotated):
+        with pytest.raises(ReservedFieldName, match=r"Note\.emit"):
+            type("Note", (base, BaseModel), {"__module__": __name__})
+
+
+def test_a_method_may_be_overridden(db):
+    class Note(BaseModel):
+        text = StringField()
+
+        def save(self):
+            self.text = self.text.strip()
+            return super().save()
+
+    assert "one" == Note(text=" one ").save().text
 
 
 def test_a_second_model_with_the_same_event_name_is_refused(Note):
@@ -507,6 +564,8 @@ def test_a_view_cannot_be_emitted_by_hand(Note, verb):
 
     with pytest.raises(ViewEmitted, match="set the field and save"):
         note.emit(verb)
+    with pytest.raises(ViewEmitted, match="set the field and save"):
+        note.emit(verb, old_text="one", new_text="two")
 
 
 @pytest.mark.parametrize("verb", ["created", "updated", "deleted", "saved"])

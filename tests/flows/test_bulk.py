@@ -34,6 +34,7 @@ from earnorm import (
     default_bus,
     event_handler,
     on_event,
+    on_event_async,
     post_create,
     post_delete,
     post_update,
@@ -92,6 +93,26 @@ def test_d6_a_batch_says_how_many_which_fields_and_which_rows(db):
         ("user.bulk_updated", "", {"count": 3, "fields": ["visits"], "criteria": "users.visits = :visits_1"}),
         ("user.bulk_deleted", "", {"count": 3, "fields": [], "criteria": ""}),
     ] == heard
+
+
+def test_d6_a_batch_is_heard_by_handlers_of_the_class_and_of_the_model(db):
+    """Those that are durable were passed over: a batch is about no record, and so the log knew no model of it."""
+    heard = []
+
+    class User(BaseModel):
+        __bulk__ = "batch"
+        name = StringField()
+
+        @on_event_async("bulk_created", name="model")
+        async def later(self, event):
+            heard.append(f"model {event}")
+
+    event_handler(User, name="class")(lambda user, event: heard.append(f"class {event}"))
+    event_handler(User, name="now", delivery="transaction")(lambda event: heard.append(f"now {event}"))
+    execute(db, insert(User), NAMES)
+    db.drain()
+
+    assert {"now user.bulk_created", "model user.bulk_created", "class user.bulk_created"} == set(heard)
 
 
 def test_d6_a_refusal_writes_nothing_and_says_what_to_do(db):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from earnorm import BaseModel, StringField, connect, event_handler
+from earnorm import BaseModel, StringField, connect, emit, event_handler
 from earnorm.errors import DrainInTransaction
 from earnorm.testing import expect_failures
 
@@ -91,3 +91,30 @@ def test_a_private_database_leaves_no_folder(order):
     db.close()
 
     assert not folder.exists()
+
+
+def test_what_is_emitted_after_the_close_says_that_nothing_is_kept(order, tmp_path, caplog):
+    """It was handled in memory without a word, by a program that took it for durable."""
+    seen = []
+    event_handler("order.paid", "day.ended", name="later")(lambda event: seen.append(event.name))
+    event_handler("day.began", name="at once", delivery="after_commit")(lambda event: seen.append(event.name))
+    emit("day.ended")
+    with connect(f"sqlite:///{tmp_path}/app.db", worker=False):
+        paid = order().save()
+    paid.emit("paid")
+    paid.emit("paid")
+    emit("day.ended")
+    emit("day.began")
+
+    assert ["day.ended", "order.paid", "order.paid", "day.ended", "day.began"] == seen
+    said = [record.getMessage().partition(" was emitted after the database was closed")[0] for record in caplog.records]
+    assert ["order.paid", "day.ended"] == said
+
+
+def test_a_database_that_is_connected_again_keeps_it(order, tmp_path, caplog):
+    event_handler("day.ended", name="later")(lambda event: None)
+    for _ in range(2):
+        with connect(f"sqlite:///{tmp_path}/app.db", worker=False):
+            emit("day.ended")
+
+    assert [] == caplog.records

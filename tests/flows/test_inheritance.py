@@ -8,6 +8,7 @@ from earnorm import (
     IntegerField,
     StringField,
     default_bus,
+    emit,
     event_handler,
     on_event,
     post_delete,
@@ -234,6 +235,19 @@ def test_a_class_hears_each_event_once_and_no_views(db):
     db.drain()
 
     assert ["dog.created", "dog.updated", "dog.barked", "dog.deleted"] == heard
+
+
+def test_a_class_hears_what_is_emitted_under_its_name_about_no_record(db):
+    Animal, _, _ = animals()
+    heard = []
+    event_handler(Animal, name="class")(lambda animal, event: heard.append((animal, event.name)))
+
+    emit("animal.counted")
+    emit("dog.counted")
+    emit("dog.tail.counted")
+    db.drain()
+
+    assert {(None, "animal.counted"), (None, "dog.counted")} == set(heard)
 
 
 def test_on_event_of_the_base_is_relative_to_each_class(db):

@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
-from earnorm import BaseModel, StringField, default_bus, event_handler, on_event, post_save, pre_save
-from earnorm.errors import OrderCycle
+from earnorm import BaseModel, StringField, default_bus, emit, event_handler, on_event, post_save, pre_save
+from earnorm.errors import OrderCycle, UnknownNeighbour
 
 seen = []
 
@@ -198,6 +198,104 @@ def test_a_circle_is_refused_with_its_names():
         Note(text="one").save()
 
     assert {"one", "two"} <= {name.rpartition(".")[2] for name in raised.value.names}
+
+
+def test_what_overrides_a_hook_stands_in_its_place():
+    class Base(BaseModel):
+        __abstract__ = True
+
+        @post_save
+        def second(self):
+            seen.append("second of the base")
+
+        @post_save(before=second)
+        def first(self):
+            seen.append("first")
+
+    class Note(Base):
+        text = StringField()
+
+        @post_save
+        def second(self):
+            seen.append("second")
+
+    Note(text="one").save()
+
+    assert ["first", "second"] == seen
+
+
+# --- names that nobody has ---
+
+
+def test_a_name_that_no_handler_has_is_refused_at_the_first_use():
+    class Note(BaseModel):
+        text = StringField()
+
+        @pre_save
+        def make_slug(self):
+            pass
+
+        @pre_save(after="make_slgu")
+        def show(self):
+            pass
+
+    with pytest.raises(UnknownNeighbour, match=r"show is to run after 'make_slgu'.*did you mean .*make_slug") as raised:
+        Note(text="one").save()
+    assert [default_bus.handlers()[0].name] == list(raised.value.near)
+
+
+def test_a_name_like_no_other_is_refused_as_well():
+    event_handler("note.read", name="one", delivery="after_commit", before="audit")(lambda event: None)
+
+    with pytest.raises(UnknownNeighbour, match=r"one is to run before 'audit', .* is its module imported"):
+        emit("note.read")
+
+
+def test_a_handler_that_comes_before_the_first_use_may_be_named_earlier():
+    event_handler("note.read", name="one", delivery="after_commit", after="two")(lambda event: seen.append("one"))
+    event_handler("note.read", name="two", delivery="after_commit")(lambda event: seen.append("two"))
+
+    emit("note.read")
+
+    assert ["two", "one"] == seen
+
+
+def test_one_that_goes_later_is_missed_by_nobody():
+    two = event_handler("note.read", name="two", delivery="after_commit")(lambda event: seen.append("two"))
+    event_handler("note.read", name="one", delivery="after_commit", after="two")(lambda event: seen.append("one"))
+    emit("note.read")
+    default_bus.off(two)
+
+    emit("note.read")
+
+    assert ["two", "one", "one"] == seen
+
+
+def test_a_hook_may_name_one_that_a_subclass_has_disabled():
+    class Base(BaseModel):
+        __abstract__ = True
+
+        @post_save
+        def stamp(self):
+            seen.append("stamp")
+
+        @post_save(after=stamp)
+        def show(self):
+            seen.append("show")
+
+    class Note(Base):
+        text = StringField()
+        stamp = None
+
+    Note(text="one").save()
+
+    assert ["show"] == seen
+
+
+def test_a_durable_handler_may_name_one_that_another_process_has():
+    event_handler("note.read", name="one", after="shop.audit")(lambda event: seen.append("one"))
+
+    emit("note.read")
 
 
 def test_a_models_own_hooks_and_global_handlers_share_one_order():

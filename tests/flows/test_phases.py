@@ -289,6 +289,28 @@ def test_the_error_under_save_names_asave(db):
         hooked_async(pre_save_async, seen.append)(text="one").save()
 
 
+def test_the_error_under_emit_names_aemit(db):
+    note = hooked_async(on_event_async("read", delivery="transaction"), seen.append)(text="one").save()
+
+    with pytest.raises(AsyncHandlerUnderSync, match=r"await aemit\(\)"):
+        note.emit("read")
+
+
+def test_the_error_of_an_emit_within_a_save_names_asave(db):
+    class Note(BaseModel):
+        text = StringField()
+
+        @post_save
+        def tell(self):
+            self.emit("read")
+
+        @on_event_async("read", delivery="transaction")
+        async def read(self): ...
+
+    with pytest.raises(AsyncHandlerUnderSync, match=r"await asave\(\)"):
+        Note(text="one").save()
+
+
 def test_the_error_under_delete_names_adelete(db):
     note = hooked_async(pre_delete_async, seen.append)(text="one").save()
 

@@ -310,7 +310,7 @@ def attaching() -> None:
     attach(Base.registry, log="subscribed")
     attach(Base, log="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # one of two words
     attach(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
-    connect("sqlite://", log="subscribed")
+    connect(url="sqlite://", log="subscribed")
     connect("sqlite://", retention=timedelta(days=7))
     connect("sqlite://", retention=None)
 
@@ -324,6 +324,11 @@ def other_programs(db: Database) -> None:
         assert_type(drift.kind, Literal["differs", "missing", "extra"])
         assert_type(drift.fields, dict[str, tuple[Any, Any]])
     db.captures.install(Invoice())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # an instance
+
+
+async def other_programs_in_async_code(db: Database) -> None:
+    async for drift in db.audit(Invoice):
+        assert_type(drift.kind, Literal["differs", "missing", "extra"])
 
 
 # --- frameworks ---

@@ -78,7 +78,7 @@ def audit(app: str, model: str, *, as_json: bool) -> None:
     # Not `with database`, which would begin to deliver events here.
     with target.read() as connection:
         migrations.check(connection)
-        found = Audit(_model(database, model), database.store.own_engine, database.captures)
+        found = Audit(_model(database, model), database.store.own_engine, database.captures, ready=lambda: None)
         for drift in found:
             click.echo(json.dumps(_as_json(drift)) if as_json else "\n".join(_lines(drift)))
     click.echo(json.dumps(_summary(found)) if as_json else _verdict(model, found))

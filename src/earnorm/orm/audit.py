@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,7 @@ from earnorm.codec import decode
 from earnorm.errors import UnmappedModel
 from earnorm.occurrence import key_of
 from earnorm.orm.captures import Captures
+from earnorm.portal import refuse_in_coroutine
 
 __all__ = ["Audit", "Drift"]
 
@@ -44,24 +46,39 @@ class Drift:
 
 
 class Audit:
-    """What `db.audit(Order)` returns: iterating it makes the comparison and gives each Drift as it is found.
+    """What `db.audit(Order)` returns: iterating it, `for` or `async for`, compares and gives each Drift as it is found.
 
     It reads one snapshot of the database, in pages, whatever the table's size. Afterwards `rows` says how many rows
     there were, `unlogged` how many of them the log knows nothing of, since they are older or were written unseen.
     """
 
-    def __init__(self, model: type, engine: Engine, captures: Captures) -> None:
+    def __init__(self, model: type, engine: Engine, captures: Captures, ready: Callable[[], object]) -> None:
         found = mapping_of(model)
         if found is None:
             raise UnmappedModel(model.__name__)
         self._mapper: Mapper[Any] = inspect(model)
         self._engine = engine
         self._captures = captures
+        self._ready = ready
         self.rows = 0
         self.unlogged = 0
         self.drifted = 0
 
     def __iter__(self) -> Iterator[Drift]:
+        refuse_in_coroutine("for drift in db.audit", "async for drift in db.audit(...)")
+        return self._drifts()
+
+    async def __aiter__(self) -> AsyncIterator[Drift]:
+        drifts = self._drifts()
+        try:
+            # In threads, one step after the other: no loop waits for a page of rows.
+            while (drift := await asyncio.to_thread(next, drifts, None)) is not None:
+                yield drift
+        finally:
+            await asyncio.to_thread(drifts.close)
+
+    def _drifts(self) -> Generator[Drift]:
+        self._ready()
         self.rows = self.unlogged = self.drifted = 0
         while self._captures.take():
             pass

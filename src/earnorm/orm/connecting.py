@@ -20,7 +20,7 @@ __all__ = ["connect"]
 
 
 def connect(
-    target: str | URL | Engine | AsyncEngine | None = None,
+    url: str | URL | Engine | AsyncEngine | None = None,
     *,
     name: str = "default",
     worker: bool | None = None,
@@ -33,7 +33,7 @@ def connect(
 ) -> Database:
     """Connect models and handlers to a database; events are durable from here on.
 
-    `target` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
+    `url` is a URL or a SQLAlchemy engine (default: the environment's EARNORM_DATABASE_URL); `sqlite://` is a
     private temporary file. Nothing is opened and no thread starts before the first use, or `with`. A worker of this
     process delivers on SQLite; on a server database another process does, unless `worker=True`. `tables="check"`
     refuses missing tables, "none" trusts that they are there.
@@ -47,11 +47,11 @@ def connect(
     Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, InvalidDuration, HandlerNameNeeded; MissingTables and
     UnsoundLog on first use.
     """
-    if target is None:
-        target = os.environ.get("EARNORM_DATABASE_URL")
-        if not target:
+    if url is None:
+        url = os.environ.get("EARNORM_DATABASE_URL")
+        if not url:
             raise InvalidSetting(
-                "connect", "target", None, "a database URL, here or in the environment's EARNORM_DATABASE_URL"
+                "connect", "url", None, "a database URL, here or in the environment's EARNORM_DATABASE_URL"
             )
     _require_words(name, worker)
     if tables not in ("create", "check", "none"):
@@ -61,7 +61,7 @@ def connect(
     if name in BY_NAME:
         raise AlreadyConnected(name)
     database = Database(
-        target,
+        url,
         name=name,
         worker=worker,
         tables=tables,

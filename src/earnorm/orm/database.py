@@ -153,9 +153,9 @@ class Database:
         self.ready()
 
     def audit(self, model: type) -> Audit:
-        """Compare the log with the model's table: iterate it for each record that changed unseen."""
-        self.ready()
-        return Audit(model, self.store.own_engine, self.captures)
+        """Compare the log with the model's table: iterate it, `for` or `async for`, for each record changed unseen."""
+        self._require_open("audit()")
+        return Audit(model, self.store.own_engine, self.captures, self.ready)
 
     @property
     def tenant_engine(self) -> Engine:

@@ -79,6 +79,8 @@ class Emits:
         self.info = self.found.info if self.found is not None else None
         self.heard = Heard.by(bus.plans.custom(name, cls, declared))
         self._told_by_writes = _told_by_writes(name, self.info, _model_named(bus, name))
+        if not self.connected:
+            bus.warn_if_closed(name, self.heard.all)
 
     def emit(self, subject: Any, payload: Mapping[str, Any], declared: Any = None, options: Emit = PLAIN) -> Handle:
         self.refuse(subject, payload, declared)
@@ -110,9 +112,9 @@ class Emits:
 
     def refuse(self, subject: Any, payload: Mapping[str, Any], declared: Any) -> None:
         """What can never be right, before a transaction is opened for it."""
-        self._refuse_words(payload)
         if self._told_by_writes is not None:
             raise self._told_by_writes()
+        self._refuse_words(payload)
         if is_snapshot(subject):
             raise DeletedSubject(self.name, repr(subject))
         if self.info is None:

@@ -246,9 +246,8 @@ class DatabaseLog:
         if occurrence.data:
             return entry_of(occurrence.event, occurrence.data, occurrence.due)
         hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
-        event = occurrence.event
-        data = encode_change(occurrence.identity, event.payload, event.changes, mappings.refer, hidden)
-        return entry_of(event, data, occurrence.due)
+        data = encode_change(occurrence.identity, occurrence.payload, occurrence.changes, mappings.refer, hidden)
+        return entry_of(occurrence.event, data, occurrence.due)
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:

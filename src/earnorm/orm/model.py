@@ -19,7 +19,6 @@ from earnorm.errors import (
     InvalidField,
     InvalidValue,
     NotFound,
-    ReservedFieldName,
     SubjectTaken,
     TransactionFailed,
     UnknownField,
@@ -36,6 +35,7 @@ from earnorm.orm.emits import SQLAlchemyDoor
 from earnorm.orm.fields import kind_of
 from earnorm.orm.filling import fill, shorten_constructor
 from earnorm.orm.loading import SNAPSHOT
+from earnorm.orm.reserved import refuse_reserved
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
@@ -47,14 +47,6 @@ __all__ = ["BaseModel", "ModelEvent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-
-# What a field may not be called: our own attributes, and SQLAlchemy's.
-_RESERVED = frozenset(
-    {
-        *("save", "asave", "delete", "adelete", "refresh", "arefresh", "get", "aget", "find", "afind"),
-        *("emit", "aemit", "on", "event", "changes", "metadata", "registry"),
-    }
-)
 
 
 class ModelEvent(str):
@@ -93,7 +85,8 @@ class BaseModel(DeclarativeBase):
         if SNAPSHOT in cls.__dict__:
             return
         _refuse_options(cls, options)
-        _refuse_reserved(cls)
+        _refuse_unmade(cls)
+        refuse_reserved(cls, BaseModel)
         if cls.__dict__.get("__abstract__", False):
             super().__init_subclass__(**options)
             return
@@ -285,7 +278,7 @@ def _refuse_options(cls: type[BaseModel], options: dict[str, Any]) -> None:
         raise InvalidField(f"class {cls.__name__}", option, value, why)
 
 
-def _refuse_reserved(cls: type[BaseModel]) -> None:
+def _refuse_unmade(cls: type[BaseModel]) -> None:
     annotations = vars(cls).get("__annotations__", {})
     for name, value in vars(cls).items():
         if (kind := kind_of(value)) is not None:
@@ -293,8 +286,6 @@ def _refuse_reserved(cls: type[BaseModel]) -> None:
         annotation = annotations.get(name)
         if isinstance(value, MappedColumn) and annotation is not None and "Mapped[" not in str(annotation):
             raise UnmappedAnnotation(cls.__name__, name, getattr(annotation, "__name__", str(annotation)))
-        if isinstance(value, MappedColumn) and (name in _RESERVED or name.startswith("__earnorm")):
-            raise ReservedFieldName(cls.__name__, name)
 
 
 def _require_free_subject(cls: type[BaseModel]) -> None:

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from sqlalchemy import ColumnElement
-from sqlalchemy.orm import MappedColumn
 
-from earnorm.errors import InvalidValue, NotFound, ReservedFieldName
+from earnorm.errors import InvalidValue, NotFound
 from earnorm.orm import doors
 from earnorm.orm.fields import DateTimeField
 from earnorm.orm.model import BaseModel
+from earnorm.orm.reserved import refuse_reserved
 
 __all__ = ["SoftDelete", "Trashed"]
 
 Trashed = Literal["without", "with", "only"]
 """Which records a query looks at: those outside the trash, all, or those in it."""
-
-_WORDS = frozenset({"trash", "atrash", "restore", "arestore", "trashed"})
 
 
 class SoftDelete(BaseModel):
@@ -35,9 +33,7 @@ class SoftDelete(BaseModel):
     trashed_at = DateTimeField(required=False, index=True)
 
     def __init_subclass__(cls, **options: Any) -> None:
-        for name, value in vars(cls).items():
-            if name in _WORDS and isinstance(value, MappedColumn):
-                raise ReservedFieldName(cls.__name__, name)
+        refuse_reserved(cls, SoftDelete)
         super().__init_subclass__(**options)
 
     @property

@@ -151,6 +151,7 @@ def _listeners() -> Iterator[None]:
 @contextmanager
 def _databases() -> Iterator[None]:
     before, logs = dict(connected.BY_NAME), dict(boundary._logs)
+    closed = default_bus._closed
     connected.BY_NAME.clear()
     boundary._logs.clear()
     default_bus.forget_plans()
@@ -165,3 +166,4 @@ def _databases() -> Iterator[None]:
         boundary._logs.clear()
         boundary._logs.update(logs)
         default_bus.forget_plans()
+        default_bus._closed = closed

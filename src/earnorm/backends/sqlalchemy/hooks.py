@@ -35,6 +35,7 @@ from earnorm.backends.sqlalchemy.relations import associations_of
 from earnorm.backends.sqlalchemy.scope import is_nobodys, scope_of, within
 from earnorm.backends.sqlalchemy.together import one_by_one
 from earnorm.backends.sqlalchemy.written import Written, flow_of, occurrence_of, place_of
+from earnorm.dispatch import door_of
 from earnorm.errors import SaveInPreHook, StopPropagation
 from earnorm.event import NO_PAYLOAD, running
 from earnorm.occurrence import CHANGING, Kind, Occurrence
@@ -192,15 +193,11 @@ def _changed(session: Session, state: InstanceState[Any], kind: Kind) -> Written
     return None if mapping is None else Written(mapping, state, kind, flow_of(mapping, kind))
 
 
-# By which door a change of this kind comes, if not by `save`.
-_DOORS: dict[Kind, str] = {"deleted": "delete", "trashed": "trash", "restored": "restore"}
-
-
 def _run_before(session: Session, change: Written) -> None:
     mapping, state, scope = change.mapping, change.state, scope_of(session)
     occurrence = occurrence_of(change, mapping.values(state))
     attach_session(occurrence, session)
-    door = _DOORS.get(change.kind, "save")
+    door = door_of(change.kind)
     with within(scope):
         for hook in change.flow.before:
             try:
