@@ -14,7 +14,7 @@ from earnorm.event import Entry
 
 def entry(data):
     made = uuid4()
-    return Entry(
+    return Entry.of(
         id=made,
         name="user.updated",
         subject="user",

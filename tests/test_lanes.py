@@ -40,7 +40,7 @@ def decode(entry: Entry, attempt: int) -> Event:
 
 def delivery(position: int, key: str, name: str = "mail") -> Delivery:
     made = uuid4()
-    entry = Entry(
+    entry = Entry.of(
         id=made,
         name="order.placed",
         subject="order",
@@ -52,7 +52,7 @@ def delivery(position: int, key: str, name: str = "mail") -> Delivery:
         depth=0,
         position=position,
     )
-    return Delivery(subscription=name, entry=entry, due=NOON)
+    return Delivery(subscription=name, entry=entry)
 
 
 def until(condition) -> None:

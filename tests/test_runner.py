@@ -60,7 +60,7 @@ class Rig:
         self.bus.on("order.*", name="mail", **options)(function)
 
     def delivery(self, *, attempt=1, data=b"total", depth=0, key="order:1", name="order.placed") -> Delivery:
-        entry = Entry(
+        entry = Entry.of(
             id=uuid4(),
             name=name,
             subject=key.partition(":")[0],
@@ -72,7 +72,7 @@ class Rig:
             depth=depth,
             position=1,
         )
-        return Delivery(subscription="mail", entry=entry, due=NOON, attempt=attempt)
+        return Delivery(subscription="mail", entry=entry, attempt=attempt)
 
     def run(self, **details):
         return run(self.runner, self.delivery(**details))

@@ -16,6 +16,7 @@ from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
 from earnorm.fold import fold, passed
 from earnorm.front import Front
+from earnorm.instants import microseconds
 from earnorm.later import in_lanes
 from earnorm.registry import ModelInfo
 from earnorm.slots import slot_of
@@ -31,7 +32,7 @@ LOOSE = Subscription("loose", ordered=False)
 
 
 def entry(position: int, key: str = "", name: str = "order.placed") -> Entry:
-    return Entry(
+    return Entry.of(
         id=uuid4(),
         name=name,
         subject=key.partition(":")[0],
@@ -95,7 +96,10 @@ def aside(settlement: Settlement) -> list[tuple[str, int, int, str]]:
 
 class TestLater:
     def later(self, *dues) -> Window:
-        made = [structs.replace(e, due=due) for e, due in zip(entries(*["order:1"] * len(dues)), dues, strict=True)]
+        made = [
+            structs.replace(e, raw_due=due and microseconds(due))
+            for e, due in zip(entries(*["order:1"] * len(dues)), dues, strict=True)
+        ]
         return plan(made, len(dues), Front([SHARED], by_name(follower("mail", 0))), lambda _: [MAIL])
 
     def test_what_is_for_later_is_set_aside_at_once_and_holds_up_nobody(self):
@@ -116,7 +120,7 @@ class TestLater:
         assert (NOON - timedelta(days=1), False) == (aside.due, aside.ordered)
 
     def waited(self, number, key, name="mail", ordered=False):
-        return Delivery(subscription=name, entry=entry(number, key), due=NOON, ordered=ordered, id=number)
+        return Delivery(subscription=name, entry=entry(number, key), chosen=NOON, ordered=ordered, id=number)
 
     def test_that_of_one_record_shares_a_lane_when_it_is_due(self):
         waited = self.waited
@@ -151,7 +155,7 @@ class TestLater:
         settlement = folded(made, [[Retry(5.0, "down")]])
 
         assert [1] == [d.entry.position for d in settlement.set_aside]
-        assert [(7, 1, LATER)] == [(d.id, d.attempt, d.due) for d in settlement.rescheduled]
+        assert [(7, 1, NOON)] == [(d.id, d.attempt, d.due) for d in settlement.rescheduled]
 
 
 class TestLanes:
@@ -194,7 +198,7 @@ class TestLanes:
 
 class TestDelays:
     def delayed(self, *ats, key="order:1", ordered=True):
-        made = [structs.replace(entry(n, key), at=at) for n, at in enumerate(ats, start=1)]
+        made = [structs.replace(entry(n, key), raw_at=microseconds(at)) for n, at in enumerate(ats, start=1)]
         subscription = Subscription("mail", ordered=ordered, delay=60)
         return plan(made, len(made), Front([SHARED], by_name(follower("mail"))), lambda _: [subscription])
 
@@ -278,7 +282,7 @@ class TestFolding:
     def test_failed_attempts_go_with_their_deliveries(self):
         made = [attempt(1), attempt(2), attempt(3)]
         found = window(["order:1", "order:2", "order:3"], MAIL)
-        again = Delivery(subscription="mail", entry=entry(9, "order:9"), due=NOON, id=7)
+        again = Delivery(subscription="mail", entry=entry(9, "order:9"), chosen=NOON, id=7)
         outcomes = [[Retry(5, "no", made[0])], [Dead("no", made[1])], [Retry(5, "no", made[2])], [Done()]]
         settlement = folded(found.redeliver([(again,)]), outcomes)
 
@@ -328,7 +332,7 @@ class TestStopping:
 
 class TestRedelivery:
     def due(self, **details) -> Delivery:
-        return Delivery(subscription="mail", entry=entry(1, "order:1"), due=NOON, attempt=3, id=7, **details)
+        return Delivery(subscription="mail", entry=entry(1, "order:1"), chosen=NOON, attempt=3, id=7, **details)
 
     def folded(self, *outcomes) -> Settlement:
         made = plan([], 0, Front([SHARED], by_name(follower("mail"))), lambda _: ())

@@ -106,7 +106,7 @@ class Rig:
             transaction.append([self.entry(key, name) for key in keys])
 
     def entry(self, key: str, name: str) -> Entry:
-        return Entry(
+        return Entry.of(
             id=uuid4(),
             name=name,
             subject=key.partition(":")[0],
@@ -405,7 +405,7 @@ class TestUnknownHandlers:
 
 
 def _delivery(rig):
-    return Delivery(subscription="mail", entry=rig.entry("order:1", "order.placed"), due=NOON)
+    return Delivery(subscription="mail", entry=rig.entry("order:1", "order.placed"))
 
 
 class TestLeases:

@@ -96,7 +96,8 @@ Outcome = Done | Retry | Dead | Skipped
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event for one subscription. A row in the store only once it was set aside (`id` is then its row).
 
-    `attempt` is the number of the coming (or, when dead, the last) attempt, from 1. `due` is the earliest time of it.
+    `attempt` is the number of the coming (or, when dead, the last) attempt, from 1. `due` is the earliest time of it:
+    the one `chosen`, or else that of its event.
     `error` and `fingerprint` are those of its last attempt.
     A delivery with `ordered` waits for every earlier open one with `ordered` of its subscription and key.
     `worker` runs it on its own, apart from any batch, and others leave it alone. A `suspect` may have killed its
@@ -108,7 +109,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     subscription: str
     entry: Entry
-    due: datetime
+    chosen: datetime | None = None
     attempt: int = 1
     ordered: bool = True
     state: Literal["open", "dead"] = "open"
@@ -117,3 +118,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     worker: str = ""
     suspect: bool = False
     id: int = 0
+
+    @property
+    def due(self) -> datetime:
+        return self.chosen or self.entry.at

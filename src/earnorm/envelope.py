@@ -22,6 +22,7 @@ from earnorm.codec import (
 )
 from earnorm.errors import PayloadError
 from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
+from earnorm.instants import microseconds, microseconds_of
 
 __all__ = [
     "bare_event_of",
@@ -119,20 +120,21 @@ def fingerprint(key: str, data: bytes) -> bytes:
 
 def entry_of(event: Event, data: bytes, due: datetime | None = None) -> Entry:
     # Read once: each of the event's own words for these is a call, and every commit makes an entry.
-    id_, origin = event.id, event.origin
+    id_, origin = event.id.bytes, event.origin
+    first, cause = origin.correlation_id, origin.causation_id
     return Entry(
-        id=id_,
+        raw_id=id_,
         name=event.name,
         subject=event.key.partition(":")[0],
         key=event.key,
         data=data,
-        at=event.time,
-        correlation_id=origin.correlation_id or id_,
-        causation_id=origin.causation_id,
+        raw_at=microseconds_of(event._seconds),
+        raw_correlation_id=id_ if first is None else first.bytes,
+        raw_causation_id=None if cause is None else cause.bytes,
         depth=origin.depth,
         tenant=origin.tenant,
         version=origin.version,
-        due=due,
+        raw_due=None if due is None else microseconds(due),
     )
 
 
@@ -158,14 +160,14 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
         entry.key,
         _origin_of(entry, attempt, database),
         _id=entry.id,
-        _at=entry.at.timestamp(),
+        _at=entry.raw_at / 1e6,
     )
 
 
 def bare_event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:
     """The event as far as it can be known without its data, which may be damaged."""
     origin = _origin_of(entry, attempt, database)
-    return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.at.timestamp())
+    return Event(entry.name, key=entry.key, origin=origin, _id=entry.id, _at=entry.raw_at / 1e6)
 
 
 def _origin_of(entry: Entry, attempt: int, database: str) -> Origin:

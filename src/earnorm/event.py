@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from earnorm._uuid7 import uuid7, uuid7s, uuid_of
+from earnorm.instants import microseconds, to_time
 
 __all__ = [
     "NO_CHANGES",
@@ -140,9 +141,13 @@ class Event(msgspec.Struct, frozen=True, eq=False, weakref=True):
     @property
     def time(self) -> datetime:
         """When it happened, aware, in UTC. An event nobody asked the time of has none until then."""
+        return datetime.fromtimestamp(self._seconds, UTC)
+
+    @property
+    def _seconds(self) -> float:
         if not self._at:
             force_setattr(self, "_at", time.time())
-        return datetime.fromtimestamp(self._at, UTC)
+        return self._at
 
     @property
     def stopped(self) -> bool:
@@ -163,7 +168,9 @@ def identify(events: Iterable[Event]) -> None:
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """One event as the log keeps it: the words as columns, the data as bytes only a codec reads.
 
-    Its fields stand in the order of a row that is read, so that thousands are made of rows without a step in Python.
+    Its fields are the columns of a row that is read, in their order and as they are, so that thousands are made of rows
+    without a step in Python. Ids are their sixteen bytes, times are microseconds since 1970: more is made of those for
+    whoever asks, as few do. `Entry.of` is given what is made of them.
 
     `subject` is the model's event name ("user", "" for none), `key` the record ("user:42").
     `position` is 0 until the store has given one. `due` is the earliest time of its deliveries, if they are to wait;
@@ -171,18 +178,58 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True
     """
 
     position: int = 0
-    id: UUID
+    raw_id: bytes
     name: str
     subject: str
     key: str
     data: bytes
-    at: datetime
-    correlation_id: UUID
-    causation_id: UUID | None
+    raw_at: int
+    raw_correlation_id: bytes
+    raw_causation_id: bytes | None
     depth: int
     tenant: str | None = None
     version: int = 1
-    due: datetime | None = None
+    raw_due: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        id: UUID,  # noqa: A002  the event's own word
+        at: datetime,
+        correlation_id: UUID,
+        causation_id: UUID | None = None,
+        due: datetime | None = None,
+        **others: Any,
+    ) -> Entry:
+        return cls(
+            raw_id=id.bytes,
+            raw_at=microseconds(at),
+            raw_correlation_id=correlation_id.bytes,
+            raw_causation_id=None if causation_id is None else causation_id.bytes,
+            raw_due=None if due is None else microseconds(due),
+            **others,
+        )
+
+    @property
+    def id(self) -> UUID:
+        return uuid_of(int.from_bytes(self.raw_id))
+
+    @property
+    def at(self) -> datetime:
+        return to_time(self.raw_at)
+
+    @property
+    def correlation_id(self) -> UUID:
+        return uuid_of(int.from_bytes(self.raw_correlation_id))
+
+    @property
+    def causation_id(self) -> UUID | None:
+        return None if self.raw_causation_id is None else uuid_of(int.from_bytes(self.raw_causation_id))
+
+    @property
+    def due(self) -> datetime | None:
+        return None if self.raw_due is None else to_time(self.raw_due)
 
 
 class Entries(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,17 +254,17 @@ class Entries(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.ids)
 
     def __iter__(self) -> Iterator[Entry]:
+        at, first, cause = microseconds(self.at), self.correlation_id, self.causation_id
         for sixteen, key, data in zip(self.ids, self.keys, self.data, strict=True):
-            made = UUID(bytes=sixteen)
             yield Entry(
-                id=made,
+                raw_id=sixteen,
                 name=self.name,
                 subject=self.subject,
                 key=key,
                 data=data,
-                at=self.at,
-                correlation_id=self.correlation_id or made,
-                causation_id=self.causation_id,
+                raw_at=at,
+                raw_correlation_id=sixteen if first is None else first.bytes,
+                raw_causation_id=None if cause is None else cause.bytes,
                 depth=self.depth,
                 tenant=self.tenant,
                 version=self.version,

@@ -152,14 +152,13 @@ def _after(delivery: Delivery, fate: _Fate, now: datetime, worker: str) -> dict[
     """What of it is another than before; None if it is over."""
     match fate:
         case Retry(after, error, made):
-            again = {"attempt": delivery.attempt + 1, "due": now + timedelta(seconds=after)}
+            again = {"attempt": delivery.attempt + 1, "chosen": now + timedelta(seconds=after)}
             return {"worker": "", **again, "error": error, "fingerprint": _fingerprint(made)}
         case Dead(error, made):
-            return {"worker": "", "due": now, "state": "dead", "error": error, "fingerprint": _fingerprint(made)}
+            return {"worker": "", "chosen": now, "state": "dead", "error": error, "fingerprint": _fingerprint(made)}
         case _Waiting() | _Unbegun() | _Apart():
-            # A time after its event's own is one that was chosen, and so is any of what was emitted for later.
-            due = delivery.due if delivery.entry.due is not None or delivery.due > delivery.entry.at else now
-            return {"worker": worker if isinstance(fate, _Apart) else "", "due": due}
+            # A time that was chosen stays, by a delay or at an earlier attempt.
+            return {"worker": worker if isinstance(fate, _Apart) else "", "chosen": delivery.chosen or now}
         case _:
             return None
 

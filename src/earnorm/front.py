@@ -61,7 +61,7 @@ class Front:
 
     def cursor_of(self, subscription: str, entry: Entry) -> Cursor | None:
         """The cursor by which a subscription is given an entry."""
-        slot = slot_of(entry.key, entry.id.bytes)
+        slot = slot_of(entry.key, entry.raw_id)
         return next((c for c in self._followed(subscription) if c.first <= slot <= c.last), None)
 
     def slots_of(self, subscription: str) -> list[Range]:

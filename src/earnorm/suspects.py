@@ -38,7 +38,8 @@ def set_aside(window: Window, now: datetime, worker: str, plans: Mapping[str, Pl
         advances=advances_of(window, {}, again),
         plans=plans,
         set_aside=[
-            structs.replace(d, due=max(d.due, now), suspect=True) for d in sorted(fresh, key=lambda d: d.entry.position)
+            structs.replace(d, chosen=max(d.due, now), suspect=True)
+            for d in sorted(fresh, key=lambda d: d.entry.position)
         ],
         rescheduled=[structs.replace(delivery, suspect=True) for delivery in again],
         seen=window.seen,
@@ -72,5 +73,5 @@ def risk_of(window: Window, fate: Outcome, now: datetime, worker: str) -> Settle
     return Settlement(
         worker=worker,
         advances=advances_of(window, {}, [suspect]),
-        rescheduled=[structs.replace(suspect, attempt=suspect.attempt + 1, due=due, error=error, worker=worker)],
+        rescheduled=[structs.replace(suspect, attempt=suspect.attempt + 1, chosen=due, error=error, worker=worker)],
     )

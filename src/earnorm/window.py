@@ -84,17 +84,17 @@ def plan(
             floor = floors[name]
             if floor is None:
                 continue
-            if (floor if isinstance(floor, int) else floor[slot_of(key, entry.id.bytes)]) >= position:
+            if (floor if isinstance(floor, int) else floor[slot_of(key, entry.raw_id)]) >= position:
                 continue
             ordered = subscription.ordered and key != ""
-            if entry.due is not None or subscription.delay is not None:
+            if entry.raw_due is not None or subscription.delay is not None:
                 # Also where its time has come by now: it is run once it is set aside. What was emitted for later has
                 # no place in the order of its record, whoever reads it.
                 due = (entry.due or entry.at) + timedelta(seconds=subscription.delay or 0.0)
-                ordered = ordered and entry.due is None
-                later.append(Delivery(subscription=name, entry=entry, due=due, ordered=ordered))
+                ordered = ordered and entry.raw_due is None
+                later.append(Delivery(subscription=name, entry=entry, chosen=due, ordered=ordered))
                 continue
-            delivery = Delivery(subscription=name, entry=entry, due=entry.at, ordered=ordered)
+            delivery = Delivery(subscription=name, entry=entry, ordered=ordered)
             if not ordered:
                 lanes.append((delivery,))
             elif (lane := by_record.get((name, key))) is not None:

@@ -285,7 +285,7 @@ class TwoStores(RuleBasedStateMachine):
             structs.replace(
                 known[place],
                 attempt=known[place].attempt + 1,
-                due=self.clock.now() + timedelta(seconds=data.draw(SECONDS)),
+                chosen=self.clock.now() + timedelta(seconds=data.draw(SECONDS)),
                 state=data.draw(STATES),
                 error="again",
                 worker=data.draw(RUNNERS),

@@ -168,7 +168,7 @@ class Story:
         name = name or self.chance.choice(("order.placed", "order.placed", "order.paid"))
         if self.chance.random() < 0.02 and cause is None:
             self.truth.poison.add(made)
-        return Entry(
+        return Entry.of(
             id=made,
             name=name,
             subject="order",

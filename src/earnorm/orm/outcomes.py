@@ -134,7 +134,7 @@ def _passed(transaction: SQLAlchemyTransaction, entry: Entry) -> Collection[str]
 
     The cursors are read first: one that its follower has left since may be past what that was never given.
     """
-    slot, position = slot_of(entry.key, entry.id.bytes), entry.position
+    slot, position = slot_of(entry.key, entry.raw_id), entry.position
     stand = {(c.group, c.name): c.position for c in transaction.cursors() if c.first <= slot <= c.last}
     followers = transaction.followers()
     return {f.name for f in followers if max(f.start, stand.get((f.group, f.cursor), 0)) >= position}

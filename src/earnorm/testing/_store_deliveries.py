@@ -43,7 +43,7 @@ class DeliverySuite:
         kept = Delivery(
             subscription="app.handlers.mäil",
             entry=entry(key="café:Ω", data=b"\x00\xff", causation_id=uuid4(), depth=2, tenant="t", position=12),
-            due=NOON + timedelta(days=90, microseconds=1),
+            chosen=NOON + timedelta(days=90, microseconds=1),
             attempt=3,
             ordered=False,
             state="dead",

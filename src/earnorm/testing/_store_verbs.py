@@ -39,7 +39,7 @@ def entry(name: str = "user.updated", key: str = "user:1", **fields: Any) -> Ent
     subject = key.partition(":")[0]
     words: dict[str, Any] = {"id": made, "subject": subject, "data": b"{}", "at": NOON, "correlation_id": made}
     words |= {"causation_id": None, "depth": 0, "name": name, "key": key, **fields}
-    return Entry(**words)
+    return Entry.of(**words)
 
 
 def alike(count: int, **fields: Any) -> Entries:
@@ -53,7 +53,7 @@ def alike(count: int, **fields: Any) -> Entries:
 
 def set_aside(subscription: str = "mail", key: str = "user:1", due: datetime = NOON, **fields: Any) -> Delivery:
     """A delivery to be set aside."""
-    words: dict[str, Any] = {"subscription": subscription, "entry": entry(key=key, position=1), "due": due, **fields}
+    words: dict[str, Any] = {"subscription": subscription, "entry": entry(key=key, position=1), "chosen": due, **fields}
     return Delivery(**words)
 
 
@@ -230,5 +230,5 @@ def changed(
     suspect: bool = False,
 ) -> Delivery:
     """A delivery as a worker would hand it back."""
-    words: dict[str, Any] = {"attempt": attempt, "due": due, "state": state, "error": error}
+    words: dict[str, Any] = {"attempt": attempt, "chosen": due, "state": state, "error": error}
     return structs.replace(delivery, worker=worker, suspect=suspect, **words)

@@ -78,7 +78,7 @@ class DeliveryVerbs(LogVerbs, LeaseVerbs):
         rows = dict(self.state.deliveries)
         for delivery in settlement.set_aside:
             self.state.last_delivery += 1
-            aside = structs.replace(delivery.entry, due=None)
+            aside = structs.replace(delivery.entry, raw_due=None)
             rows[self.state.last_delivery] = structs.replace(delivery, id=self.state.last_delivery, entry=aside)
         ours = ("", settlement.worker)
         for again in settlement.rescheduled:
@@ -138,7 +138,7 @@ def _rescheduled(row: Delivery, again: Delivery) -> Delivery:
     return structs.replace(
         row,
         attempt=again.attempt,
-        due=again.due,
+        chosen=again.due,
         state=again.state,
         error=again.error,
         fingerprint=again.fingerprint,

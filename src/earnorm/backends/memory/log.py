@@ -67,5 +67,5 @@ class LogVerbs(HasState):
 
 
 def is_in(entry: Entry, slots: Sequence[Range]) -> bool:
-    slot = slot_of(entry.key, entry.id.bytes)
+    slot = slot_of(entry.key, entry.raw_id)
     return any(first <= slot <= last for first, last in slots)

@@ -12,18 +12,12 @@ from earnorm.backends.sqlalchemy.attempts import AttemptVerbs
 from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs, held
 from earnorm.backends.sqlalchemy.payloads import within
-from earnorm.backends.sqlalchemy.rows import (
-    delivery_row,
-    microseconds,
-    parse_id,
-    rescheduling,
-    to_delivery,
-    to_waiting,
-)
+from earnorm.backends.sqlalchemy.rows import delivery_row, parse_id, rescheduling, to_delivery, to_waiting
 from earnorm.backends.sqlalchemy.statements import parameters_of
 from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
 from earnorm.delivery import Delivery
 from earnorm.errors import LeaseLost
+from earnorm.instants import microseconds
 from earnorm.slots import LAST_SLOT
 from earnorm.store import SHARED, Advance, Range, Seen, Settlement, Waiting
 

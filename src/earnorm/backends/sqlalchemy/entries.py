@@ -14,20 +14,12 @@ from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import MANY, Seen
 from earnorm.backends.sqlalchemy.lists import in_lists
 from earnorm.backends.sqlalchemy.payloads import within
-from earnorm.backends.sqlalchemy.rows import (
-    key_row,
-    log_rows,
-    microseconds,
-    to_entries,
-    to_entry,
-    to_groups,
-    to_key,
-    to_waiting,
-)
+from earnorm.backends.sqlalchemy.rows import key_row, log_rows, to_entries, to_entry, to_groups, to_key, to_waiting
 from earnorm.backends.sqlalchemy.verbs import Verbs
 from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.glance import Glance, Span
+from earnorm.instants import microseconds
 from earnorm.room import fitting
 from earnorm.store import Range
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, literal, select, tuple_
 from sqlalchemy.orm import Mapper
 
-from earnorm.backends.sqlalchemy.rows import to_time
 from earnorm.backends.sqlalchemy.tables import log
+from earnorm.instants import to_time
 
 __all__ = ["PAGE", "Line", "histories", "last_lines", "row_pages", "there"]
 

@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Any
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.rows import microseconds, presence_row, to_cursor, to_presence
+from earnorm.backends.sqlalchemy.rows import presence_row, to_cursor, to_presence
 from earnorm.backends.sqlalchemy.verbs import Verbs
 from earnorm.errors import LeaseLost
+from earnorm.instants import microseconds
 from earnorm.store import Cursor, Presence
 
 __all__ = ["LeaseVerbs", "held"]

@@ -8,11 +8,9 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Double,
     Select,
     and_,
     bindparam,
-    case,
     cast,
     delete,
     literal_column,
@@ -41,25 +39,18 @@ __all__ = ["Statements", "parameters_of"]
 _ONE: ColumnElement[int] = literal_column("1")
 _ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), log.c.due]
 _EMPTY: ColumnElement[str] = literal_column("''")
-# Up to here, in the year 2242, a double of seconds says which microsecond is meant.
-_EXACT = (1 << 33) * 1_000_000
 
 
 def _read(dialect: Dialect, ranges: int) -> Prepared:
-    """Entries by position, of so many ranges of slots; of all slots for none.
-
-    Thousands are read at once: in the order of Entry's fields, and then once more the times, to the letter.
-    """
+    """Entries by position, of so many ranges of slots; of all slots for none. In the order of Entry's fields."""
     limit: Any = bindparam("limit")
     # Without statistics, as of a log that is minutes old, PostgreSQL believes that few rows meet the conditions, and
     # then reads and sorts all that follow, batch after batch. Half a range is less rare to it than a whole one; and
     # where it is not shown how many are asked for, it counts on a tenth of what there is, and walks the index.
     if dialect.name == "postgresql":
         limit = select(cast(limit, BigInteger)).scalar_subquery()
-    columns = columns_of(log, [column.name for column in _ENTRY])
-    entry = [_seconds(column.name) if column.name in ("at", "due") else column for column in columns]
     found = (
-        select(*entry, log.c.at, log.c.due)
+        select(*columns_of(log, [column.name for column in _ENTRY]))
         .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
         .order_by(log.c.position)
         .limit(limit)
@@ -83,13 +74,6 @@ def _in_slots(table: Any, ranges: int) -> ColumnElement[bool]:
     """In one of so many ranges, given as first_0, last_0, first_1 …"""
     each = (table.c.slot.between(bindparam(f"first_{n}"), bindparam(f"last_{n}")) for n in range(ranges))
     return or_(*each)
-
-
-def _seconds(name: str) -> ColumnElement[Any]:
-    """A time as `to_entries` takes it: as a float, exact to the microsecond for some centuries, and past those none."""
-    at, million = log.c[name], cast(literal_column("1000000"), Double)
-    is_exact = at.between(literal_column("0"), literal_column(str(_EXACT)))
-    return case((is_exact, at.op("/")(million)), (at.is_not(None), literal_column("1e300"))).label(f"{name}_in_seconds")
 
 
 def _find() -> ClauseElement:

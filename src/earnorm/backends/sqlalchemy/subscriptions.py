@@ -12,8 +12,9 @@ from datetime import datetime
 
 from earnorm.backends.identity import identify
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.rows import microseconds, to_cursor, to_follower, to_groups
+from earnorm.backends.sqlalchemy.rows import to_cursor, to_follower, to_groups
 from earnorm.backends.sqlalchemy.verbs import Verbs
+from earnorm.instants import microseconds
 from earnorm.slots import LAST_SLOT
 from earnorm.store import SHARED, Cursor, Follower, Group, Registration, Since
 

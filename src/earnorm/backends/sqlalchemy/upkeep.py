@@ -10,10 +10,11 @@ from sqlalchemy import ColumnElement, Delete, Update, delete, func, or_, select,
 from earnorm.backends.sqlalchemy.attempt_statements import is_attempt_at
 from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs
-from earnorm.backends.sqlalchemy.rows import microseconds, parse_id, to_delivery, to_time
+from earnorm.backends.sqlalchemy.rows import parse_id, to_delivery
 from earnorm.backends.sqlalchemy.subscriptions import SubscriptionVerbs
 from earnorm.backends.sqlalchemy.tables import BEYOND, attempt, delivery, is_dead, is_open, log, subscription
 from earnorm.delivery import Delivery
+from earnorm.instants import microseconds, to_time
 from earnorm.retention import reach_of
 from earnorm.upkeep import Behind, Pruned, Selection, Stall, Tally
 
