@@ -34,7 +34,7 @@ _OFTEN = 5
 def postgresql_engine(url: str | URL, **options: Any) -> Engine:
     """A sync engine by psycopg; `options` go to `create_engine`. Raises MissingExtra."""
     url, connect = _for_psycopg(make_url(url))
-    connect |= options.pop("connect_args", {})
+    connect |= {"cursor_factory": _cursor(is_async=False)} | options.pop("connect_args", {})
     engine = create_engine(url, connect_args=connect, **{**_POOL, **options})
     _prepare_by(engine, connect)
     return engine
@@ -49,7 +49,7 @@ def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         connect |= options.pop("connect_args", {})
         return create_async_engine(url, connect_args=connect, **{"poolclass": LoopPool, **_POOL, **options})
     url, connect = _for_psycopg(url)
-    connect |= options.pop("connect_args", {})
+    connect |= {"cursor_factory": _cursor(is_async=True)} | options.pop("connect_args", {})
     engine = create_async_engine(url, connect_args=connect, **{"poolclass": SharedPool, **_POOL, **options})
     _prepare_by(engine.sync_engine, connect)
     return engine
@@ -73,6 +73,12 @@ def _for_psycopg(url: URL) -> tuple[URL, dict[str, Any]]:
     url = _renamed(url.set(drivername="postgresql+psycopg"), *_SSL)
     url = url.difference_update_query(["prepare_threshold", *_ASYNCPG_ALONE])
     return url, {"prepare_threshold": None if threshold is None else int(threshold)}
+
+
+def _cursor(*, is_async: bool) -> type[Any]:
+    from earnorm.backends.sqlalchemy.dialects import postgresql_begin
+
+    return postgresql_begin.async_cursor() if is_async else postgresql_begin.cursor()
 
 
 def _prepare_by(engine: Engine, connect: Mapping[str, Any]) -> None:
