@@ -718,6 +718,44 @@ def test_so_does_an_async_one(postgresql):
     assert 1 == asyncio.run(story())
 
 
+def _lent_after_two(engine):
+    """The processes of two connections, the first of them given back last, and of three lent after that."""
+    with engine.connect() as one, engine.connect() as other:
+        first, last = (c.connection.driver_connection.info.backend_pid for c in (one, other))
+    lent = []
+    for _ in range(3):
+        with engine.connect() as connection:
+            lent.append(connection.connection.driver_connection.info.backend_pid)
+    return first, last, lent
+
+
+def test_whoever_needs_one_connection_at_a_time_uses_one(postgresql):
+    """From a queue it was lent each of the pool in turn, all of whose backends had to read the catalogue anew."""
+    engine = postgresql_engine(postgresql)
+    first, last, lent = _lent_after_two(engine)
+    engine.dispose()
+
+    assert first != last
+    assert [first] * 3 == lent
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_so_does_whoever_awaits_it(postgresql, driver):
+    async def story():
+        engine = postgresql_async_engine(postgresql.replace("+psycopg", f"+{driver}"))
+        async with engine.connect() as one, engine.connect() as other:
+            pids = [(await c.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one() for c in (one, other)]
+        lent = []
+        for _ in range(3):
+            async with engine.connect() as connection:
+                lent.append((await connection.exec_driver_sql("SELECT pg_backend_pid()")).scalar_one())
+        await engine.dispose()
+        return pids[0], lent
+
+    first, lent = asyncio.run(story())
+    assert [first] * 3 == lent
+
+
 @pytest.mark.parametrize("word", ["soon", "-1"])
 def test_a_threshold_that_is_no_number_is_refused(word):
     with pytest.raises(UnsupportedDatabase, match="prepare_threshold"):

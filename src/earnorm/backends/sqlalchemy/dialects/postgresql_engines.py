@@ -22,6 +22,11 @@ _SSL = ("ssl", "sslmode")
 # What only SQLAlchemy's dialect for asyncpg knows.
 _ASYNCPG_ALONE = ("prepared_statement_cache_size", "prepared_statement_name_func")
 
+# Lent is what came back last: who needs one connection at a time uses one, whose backend has all at hand, and not each
+# of the pool in turn. Those below lie idle until there is a rush; a firewall may have forgotten them by then, so none
+# is lent that is older than what the hastiest of them take for idle.
+_POOL: Mapping[str, Any] = {"pool_use_lifo": True, "pool_recycle": 240}
+
 # psycopg's own: what a session has sent so often, the server keeps prepared.
 _OFTEN = 5
 
@@ -29,8 +34,8 @@ _OFTEN = 5
 def postgresql_engine(url: str | URL, **options: Any) -> Engine:
     """A sync engine by psycopg; `options` go to `create_engine`. Raises MissingExtra."""
     url, connect = _for_psycopg(make_url(url))
-    connect |= options.pop("connect_args", {})
-    engine = create_engine(url, connect_args=connect, **options)
+    connect |= {"cursor_factory": _cursor(is_async=False)} | options.pop("connect_args", {})
+    engine = create_engine(url, connect_args=connect, **{**_POOL, **options})
     _prepare_by(engine, connect)
     return engine
 
@@ -42,10 +47,10 @@ def postgresql_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         _require("asyncpg", "asyncpg")
         url, connect = for_asyncpg(_renamed(url, *reversed(_SSL)))
         connect |= options.pop("connect_args", {})
-        return create_async_engine(url, connect_args=connect, **{"poolclass": LoopPool} | options)
+        return create_async_engine(url, connect_args=connect, **{"poolclass": LoopPool, **_POOL, **options})
     url, connect = _for_psycopg(url)
-    connect |= options.pop("connect_args", {})
-    engine = create_async_engine(url, connect_args=connect, **{"poolclass": SharedPool} | options)
+    connect |= {"cursor_factory": _cursor(is_async=True)} | options.pop("connect_args", {})
+    engine = create_async_engine(url, connect_args=connect, **{"poolclass": SharedPool, **_POOL, **options})
     _prepare_by(engine.sync_engine, connect)
     return engine
 
@@ -68,6 +73,12 @@ def _for_psycopg(url: URL) -> tuple[URL, dict[str, Any]]:
     url = _renamed(url.set(drivername="postgresql+psycopg"), *_SSL)
     url = url.difference_update_query(["prepare_threshold", *_ASYNCPG_ALONE])
     return url, {"prepare_threshold": None if threshold is None else int(threshold)}
+
+
+def _cursor(*, is_async: bool) -> type[Any]:
+    from earnorm.backends.sqlalchemy.dialects import postgresql_begin
+
+    return postgresql_begin.async_cursor() if is_async else postgresql_begin.cursor()
 
 
 def _prepare_by(engine: Engine, connect: Mapping[str, Any]) -> None:
