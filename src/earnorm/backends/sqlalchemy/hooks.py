@@ -218,20 +218,25 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     expect_nothing(session)
     context.attributes.pop(SIMPLE, None)
-    vanished: dict[InstanceState[Any], bool] = context.attributes.get(VANISHED, {})
     alone: Written | None = context.attributes.get(_ALONE)
     if alone is not None and as_announced(alone, context):
-        if not vanished.get(alone.state) and (found := _written(alone)) is not None:
+        if not _has_vanished(alone.state, context) and (found := _written(alone)) is not None:
             context.attributes[_FLUSH] = (found,)
         return
     written: list[Written] = []
     for state, (deleted, listed_only) in context.states.items():
-        if not listed_only and not vanished.get(state):
+        if not listed_only and not (deleted and _has_vanished(state, context)):
             change = _changed(session, state, "deleted" if deleted else "created" if state.key is None else "updated")
             if change is not None and _written(change) is not None:
                 written.append(change)
     if written:
         context.attributes[_FLUSH] = sorted(written, key=place_of) if len(written) > 1 else written
+
+
+def _has_vanished(state: InstanceState[Any], context: UOWTransaction) -> bool:
+    """Whether somebody else had deleted it, and told of it, before this flush did."""
+    known: dict[Any, bool] = context.attributes.get(VANISHED, {})
+    return bool(known) and state.key is not None and known.get((state.mapper.base_mapper, state.key[1]), False)
 
 
 def _written(change: Written) -> Written | None:
