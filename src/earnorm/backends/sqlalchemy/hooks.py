@@ -224,13 +224,26 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
             context.attributes[_FLUSH] = (found,)
         return
     written: list[Written] = []
+    replaced: list[Written] = []
     for state, (deleted, listed_only) in context.states.items():
-        if not listed_only and not (deleted and _has_vanished(state, context)):
-            change = _changed(session, state, "deleted" if deleted else "created" if state.key is None else "updated")
+        if (kind := _kind_of(state, context, deleted=deleted, listed_only=listed_only)) is not None:
+            change = _changed(session, state, kind)
             if change is not None and _written(change) is not None:
-                written.append(change)
+                (replaced if listed_only else written).append(change)
     if written:
-        context.attributes[_FLUSH] = sorted(written, key=place_of) if len(written) > 1 else written
+        written = sorted(written, key=place_of) if len(written) > 1 else written
+        # Before the new ones, so that both together are a change.
+        context.attributes[_FLUSH] = [*sorted(replaced, key=place_of), *written] if replaced else written
+
+
+def _kind_of(state: InstanceState[Any], context: UOWTransaction, *, deleted: bool, listed_only: bool) -> Kind | None:
+    """What the flush has done to a record; None if it has only looked at it."""
+    if listed_only:
+        # To be deleted, and not: its row has become that of a new record with the same key.
+        return "deleted" if deleted else None
+    if deleted:
+        return None if _has_vanished(state, context) else "deleted"
+    return "created" if state.key is None else "updated"
 
 
 def _has_vanished(state: InstanceState[Any], context: UOWTransaction) -> bool:
