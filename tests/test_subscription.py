@@ -422,6 +422,14 @@ class TestAudience:
 
         assert (Subscription("mail", ordered=False),) == audience.hearing(entry(1, name="order.placed"))
 
+    def test_names_made_up_as_one_goes_are_not_all_remembered(self, bus, audience):
+        """A worker grew with each name that it read."""
+        self.hear(bus, "mail", "job.*")
+
+        for number in range(3000):
+            assert ["mail"] == self.names(audience, f"job.{number}")
+        assert len(audience._heard) <= 1024
+
     @pytest.mark.parametrize("known", [True, False], ids=["a known model", "a model not imported"])
     def test_an_update_is_heard_by_the_views_of_what_it_changed(self, bus, audience, known):
         if known:

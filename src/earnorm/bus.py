@@ -21,7 +21,7 @@ from earnorm.door import Door
 from earnorm.emission import Emit, require_emit
 from earnorm.errors import NotAFunction, NotAnOption, StopPropagation, WrongColour
 from earnorm.event import Event
-from earnorm.flow import Plans
+from earnorm.flow import Plans, remember
 from earnorm.handle import Handle, MutedHandle, handle_of
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name, require_log
 from earnorm.lifecycle import flattened
@@ -209,8 +209,7 @@ class EventBus:
     def _prepare(self, table: dict[type, dict[str, Any]], name: Any, subject: Any, *, awaited: bool) -> Any:
         cls = subject.__class__
         run = self._make(validate_name(name), cls, None, awaited=awaited)
-        table.setdefault(cls, {})[name] = run
-        return run
+        return remember(table.setdefault(cls, {}), name, run)
 
     def _route(self, event: Any, subject: Any, payload: dict[str, Any], *, awaited: bool) -> Any:
         """What is no plain name: a subclass of str, or a declared event, perhaps met for the first time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from earnorm.binding import Source
 from earnorm.event import NO_CHANGES, Changes
@@ -12,10 +13,21 @@ from earnorm.occurrence import CHANGING, Kind
 from earnorm.order import in_order
 from earnorm.registry import ModelInfo, Registry
 
-__all__ = ["Flow", "Plans"]
+__all__ = ["Flow", "Plans", "remember"]
 
-# Custom events whose handlers are remembered. An application has some dozens of them, but may make names up as it goes.
+T = TypeVar("T")
+K = TypeVar("K")
+
+# Names of which something is remembered. An application has some dozens of them, but may make names up as it goes.
 _MOST_NAMES = 1024
+
+
+def remember(known: dict[K, T], name: K, found: T) -> T:
+    """Keep what was found for a name, and no more than some names at a time."""
+    if len(known) >= _MOST_NAMES:
+        known.clear()
+    known[name] = found
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +182,7 @@ class Plans:
         known = self._custom
         found = known.get(key)
         if found is None:
-            found = tuple(in_order(self._registry.hearing(name, cls, declared), cls))
-            if len(known) >= _MOST_NAMES:
-                known.clear()
-            known[key] = found
+            found = remember(known, key, tuple(in_order(self._registry.hearing(name, cls, declared), cls)))
         return found
 
 

@@ -9,6 +9,7 @@ from earnorm.bus import EventBus
 from earnorm.declared import declared_of
 from earnorm.errors import PayloadError
 from earnorm.event import Change, Entry, Event
+from earnorm.flow import remember
 from earnorm.handler import Handler, Phase
 from earnorm.later import Pair
 from earnorm.occurrence import Kind
@@ -79,8 +80,7 @@ class Audience:
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
             # By what it changed, and so by each entry anew.
             return self._subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
-        found = heard[name] = self._subscriptions(self._hearing_name(entry, info, verb))
-        return found
+        return remember(heard, name, self._subscriptions(self._hearing_name(entry, info, verb)))
 
     def _look(self) -> None:
         version = self._bus.registry.version

@@ -328,3 +328,65 @@ def test_a_listener_may_be_the_first_to_import_a_model(name, saved):
 
     expected = [f"{when} {text}" for text in saved for when in ("before", "after")]
     assert (expected, "") == (ended.stdout.splitlines(), ended.stderr)
+
+
+def test_a_listener_that_refused_a_flush_and_is_gone_leaves_nothing_behind(db, session, Note):
+    """What was to be looked at after it was looked at in the next flush: hooks of that one's records ran twice."""
+
+    def refuse(*_):
+        raise RuntimeError("not now")
+
+    with listening(session, "on the session alone", "before_flush", refuse):
+        session.add(Note(text="first"))
+        with pytest.raises(RuntimeError):
+            session.flush()
+    SEEN.clear()
+    session.add(Note(text="later"))
+    session.commit()
+
+    assert [("pre", "first"), ("pre", "later")] == sorted(seen for seen in SEEN if seen[0] == "pre")
+
+
+FIRST_OF_A_SESSION = """
+    from sqlalchemy import create_engine, event
+    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+    class Base(DeclarativeBase): ...
+
+    class Order(Base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    known = []
+
+    with Session(engine) as session:
+        def keep_track(session, *rest):
+            from earnorm import BaseModel, StringField, pre_save
+
+            class Note(BaseModel):
+                text = StringField()
+
+                @pre_save
+                def before(self):
+                    print("before", self.text)
+
+            known.append(Note)
+            Note.__table__.create(session.connection())
+
+        event.listen(session, "before_flush", keep_track)
+        session.add(Order())
+        session.flush()
+        event.remove(session, "before_flush", keep_track)
+        session.add(known[0](text="later"))
+        session.commit()
+"""
+
+
+def test_what_was_put_off_for_the_first_model_is_not_done_again_in_the_next_flush():
+    """The flush that met it left a look at others' listeners behind, and the next one ran its pre hooks twice."""
+    script = textwrap.dedent(FIRST_OF_A_SESSION)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert ("before later\n", "") == (ended.stdout, ended.stderr)

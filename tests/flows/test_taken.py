@@ -1,10 +1,11 @@
 """What the database takes along amid a flush: rows that the same flush has made, or that others delete last of all."""
 
 import pytest
-from sqlalchemy import ForeignKey, event, select
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, Table, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from earnorm import attach, post_create, post_delete, pre_delete
+from earnorm.backends.sqlalchemy.bulk.cascades import reached_from
 from tests.flows.stories import log, names
 
 SEEN: list[tuple[str, int]] = []
@@ -158,3 +159,17 @@ def test_the_old_value_is_told_of_what_another_listener_has_the_database_work_ou
         session.commit()
 
     assert ("", "Eve") == tuple(since()["guest:1"].changes["name"])
+
+
+def test_tables_that_many_ways_lead_to_are_looked_at_once():
+    """Every way was gone through: of ten layers with three tables each, some sixty thousand."""
+    metadata, above = MetaData(), list[Table]()
+    first = Table("first", metadata, Column("id", Integer, primary_key=True))
+    layer = [first]
+    for depth in range(10):
+        above, layer = layer, []
+        for number in range(3):
+            keys = (Column(f"of_{t.name}", ForeignKey(t.c.id, ondelete="CASCADE")) for t in above)
+            layer.append(Table(f"t_{depth}_{number}", metadata, Column("id", Integer, primary_key=True), *keys))
+
+    assert 3 + 9 * 9 == len(list(reached_from(first)))

@@ -7,7 +7,7 @@ from sqlalchemy import event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from earnorm import BaseModel, StringField, attach, post_delete, pre_delete
-from tests.flows.stories import names
+from tests.flows.stories import log, names, pairs
 
 # SQLAlchemy says how many rows a DELETE has missed.
 pytestmark = pytest.mark.filterwarnings("ignore:DELETE statement on table")
@@ -21,6 +21,7 @@ def Seat():
     class Seat(Base):
         __tablename__ = "seats"
         id: Mapped[int] = mapped_column(primary_key=True)
+        row: Mapped[str] = mapped_column(default="a")
         gone: list[int] = []
 
         @post_delete
@@ -96,3 +97,15 @@ def test_a_delete_inside_the_hook_of_another_holds_its_own_row(db):
 
     assert ["lamp.created"] * 2 + ["lamp.deleted"] * 2 == names(db)
     assert [] == Lamp.find()
+
+
+def test_a_record_that_a_new_one_of_its_key_replaces_is_told_as_changed(db, Seat, seats):
+    """SQLAlchemy updates its row, and the log had two creations of one record."""
+    with Session(db.engine) as session:
+        session.delete(session.get(Seat, 1))
+        session.add(Seat(id=1, row="b"))
+        session.commit()
+
+    *_, told = log(db)
+    assert ("seat.updated", {"row": ("a", "b")}) == (told.name, pairs(told))
+    assert [1] == Seat.gone

@@ -17,7 +17,8 @@ from sqlalchemy.orm.state import InstanceState
 
 from earnorm.backends.sqlalchemy import bulk
 from earnorm.backends.sqlalchemy import mapping as mappings
-from earnorm.backends.sqlalchemy.bulk.vanished import held, is_there
+from earnorm.backends.sqlalchemy.bulk import vanished
+from earnorm.backends.sqlalchemy.bulk.vanished import is_there
 from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
 from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
@@ -175,14 +176,14 @@ def _delete(session: Session, record: Any) -> None:
     adopt(session, record)
     _require_row(session, record)
     session.delete(record)
-    with held(session, state):
-        _flush(session, record)
+    _flush(session, record)
 
 
 def _require_row(session: Session, record: Any) -> None:
     """Hold the row that is to be deleted: of one that is gone SQLAlchemy only warns."""
     state: InstanceState[Any] = inspect(record)
-    if state.mapper.version_id_col is None and not is_there(mappings.connection_of(session, state), state):
+    mapper, connection = state.mapper, mappings.connection_of(session, state)
+    if mapper.version_id_col is None and not is_there(connection, mapper, tuple(state.identity or ())):
         raise StaleRecord(repr(record))
 
 
@@ -243,3 +244,4 @@ def _refuse_gone(record: Any, door: str) -> None:
 
 
 bulk.listen()
+vanished.listen()

@@ -29,7 +29,7 @@ Done = dict[InstanceState[Any], Kind]
 # run with afterwards.
 SETTLED = "earnorm_settled"
 SIMPLE = "earnorm_simple"
-# And whether records that it deletes have no row any more.
+# And, if somebody hears of what it deletes: by base mapper and key, whether its row was gone already, if that is known.
 VANISHED = "earnorm_vanished"
 
 

@@ -20,7 +20,7 @@ from earnorm.backends.sqlalchemy.bulk import associations, expressions, taken, u
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
 from earnorm.backends.sqlalchemy.first_model import once_over, under_way
 from earnorm.backends.sqlalchemy.kept import KEPT
-from earnorm.backends.sqlalchemy.latecomers import after_others
+from earnorm.backends.sqlalchemy.latecomers import LOOK, after_others
 from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
 from earnorm.backends.sqlalchemy.opening import EXPECTED
 from earnorm.backends.sqlalchemy.salvage import note
@@ -58,7 +58,7 @@ def _listen_to(name: str, listener: Callable[..., None]) -> None:
 def _join(session: Session, context: UOWTransaction) -> None:
     """The first model came from a listener of this flush; what that may have added of it is heard as well."""
     listen()
-    _at_length(session, context, {})
+    _look(session, context, {})
 
 
 def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:  # noqa: C901  see below
@@ -107,18 +107,22 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
         return
     context.attributes[SETTLED] = state
     heard: Any = session.dispatch.before_flush
-    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
+    if heard.listeners or heard.parent_listeners[-1] is not _before_flush or LOOK in session.__dict__:
         after_others(session, partial(_look_again, session, context, done))
 
 
 def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
     """Whatever is written, and whoever learns of it; what is `done` has had its pre hooks already."""
+    _look(session, context, done)
+    heard: Any = session.dispatch.before_flush
+    if heard.listeners or heard.parent_listeners[-1] is not _before_flush or LOOK in session.__dict__:
+        after_others(session, partial(_look_again, session, context, done))
+
+
+def _look(session: Session, context: UOWTransaction, done: Done) -> None:
     hooks.before_flush(session, context, done)
     # Pre hooks may have changed or deleted more.
     _take_down(session, context)
-    heard: Any = session.dispatch.before_flush
-    if heard.listeners or heard.parent_listeners[-1] is not _before_flush:
-        after_others(session, partial(_look_again, session, context, done))
 
 
 def _look_again(session: Session, context: UOWTransaction, done: Done) -> None:

@@ -215,20 +215,38 @@ def after_flush(session: Session, context: UOWTransaction) -> None:
     """Take down what was written while SQLAlchemy still knows the old values."""
     expect_nothing(session)
     context.attributes.pop(SIMPLE, None)
-    vanished: dict[InstanceState[Any], bool] = context.attributes.get(VANISHED, {})
     alone: Written | None = context.attributes.get(_ALONE)
     if alone is not None and as_announced(alone, context):
-        if not vanished.get(alone.state) and (found := _written(alone)) is not None:
+        if not _has_vanished(alone.state, context) and (found := _written(alone)) is not None:
             context.attributes[_FLUSH] = (found,)
         return
     written: list[Written] = []
+    replaced: list[Written] = []
     for state, (deleted, listed_only) in context.states.items():
-        if not listed_only and not vanished.get(state):
-            change = _changed(session, state, "deleted" if deleted else "created" if state.key is None else "updated")
+        if (kind := _kind_of(state, context, deleted=deleted, listed_only=listed_only)) is not None:
+            change = _changed(session, state, kind)
             if change is not None and _written(change) is not None:
-                written.append(change)
+                (replaced if listed_only else written).append(change)
     if written:
-        context.attributes[_FLUSH] = sorted(written, key=place_of) if len(written) > 1 else written
+        written = sorted(written, key=place_of) if len(written) > 1 else written
+        # Before the new ones, so that both together are a change.
+        context.attributes[_FLUSH] = [*sorted(replaced, key=place_of), *written] if replaced else written
+
+
+def _kind_of(state: InstanceState[Any], context: UOWTransaction, *, deleted: bool, listed_only: bool) -> Kind | None:
+    """What the flush has done to a record; None if it has only looked at it."""
+    if listed_only:
+        # To be deleted, and not: its row has become that of a new record with the same key.
+        return "deleted" if deleted else None
+    if deleted:
+        return None if _has_vanished(state, context) else "deleted"
+    return "created" if state.key is None else "updated"
+
+
+def _has_vanished(state: InstanceState[Any], context: UOWTransaction) -> bool:
+    """Whether somebody else had deleted it, and told of it, before this flush did."""
+    known: dict[Any, bool] = context.attributes.get(VANISHED, {})
+    return bool(known) and state.key is not None and known.get((state.mapper.base_mapper, state.key[1]), False)
 
 
 def _written(change: Written) -> Written | None:

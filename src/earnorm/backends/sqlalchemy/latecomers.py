@@ -11,27 +11,27 @@ from collections.abc import Callable
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, SessionTransactionOrigin
 
-__all__ = ["after_others"]
+__all__ = ["LOOK", "after_others"]
 
 # On a Session that we listen to: what is to be done in the flush that is under way. A table of ours would keep a
-# Session alive whose flush ended before its SQL.
-_LOOK = "earnorm_look_again"
+# Session alive whose flush ended before its SQL; where one did, the next flush puts its own in its place.
+LOOK = "earnorm_look_again"
 
 
 def after_others(session: Session, look: Callable[[], None]) -> None:
     """Call `look` when every listener of this flush has run, before its SQL."""
-    if _LOOK not in vars(session):
+    if LOOK not in vars(session):
         event.listen(session, "after_transaction_create", _begun)
-    vars(session)[_LOOK] = look
+    vars(session)[LOOK] = look
 
 
 def _begun(session: Session, transaction: SessionTransaction) -> None:
     if not session._flushing or transaction.origin is not SessionTransactionOrigin.SUBTRANSACTION:
         return
-    look: Callable[[], None] | None = vars(session).get(_LOOK)
+    look: Callable[[], None] | None = vars(session).get(LOOK)
     if look is None:
         return
-    vars(session)[_LOOK] = None
+    vars(session)[LOOK] = None
     try:
         look()
     except BaseException:

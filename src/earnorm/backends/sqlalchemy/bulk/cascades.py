@@ -97,14 +97,24 @@ def _refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
     return all(element.target_fullname.rpartition(".")[0] == table.fullname for element in constraint.elements)
 
 
-def concerned(session: Session, table: Table, seen: frozenset[Table] = frozenset()) -> bool:
+def concerned(session: Session, table: Table) -> bool:
     """Whether the database changes rows of models that somebody listens to when rows of this table are deleted."""
-    for other, _, emptied in _referring(table):
-        if any(listened_to(session, shape, emptied=emptied) for shape in _shapes_of(other)):
-            return True
-        if not emptied and other not in seen and concerned(session, other, seen | {table, other}):
-            return True
-    return False
+    return any(
+        listened_to(session, shape, emptied=reference.emptied)
+        for reference in reached_from(table)
+        for shape in _shapes_of(reference.table)
+    )
+
+
+def reached_from(table: Table) -> Iterator[Reference]:
+    """All that deletions of its rows may lead to, down to the last table."""
+    seen, ahead = {table}, [table]
+    while ahead:
+        for reference in _referring(ahead.pop()):
+            yield reference
+            if not reference.emptied and reference.table not in seen:
+                seen.add(reference.table)
+                ahead.append(reference.table)
 
 
 def listened_to(session: Session, shape: Shape, *, emptied: bool) -> bool:
@@ -118,14 +128,6 @@ def listened_to(session: Session, shape: Shape, *, emptied: bool) -> bool:
 
 def _has_pre(shape: Shape, *, emptied: bool) -> bool:
     return not emptied and any(model.bus.plans.flow(model.cls, "deleted").before for model in shape.known)
-
-
-def reached_from(table: Table, seen: frozenset[Table] = frozenset()) -> Iterator[Reference]:
-    """All that deletions of its rows may lead to, down to the last table."""
-    for reference in _referring(table):
-        yield reference
-        if not reference.emptied and reference.table not in seen:
-            yield from reached_from(reference.table, seen | {table, reference.table})
 
 
 def _shapes_of(table: Table) -> set[Shape]:
