@@ -26,7 +26,7 @@ from earnorm.errors import (
 )
 from earnorm.event import Changes, running
 from earnorm.handle import Handle
-from earnorm.lifecycle import collect_handlers
+from earnorm.lifecycle import collect_handlers, flattened
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
@@ -237,7 +237,8 @@ class BaseModel(DeclarativeBase):
     @classmethod
     def on(cls, *events: Any, **options: Any) -> Callable[[F], F]:
         """Register a handler for this model's events, names relative to it: `@User.on("password_changed")`."""
-        names = [qualify(event, cls.__event_name__) if isinstance(event, str) else event for event in events]
+        every = flattened("on", events)
+        names = [qualify(event, cls.__event_name__) if isinstance(event, str) else event for event in every]
         return default_bus.register("on", names, options, info=default_bus.registry.model_of(cls))
 
     @classmethod
