@@ -37,6 +37,7 @@ from earnorm.orm.filling import fill, shorten_constructor
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.reserved import refuse_reserved
 from earnorm.orm.shape import complete, stored_names
+from earnorm.orm.spec import specs_of
 from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
 from earnorm.orm.values import ValuesValidator, require_kind
@@ -305,7 +306,7 @@ def _place(cls: type) -> str:
 def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     mapper = inspect(cls)
     fields = stored_names(mapper)
-    specs = {name: column.info["earnorm"] for name, column in mapper.columns.items() if "earnorm" in column.info}
+    specs = specs_of(mapper)
     sensitive = frozenset(name for name, spec in specs.items() if spec.sensitive)
     _warn_of_secrets(cls, {name for name, spec in specs.items() if not spec.sensitive_given})
     cls.__earnorm_defaults__ = tuple((n, s.make_default) for n, s in specs.items() if s.has_default)
