@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 from sqlalchemy import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from earnorm.durations import Duration
 from earnorm.errors import MissingExtra
 from earnorm.orm.connected import database_named
 from earnorm.orm.connecting import connect
 from earnorm.orm.database import Database
+from earnorm.orm.engines import Schemas
+from earnorm.orm.log import Kept
 from earnorm.orm.tables import Tables
 
 __all__ = ["database", "lifespan", "transaction"]
@@ -25,6 +28,11 @@ def lifespan(
     name: str = "default",
     worker: bool | None = None,
     tables: Tables = "create",
+    log: Kept = "all",
+    schemas: Schemas | None = None,
+    retention: Duration | None = "30d",
+    version: str | None = None,
+    groups: Collection[str] | None = None,
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """`FastAPI(lifespan=lifespan(url))`: connect when the application starts, close when it stops.
 
@@ -34,7 +42,17 @@ def lifespan(
 
     @asynccontextmanager
     async def connected(_app: Any) -> AsyncIterator[None]:
-        async with connect(url, name=name, worker=worker, tables=tables):
+        async with connect(
+            url,
+            name=name,
+            worker=worker,
+            tables=tables,
+            log=log,
+            schemas=schemas,
+            retention=retention,
+            version=version,
+            groups=groups,
+        ):
             yield
 
     return connected

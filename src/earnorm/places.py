@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -40,6 +41,9 @@ class Place(msgspec.Struct, frozen=True):
     def loaded(self) -> Any:
         """The record that was loaded for it, if one was."""
         return None if self.share is None else self.share.get()
+
+
+_lane = attrgetter("lane")
 
 
 class Bounds(Protocol):
@@ -151,7 +155,8 @@ class Places:
 
     def _come_back(self, places: list[Place]) -> None:
         self._loading.difference_update([place.lane for place in places])
-        self._queue.extendleft(reversed(places))
+        # The first of them in front, whichever thread was quicker to ask for its record.
+        self._queue.extendleft(sorted(places, key=_lane, reverse=True))
         self._resume(self, len(places))
 
     def delivery(self, place: Place) -> Delivery:

@@ -186,6 +186,13 @@ class Registry:
     def model_of(self, cls: type) -> ModelInfo | None:
         return self._classes.get(cls)
 
+    def model_in(self, name: str) -> ModelInfo | None:
+        """The model that an event of this name is named after."""
+        subject = name
+        while (subject := subject.rpartition(".")[0]) and subject not in self.models:
+            pass
+        return self.models.get(subject)
+
     def batched(self, name: str) -> ModelInfo | None:
         """The model of whose batches `name` tells, which are about no record."""
         subject, _, verb = name.rpartition(".")
@@ -201,7 +208,7 @@ class Registry:
         if info is not None:
             found += self._of_class(info, name)
             found += _own(info, name)
-        elif (about := self.models.get(name.rpartition(".")[0])) is not None:
+        elif (about := self.model_in(name)) is not None:
             # Of no record, but `event_handler(User)` is `user.*`.
             found += self._of_class(about, name)
         if declared is not None:

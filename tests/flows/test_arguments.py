@@ -513,3 +513,26 @@ def test_names_are_relative_unless_they_start_with_the_own_subject(db):
     user.emit("user.login")
 
     assert ["relative", "absolute"] * 2 == seen
+
+
+def test_the_names_of_a_list_are_relative_too(db):
+    """`Model.on` took those of a list for whole names, and its handler never ran."""
+
+    class User(BaseModel):
+        name = StringField()
+
+        @on_event(["login", "user.logout"])
+        def own(self, event):
+            seen.append(f"own {event}")
+
+    @User.on(["login", "name_change"], ["user.logout", "!login"], name="on", delivery="transaction")
+    def on(user, event):
+        seen.append(f"on {event}")
+
+    user = User(name="Ada").save()
+    user.emit("login")
+    user.emit("logout")
+    user.name = "Bea"
+    user.save()
+
+    assert ["own user.login", "own user.logout", "on user.logout", "on user.updated"] == seen

@@ -66,7 +66,7 @@ from earnorm.errors import (
     WrongColour,
 )
 from earnorm.testing import expect_failures
-from tests.flows.stories import names
+from tests.flows.stories import log, names
 
 DURABLE_ONLY = ["ordered", "retry", "timeout", "delay", "concurrency", "transactional", "group", "since", "formerly"]
 
@@ -550,6 +550,18 @@ def test_a_payload_key_that_no_handler_could_get_is_refused(Note, key):
 
     with pytest.raises(ReservedPayloadKey, match=key):
         note.emit("read", **{key: 1})
+
+
+def test_a_payload_has_sixty_four_levels_at_most(db):
+    """Of which the log's own words took one."""
+    value = []
+    for _ in range(62):
+        value = [value]
+    emit("day.ended", value=value)
+
+    with pytest.raises(PayloadError, match="nested deeper than 64 levels"):
+        emit("day.ended", value=[value])
+    assert [{"value": value}] == [event.payload for event in log(db)]
 
 
 @pytest.mark.parametrize("key", ["event", "changes", "created", "session", "context"])

@@ -10,6 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from earnorm import (
     BaseModel,
     DateField,
+    ForeignKeyField,
     IntegerField,
     StringField,
     attach,
@@ -252,6 +253,32 @@ def test_joined_tables_of_our_own_models(db):
     assert [("dog.created", "Rex", "sit"), ("dog.updated", "Rex", "roll")] == found
     assert {"tricks": ("sit", "roll")} == pairs(log(db)[-1])
     assert ["Rex"] == [animal.name for animal in Animal.find()]
+
+
+JOINS = {
+    "a field": lambda: ForeignKeyField("Animal", primary_key=True),
+    "a column": lambda: mapped_column(ForeignKey("animals.id"), primary_key=True),
+}
+
+
+@pytest.mark.parametrize("key", JOINS.values(), ids=JOINS)
+def test_a_record_of_a_joined_table_has_its_key_from_the_start(db, key):
+    """With a field it was refused for want of one, with a column it had none until the INSERT."""
+
+    class Animal(BaseModel):
+        name = StringField()
+
+    class Dog(Animal):
+        __tablename__ = "dogs"
+        id = key()
+
+    dog = Dog(name="Rex")
+    assert isinstance(dog.id, uuid.UUID)
+
+    dog.save()
+
+    assert [f"dog:{dog.id}"] == [event.key for event in log(db)]
+    assert dog.id == Dog.get(dog.id).id
 
 
 # --- keys of several columns ----------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Models: reading, writing, keys, defaults, names, and that they are SQLAlchemy models like any other."""
 
+import asyncio
 import copy
 import pickle
 import sys
@@ -356,6 +357,20 @@ def test_a_model_defined_after_the_connection_gets_its_table(db):
     Late(text="one").save()
 
     assert ["late.created"] == names(db)
+
+
+async def test_and_an_async_session_finds_it(db):
+    class Late(BaseModel):
+        text = StringField()
+
+    dialect = db.async_engine.sync_engine.dialect
+    async with db.asession() as session:
+        begin = dialect.do_begin
+        session.add(Late(text="one"))
+        await session.commit()
+
+    assert ["late.created"] == await asyncio.to_thread(names, db)
+    assert begin != dialect.do_begin  # nothing stands before a transaction once all is there
 
 
 def test_a_handler_defined_after_the_connection_hears_what_comes_next(db):

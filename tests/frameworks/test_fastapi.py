@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from inspect import signature
 from typing import Annotated
 
 import pytest
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from earnorm import Abort, BaseModel, Database, IntegerField, StringField, connect, event_handler_async, pre_save
 from earnorm.errors import MissingExtra, NotConnected, TransactionNotYours
 from earnorm.fastapi import database, lifespan, transaction
+from earnorm.orm.connected import database_named
 
 
 @pytest.fixture
@@ -243,3 +245,11 @@ def test_without_fastapi_the_extra_is_named(monkeypatch):
 
     with pytest.raises(MissingExtra, match=r"pip install 'earnorm\[fastapi\]'"):
         transaction()
+
+
+async def test_a_lifespan_takes_what_connect_takes(url):
+    """It took four of them, and its docstring said all."""
+    assert signature(connect).parameters == signature(lifespan).parameters
+
+    async with lifespan(url, name="kept", worker=False, log="subscribed", retention=None)(object()):
+        assert database_named("a test", "kept").retention is None

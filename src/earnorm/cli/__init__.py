@@ -7,6 +7,7 @@ import click
 from earnorm.cli.capture import audit, capture
 from earnorm.cli.database import db
 from earnorm.cli.dead import dead
+from earnorm.cli.explain import explain_command
 from earnorm.cli.handlers import handlers, pause, resume
 from earnorm.cli.prune import prune
 from earnorm.cli.status import status
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (db, worker, status, pause, resume, handlers, dead, prune, capture, audit):
+for command in (db, worker, status, pause, resume, handlers, dead, prune, capture, audit, explain_command):
     main.add_command(command)

@@ -26,6 +26,7 @@ from earnorm.codec._together import written_together
 from earnorm.codec._words import (
     MAX_BYTES,
     MAX_DEPTH,
+    MAX_LEVELS,
     MAX_RECORD_BYTES,
     Refer,
     Reference,
@@ -230,7 +231,7 @@ def _parsed(data: bytes) -> Any:
     try:
         return _from_json(data)
     except RecursionError:
-        raise PayloadError("", data, f"it is nested deeper than {MAX_DEPTH} levels") from None
+        raise PayloadError("", data, f"it is nested deeper than {MAX_LEVELS} levels") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise PayloadError("", data, f"it is no JSON ({error})") from error
 

@@ -13,11 +13,12 @@ import msgspec
 from earnorm.errors import PayloadError
 from earnorm.names import real_module
 
-MAX_DEPTH = 64  # levels of containers; the payload is the first
+MAX_LEVELS = 64  # of containers; the payload is the first
+MAX_DEPTH = MAX_LEVELS + 1  # as the log keeps it, the payload lies beside the record's key
 MAX_BYTES = 256 * 1024
 MAX_RECORD_BYTES = 4 * 1024 * 1024  # all field values of one record together
 
-TOO_DEEP = f"it is nested deeper than {MAX_DEPTH} levels, or holds itself"
+TOO_DEEP = f"it is nested deeper than {MAX_LEVELS} levels, or holds itself"
 
 E = TypeVar("E", bound=type[Enum])
 C = TypeVar("C", bound=type[Any])

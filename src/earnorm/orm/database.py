@@ -199,6 +199,9 @@ class Database:
 
     def new_async_session(self) -> AsyncSession:
         self._require_open("asession()")
+        if self._prepared != count_tables():
+            # Nothing can be awaited here: its first transaction makes the tables of models that came since.
+            opening.get_ready_again(self._engines.twin.sync_engine, self._on_begin)
         return AsyncSession(self._engines.acting(self._engines.twin, self.schemas), expire_on_commit=False)
 
     def _engine_here(self) -> Engine:
@@ -251,9 +254,9 @@ class Database:
 
     def _on_begin(self) -> bool:
         """A plain Session may be the first to use the engine; it finds its tables."""
-        if self._prepared < 0 and self._preparer != threading.get_ident():
+        if self._prepared != count_tables() and self._preparer != threading.get_ident():
             self.ready()
-        return self._prepared >= 0
+        return self._prepared == count_tables()
 
     def _prepare(self) -> None:
         with self.unready():

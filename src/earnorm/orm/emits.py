@@ -78,7 +78,7 @@ class Emits:
         self.found = mappings.mapping_of(cls)
         self.info = self.found.info if self.found is not None else None
         self.heard = Heard.by(bus.plans.custom(name, cls, declared))
-        self._told_by_writes = _told_by_writes(name, self.info, _model_named(bus, name))
+        self._told_by_writes = _told_by_writes(name, self.info, bus.registry.model_in(name))
         if not self.connected:
             bus.warn_if_closed(name, self.heard.all)
 
@@ -134,13 +134,6 @@ class Emits:
             for key in payload:
                 if key[:4] in ("old_", "new_") and key[4:] in self.info.fields:
                     raise ReservedPayloadKey(key, self.name)
-
-
-def _model_named(bus: EventBus, name: str) -> ModelInfo | None:
-    models, subject = bus.registry.models, name
-    while (subject := subject.rpartition(".")[0]) and subject not in models:
-        pass
-    return models.get(subject)
 
 
 def _told_by_writes(name: str, *models: ModelInfo | None) -> Callable[[], EventError] | None:

@@ -26,7 +26,7 @@ from earnorm.errors import (
 )
 from earnorm.event import Changes, running
 from earnorm.handle import Handle
-from earnorm.lifecycle import collect_handlers
+from earnorm.lifecycle import collect_handlers, flattened
 from earnorm.names import qualify, validate_name
 from earnorm.orm import doors
 from earnorm.orm.connected import database_here
@@ -37,6 +37,7 @@ from earnorm.orm.filling import fill, shorten_constructor
 from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.reserved import refuse_reserved
 from earnorm.orm.shape import complete, stored_names
+from earnorm.orm.spec import specs_of
 from earnorm.orm.tables import keep_tables_of
 from earnorm.orm.validation import Validator, is_secret_looking
 from earnorm.orm.values import ValuesValidator, require_kind
@@ -237,7 +238,8 @@ class BaseModel(DeclarativeBase):
     @classmethod
     def on(cls, *events: Any, **options: Any) -> Callable[[F], F]:
         """Register a handler for this model's events, names relative to it: `@User.on("password_changed")`."""
-        names = [qualify(event, cls.__event_name__) if isinstance(event, str) else event for event in events]
+        every = flattened("on", events)
+        names = [qualify(event, cls.__event_name__) if isinstance(event, str) else event for event in every]
         return default_bus.register("on", names, options, info=default_bus.registry.model_of(cls))
 
     @classmethod
@@ -304,7 +306,7 @@ def _place(cls: type) -> str:
 def _register(cls: type[BaseModel], bubbles_to: str | None) -> None:
     mapper = inspect(cls)
     fields = stored_names(mapper)
-    specs = {name: column.info["earnorm"] for name, column in mapper.columns.items() if "earnorm" in column.info}
+    specs = specs_of(mapper)
     sensitive = frozenset(name for name, spec in specs.items() if spec.sensitive)
     _warn_of_secrets(cls, {name for name, spec in specs.items() if not spec.sensitive_given})
     cls.__earnorm_defaults__ = tuple((n, s.make_default) for n, s in specs.items() if s.has_default)

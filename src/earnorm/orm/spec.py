@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import ColumnElement
 
-__all__ = ["MISSING", "SPEC", "FieldSpec", "Missing", "spec_of"]
+__all__ = ["MISSING", "SPEC", "FieldSpec", "Missing", "spec_of", "specs_of"]
 
 SPEC: Final = "earnorm"
 
@@ -62,3 +63,14 @@ def spec_of(column: ColumnElement[Any]) -> FieldSpec | None:
     """The spec of a column made by one of our fields; None for a plain SQLAlchemy column."""
     spec = getattr(column, "info", {}).get(SPEC)
     return spec if isinstance(spec, FieldSpec) else None
+
+
+def specs_of(mapper: Mapper[Any]) -> dict[str, FieldSpec]:
+    """Of the attributes made by our fields. A key that joins a table to its parent's is what it is there."""
+    # Not through `mapper.attrs`: that configures all mappers, and a model must be definable before those it relates to.
+    found: dict[str, FieldSpec] = {}
+    for name, column in mapper.columns.items():
+        specs = [spec for each in mapper.get_property_by_column(column).columns if (spec := spec_of(each)) is not None]
+        if specs:
+            found[name] = specs[-1]
+    return found

@@ -15,7 +15,7 @@ from sqlalchemy.sql import ClauseElement, ColumnElement
 from earnorm.errors import Fault, ValidationFailed, _shown
 from earnorm.orm.rules import Broken, Rule, rules_of
 from earnorm.orm.screen import Passes, screen_of
-from earnorm.orm.spec import MISSING, FieldSpec, spec_of
+from earnorm.orm.spec import MISSING, FieldSpec, specs_of
 
 __all__ = ["Validator", "is_secret_looking", "validate", "validate_values"]
 
@@ -65,7 +65,7 @@ class Validator:
     def for_mapper(cls, mapper: Mapper[Any]) -> Validator:
         """The one validator of a model, built at first use."""
         if (known := _validators.get(mapper)) is None:
-            known = _validators[mapper] = cls(mapper.class_.__name__, _specs(mapper), _filled_later(mapper))
+            known = _validators[mapper] = cls(mapper.class_.__name__, specs_of(mapper), _filled_later(mapper))
         return known
 
     def check(self, record: object, names: Collection[str] | None = None, *, key: str | None = None) -> None:
@@ -152,14 +152,6 @@ def _is_sql(value: object) -> bool:
 
 
 # --- what a mapper knows --------------------------------------------------------------------
-
-
-# Not through `mapper.attrs`: that configures all mappers, and a model must be definable before those it relates to.
-
-
-def _specs(mapper: Mapper[Any]) -> dict[str, FieldSpec]:
-    found = ((key, spec_of(column)) for key, column in mapper.columns.items())
-    return {key: spec for key, spec in found if spec is not None}
 
 
 def _filled_later(mapper: Mapper[Any]) -> frozenset[str]:

@@ -11,8 +11,8 @@ from earnorm.errors import InvalidValue
 from earnorm.orm.column_screen import column_passes
 from earnorm.orm.rules import rules_of
 from earnorm.orm.screen import Passes, Screen, screen_of
-from earnorm.orm.spec import MISSING, FieldSpec, spec_of
-from earnorm.orm.validation import _filled_later, _is_sql, _specs, validate_values
+from earnorm.orm.spec import MISSING, FieldSpec, spec_of, specs_of
+from earnorm.orm.validation import _filled_later, _is_sql, validate_values
 
 __all__ = ["ValuesValidator", "require_kind"]
 
@@ -46,7 +46,7 @@ class ValuesValidator:
 
     def __init__(self, mapper: Mapper[Any]) -> None:
         self._model = mapper.class_.__name__
-        self._specs = _specs(mapper)
+        self._specs = specs_of(mapper)
         self._filled_later = _filled_later(mapper)
         self._required = frozenset(name for name in self._specs if self._must_be_given(name))
         # By what is given, which in a bulk write is the same for row after row.

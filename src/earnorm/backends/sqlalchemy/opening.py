@@ -20,7 +20,16 @@ from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.mapping import Mapping, bind_of, connection_of, open_on
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 
-__all__ = ["EXPECTED", "OPENED", "connect_engine", "expect_nothing", "listen", "outbox_in", "require_boundary"]
+__all__ = [
+    "EXPECTED",
+    "OPENED",
+    "connect_engine",
+    "expect_nothing",
+    "get_ready_again",
+    "listen",
+    "outbox_in",
+    "require_boundary",
+]
 
 # In a flush's `attributes`: its outboxes.
 _OUTBOXES = "earnorm_outboxes"
@@ -35,22 +44,26 @@ _lock = threading.Lock()
 def connect_engine(engine: Engine, log: Log, get_ready: Callable[[], bool], url: URL | None = None) -> None:
     """From now on, what commits on `engine` is kept in `log`, and all Sessions tell of the connections they open.
 
-    `get_ready` is called before each transaction until it says that all is.
+    `get_ready` is called before each transaction until it says that all is; so it is anew by `get_ready_again`.
     """
     listen()
     boundary.connect_engine(engine, log, url)
-    _get_ready_first(engine.dialect, get_ready)
+    get_ready_again(engine, get_ready)
 
 
-def _get_ready_first(dialect: Any, get_ready: Callable[[], bool]) -> None:
+def get_ready_again(engine: Engine, get_ready: Callable[[], bool]) -> None:
     # No event of the engine, which would tell every statement to nobody.
+    dialect: Any = engine.dialect
     do_begin = dialect.do_begin
+    if getattr(do_begin, "gets_ready", False):
+        return
 
     def begin(connection: Any) -> None:
         if get_ready() and vars(dialect).get("do_begin") is begin:
             dialect.do_begin = do_begin
         do_begin(connection)
 
+    begin.gets_ready = True  # type: ignore[attr-defined]  # by which it is known
     dialect.do_begin = begin
 
 
