@@ -124,17 +124,16 @@ def test_an_async_session_s_too(db, Order, sent):
     assert ([True], ["order:1"], ["+1"]) == (sent, in_log(db), told)
 
 
-def test_after_a_rollback_the_statement_is_prepared_anew(db, Order, sent):
-    """psycopg drops all that a session has prepared when it rolls back."""
+def test_after_a_failure_the_statement_is_prepared_anew(db, Order, sent):
+    """psycopg drops all that a session has prepared when it rolls back what has failed."""
     with db.engine.connect() as connection:
         for number in range(10):
             with Session(connection) as session:
                 session.add(Order(id=number))
                 session.commit()
-            with Session(connection) as session:
-                session.add(Order(id=number + 100))
+            with Session(connection) as session, pytest.raises(IntegrityError):
+                session.add(Order(id=number))
                 session.flush()
-                session.rollback()
 
     assert [True] * 10 == sent
     assert 10 == len(in_log(db))

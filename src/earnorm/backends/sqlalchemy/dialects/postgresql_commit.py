@@ -151,7 +151,7 @@ _query = lru_cache(maxsize=64)(_Query)
 def _send(driver: Driver, statement: Statement, answer: Format = Format.TEXT) -> int:
     """Send it, prepared, to be answered in this format; returns how many answers there will be.
 
-    It stands in psycopg's own book, since a ROLLBACK lets psycopg drop every statement of the session.
+    It stands in psycopg's own book, since psycopg drops every statement of the session when it rolls back a failure.
     """
     book: Any = driver._prepared
     query = _query(statement.text)

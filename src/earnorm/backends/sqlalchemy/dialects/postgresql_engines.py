@@ -82,6 +82,9 @@ def _cursor(*, is_async: bool) -> type[Any]:
 
 
 def _prepare_by(engine: Engine, connect: Mapping[str, Any]) -> None:
+    from earnorm.backends.sqlalchemy.dialects.postgresql_rollback import keep_prepared
+
+    keep_prepared(engine)
     if connect["prepare_threshold"] is None:
         event.listen(engine, "connect", _prepare_if_direct)
 
