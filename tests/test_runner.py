@@ -377,8 +377,10 @@ class TestAskedFor:
         "function, needs",
         [
             (lambda: None, []),
-            (lambda *, total: None, ["data"]),
+            (lambda *, total: None, ["payload"]),
+            (lambda *, total=0, **others: None, ["payload"]),
             (lambda order: None, ["record"]),
+            (lambda order, total: None, ["data", "record"]),
             (lambda event: None, ["data", "record"]),
         ],
     )
@@ -390,6 +392,7 @@ class TestAskedFor:
             bus,
             lambda entry, event: found.append("record") or Hydrated("it"),
             lambda entry, attempt: found.append("data") or decode(entry, attempt),
+            payloads=lambda entry: found.append("payload") or decode(entry, 1).payload,
         )
 
         assert Done() == run(runner, Rig().delivery())

@@ -50,8 +50,9 @@ _GRACE = 1.0
 class Runner:
     """Prepares, calls, and says what came of it.
 
-    `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block, unless it is
-    given one that `ahead` has loaded: `hydrate(entry, event, record)`. It calls `event` if it needs it.
+    `events(entry, attempt)` decodes an entry, `payloads(entry)` its payload alone; `hydrate(entry, event)` loads its
+    record and may block, unless it is given one that `ahead` has loaded: `hydrate(entry, event, record)`. It calls
+    `event` if it needs it.
     `version` is that of the application's code, for the record of failed attempts.
     """
 
@@ -68,12 +69,14 @@ class Runner:
         clock: Clock | None = None,
         version: str = "",
         grace: float = _GRACE,
+        payloads: Callable[[Entry], Mapping[str, Any]] | None = None,
         ahead: Ahead | None = None,
     ) -> None:
         self.events = events
         self._bus = bus
         self._database = database
-        self.preparation = Preparation(bus, hydrate, events, database, ahead)
+        payloads = payloads or (lambda entry: events(entry, 1).payload)
+        self.preparation = Preparation(bus, hydrate, events, payloads=payloads, database=database, ahead=ahead)
         self._loads_ahead = ahead is not None
         self._backoff = backoff or Backoff()
         self._hint = hint
