@@ -16,6 +16,7 @@ from earnorm.clock import Clock
 from earnorm.delivery import Delivery, Outcome
 from earnorm.places import Entrance, Place, Places
 from earnorm.portal import LoopThread
+from earnorm.stepping import Steps
 from earnorm.underway import Run
 
 __all__ = ["Driving"]
@@ -33,7 +34,7 @@ class AsyncPerformer(Protocol):
 
     def begin(self, delivery: Delivery, loaded: Any = None) -> Run: ...
 
-    def start(self, run: Run) -> Outcome | None: ...
+    def start(self, run: Run, steps: Steps) -> Outcome | None: ...
 
     async def finish(self, run: Run, executor: Executor | None = None) -> Outcome | None: ...
 
@@ -121,9 +122,9 @@ class Driving:
         So whatever a handler ties to its task, a timeout or a session, it finds again after it waited, and nobody
         else does.
         """
-        batch = places.batch
+        batch, steps = places.batch, Steps()
         try:
-            while (waiting := self._follow(places)) is None and places.is_ready:
+            while (waiting := self._follow(places, steps)) is None and places.is_ready:
                 batch.tell_ended()
                 await asyncio.sleep(0)
         finally:
@@ -132,7 +133,7 @@ class Driving:
         if waiting is not None:
             await self._finish(places, *waiting)
 
-    def _follow(self, places: Places) -> tuple[Place, Run] | None:
+    def _follow(self, places: Places, steps: Steps) -> tuple[Place, Run] | None:
         """Perform one delivery after the other for a moment, or up to one that waits: returned if one does."""
         # One function, though it does several things: thousands pass through it while the loop has other tasks.
         batch, lanes, begin, start = places.batch, places.batch.lanes, self._performer.begin, self._performer.start
@@ -143,7 +144,7 @@ class Driving:
                     places.end(place)
                     continue
                 run = begin(lanes[place.lane][place.start], None if place.share is None else place.share.get())
-                outcome = start(run)
+                outcome = start(run, steps)
                 if outcome is None:
                     return place, run
                 places.note(place, outcome)

@@ -33,6 +33,7 @@ __all__ = [
     "event_of",
     "fingerprint",
     "identity_of",
+    "payload_of",
 ]
 
 _DAMAGED = "the log's entry is damaged"
@@ -143,7 +144,7 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
 
     Raises PayloadError if the data cannot be read.
     """
-    data = decode(entry.data) if resolve is None else decode(entry.data, resolve=resolve)
+    data = _read(entry, resolve)
     changes: Changes = NO_CHANGES
     if "changes" in data or "hidden" in data:
         try:
@@ -151,17 +152,30 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
             changes |= {name: Change(None, None) for name in data.get("hidden", ())}
         except TypeError:
             raise PayloadError("changes", data, f"{_DAMAGED}: expected pairs of an old and a new value") from None
-    payload = data.get("payload")
     return Event(
         entry.name,
         None,
-        payload if type(payload) is dict else _part(data, "payload"),
+        _payload(data),
         changes,
         entry.key,
         _origin_of(entry, attempt, database),
         _id=entry.id,
         _at=entry.raw_at / 1e6,
     )
+
+
+def payload_of(entry: Entry, resolve: Resolve | None = None) -> Mapping[str, Any]:
+    """`event_of(entry).payload`, without the event. Raises PayloadError."""
+    return _payload(_read(entry, resolve))
+
+
+def _read(entry: Entry, resolve: Resolve | None) -> dict[str, Any]:
+    return decode(entry.data) if resolve is None else decode(entry.data, resolve=resolve)
+
+
+def _payload(data: dict[str, Any]) -> Mapping[str, Any]:
+    payload = data.get("payload")
+    return payload if type(payload) is dict else _part(data, "payload")
 
 
 def bare_event_of(entry: Entry, *, attempt: int = 1, database: str = "") -> Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -26,6 +26,7 @@ __all__ = ["Ahead", "Hydrated", "Loaded", "Preparation"]
 
 # What of its arguments gives a handler its record; `event` has it as `event.subject`.
 _OF_RECORDS = (Source.SUBJECT, Source.EVENT, Source.CONTEXT, Source.DECLARED)
+_OF_PAYLOADS = {Source.KEY, Source.REST}
 _OF_MOMENTS = (Source.CREATED, Source.OLD, Source.SESSION, Source.DECLARED)
 
 # Seconds for which a record that was loaded ahead may wait for its handler.
@@ -77,12 +78,15 @@ class Preparation:
         bus: EventBus,
         hydrate: Callable[..., Hydrated],
         events: Callable[[Entry, int], Event],
+        *,
+        payloads: Callable[[Entry], Mapping[str, Any]],
         database: str,
         ahead: Ahead | None,
     ) -> None:
         self._bus = bus
         self._hydrate = hydrate
         self._events = events
+        self._payloads = payloads
         self._database = database
         self._ahead = ahead
 
@@ -105,8 +109,10 @@ class Preparation:
             return self._way(handler, info, target, nothing=True)
         record = when is not None or binding.uses(*_OF_RECORDS)
         moment = when is not None or binding.uses(*_OF_MOMENTS)
-        alone = when is None and all(argument.source is Source.SUBJECT for argument in binding.arguments)
-        asks: dict[str, Any] = {"record": record, "moment": moment, "keys": binding.required, "record_alone": alone}
+        asks: dict[str, Any] = {"record": record, "moment": moment, "keys": binding.required}
+        if when is None:
+            sources = {argument.source for argument in binding.arguments}
+            asks |= {"record_alone": sources == {Source.SUBJECT}, "payload_alone": sources <= _OF_PAYLOADS}
         return self._way(handler, info, call, when, **asks)
 
     def _way(self, handler: Handler, info: ModelInfo | None, *call: Any, **asks: Any) -> Way:
@@ -133,6 +139,11 @@ class Preparation:
         if way.nothing:
             run.target = way.call
             return None
+        if way.payload_alone:
+            payload = self._payloads(entry)
+            self._require_keys(way, entry.name, payload, way.info)
+            run.target, run.arguments = way.call, (None, payload, None, None)
+            return None
         # Of damaged data, the attempt fails of what it asks for and of nothing else.
         event = None if way.record_alone else self._event(run)
         found = _NOTHING
@@ -158,18 +169,21 @@ class Preparation:
         return self._hydrate(entry, partial(self._event, run), *record)
 
     def _compose(self, run: Run, event: Event, found: Hydrated, info: ModelInfo | None) -> Skipped | None:
-        way, handler = run.way, run.way.handler
-        if not way.keys <= event.payload.keys():
-            self._bus.caller.require_payload((handler,), event.name, event.payload, info)
+        way = run.way
+        self._require_keys(way, event.name, event.payload, info)
         call, when = way.call, way.when
         if info is not way.info:
-            call, when, _ = self._bus.caller.compiled(handler, info)
+            call, when, _ = self._bus.caller.compiled(way.handler, info)
         run.target = call
         moment = self._moment(run, found) if way.moment else None
         run.arguments = (event.subject, event.payload, event, moment)
         if when is not None and not when(*run.arguments):
             return Skipped("when")
         return None
+
+    def _require_keys(self, way: Way, name: str, payload: Mapping[str, Any], info: ModelInfo | None) -> None:
+        if not way.keys <= payload.keys():
+            self._bus.caller.require_payload((way.handler,), name, payload, info)
 
     @staticmethod
     def _moment(run: Run, found: Hydrated) -> Moment:
@@ -182,7 +196,8 @@ class Preparation:
     def may_block(self, run: Run) -> bool:
         """Whether it belongs in a thread: a record to load, a condition to ask. Of a way that asks for anything."""
         way, entry = run.way, run.delivery.entry
-        if way.when is not None or b'"$ref"' in entry.data:
+        # Not by `in`: bytes in bytes take five times as long.
+        if way.when is not None or entry.data.find(b'"$ref"') >= 0:
             return True
         return way.record and self.loads(way, entry) and not self.is_fresh(run.loaded)
 

@@ -31,7 +31,7 @@ from earnorm.event import Entry, Event
 from earnorm.handler import Handler
 from earnorm.portal import wait_for
 from earnorm.preparation import Ahead, Hydrated, Loaded, Preparation
-from earnorm.stepping import Rest, Timer, awaiting
+from earnorm.stepping import Rest, Steps, Timer, awaiting
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
 from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
@@ -51,8 +51,9 @@ _GRACE = 1.0
 class Runner:
     """Prepares, calls, and says what came of it.
 
-    `events(entry, attempt)` decodes an entry; `hydrate(entry, event)` loads its record and may block, unless it is
-    given one that `ahead` has loaded: `hydrate(entry, event, record)`. It calls `event` if it needs it.
+    `events(entry, attempt)` decodes an entry, `payloads(entry)` its payload alone; `hydrate(entry, event)` loads its
+    record and may block, unless it is given one that `ahead` has loaded: `hydrate(entry, event, record)`. It calls
+    `event` if it needs it.
     `version` is that of the application's code, for the record of failed attempts.
     """
 
@@ -69,12 +70,14 @@ class Runner:
         clock: Clock | None = None,
         version: str = "",
         grace: float = _GRACE,
+        payloads: Callable[[Entry], Mapping[str, Any]] | None = None,
         ahead: Ahead | None = None,
     ) -> None:
         self.events = events
         self._bus = bus
         self._database = database
-        self.preparation = Preparation(bus, hydrate, events, database, ahead)
+        payloads = payloads or (lambda entry: events(entry, 1).payload)
+        self.preparation = Preparation(bus, hydrate, events, payloads=payloads, database=database, ahead=ahead)
         self._loads_ahead = ahead is not None
         self._backoff = backoff or Backoff()
         self._hint = hint
@@ -167,15 +170,15 @@ class Runner:
             return self._failed(run, error)
         return self._ended(run, outcome)
 
-    def start(self, run: Run) -> Outcome | None:
+    def start(self, run: Run, steps: Steps) -> Outcome | None:
         """`perform`, on a loop, up to where it has to wait: None if it has, and `finish` does the rest.
 
-        A handler that never waits needs no more, and no task.
+        A handler that never waits needs no more, and no task, and leaves the `steps` to the next one.
         """
         way, context = run.way, Context()
         try:
             may_block = not way.nothing and self.preparation.may_block(run)
-            outcome = None if may_block else context.run(self.first_step, run)
+            outcome = None if may_block else context.run(self.first_step, run, steps)
         except FAILURES as error:
             if is_no_attempt(error):
                 raise
@@ -197,7 +200,7 @@ class Runner:
             if run.coroutine is None:
                 loop = asyncio.get_running_loop()
                 outcome = await loop.run_in_executor(executor, lambda: context.run(self.preparation.prepare, run))
-                outcome = outcome or context.run(self.first_step, run)
+                outcome = outcome or context.run(self.first_step, run, Steps())
             if outcome is None:
                 outcome = self.returned(run, await self.waited_for(run, context))
         except FAILURES as error:
@@ -239,7 +242,7 @@ class Runner:
 
     # --- on a loop ---------------------------------------------------------------------------
 
-    def first_step(self, run: Run) -> Outcome | None:
+    def first_step(self, run: Run, steps: Steps) -> Outcome | None:
         """Call the handler, up to where it waits for the first time: None if it does.
 
         Before, whatever else is to be done for it, unless that was.
@@ -254,17 +257,16 @@ class Runner:
             if not inspect.isawaitable(result):
                 return self.returned(run, result)
             result = awaiting(result)
-        run.coroutine = result
-        try:
-            run.awaits = result.send(None)
-        except StopIteration as stop:
-            return self.returned(run, stop.value)
+        awaits = steps.first(result)
+        if awaits is steps.ended:
+            return self.returned(run, steps.ended.value)
+        run.coroutine, run.steps, run.awaits = result, steps, awaits
         return None
 
     async def waited_for(self, run: Run, context: Context) -> Any:
         """The rest of a handler that waits, cancelled when its time is over."""
-        assert run.coroutine is not None
-        rest = Rest(context, run.coroutine, run.awaits)
+        assert run.steps is not None
+        rest = Rest(context, run.steps, run.awaits)
         if run.timeout is None:
             return await rest
         task, loop = asyncio.current_task(), asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from earnorm.errors import HandlerTimedOut
 from earnorm.event import Entry
 from earnorm.handle import Emission
 
-__all__ = ["CLOSED", "Attempting", "Settling", "settling_here"]
+__all__ = ["Attempting", "Settling", "settling_here"]
 
 
 # One for all, since it is held for a moment: making one for each attempt would cost more.
@@ -68,11 +68,6 @@ class Settling:
         """The attempt is given up while it still runs: what it emits from now on is refused."""
         with _lock:
             self._entries, self._given_up = None, (handler, timeout)
-
-
-CLOSED = Settling()
-"""That of attempts that have ended and emitted nothing, as most do."""
-CLOSED.close()
 
 
 class Attempting(Protocol):

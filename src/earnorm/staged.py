@@ -10,6 +10,7 @@ from earnorm.errors import HandlerTimedOut
 from earnorm.portal import await_here
 from earnorm.runner import FAILURES, Runner, tell_refused
 from earnorm.stage import Stage
+from earnorm.stepping import Steps
 from earnorm.underway import Run
 from earnorm.verdict import is_no_attempt, process_ends
 
@@ -59,7 +60,7 @@ def _call(runner: Runner, run: Run, stage: Stage, context: Context) -> Outcome:
 
 async def _acall(runner: Runner, run: Run, context: Context) -> Outcome:
     """The handler's steps, each in its own context, in the task that awaits this."""
-    outcome = context.run(runner.first_step, run)
+    outcome = context.run(runner.first_step, run, Steps())
     return runner.returned(run, await runner.waited_for(run, context)) if outcome is None else outcome
 
 

@@ -17,8 +17,9 @@ from msgspec.structs import force_setattr
 
 from earnorm.delivery import Attempt, Delivery, Outcome
 from earnorm.event import Entry, Event, Running
-from earnorm.settling import CLOSED, Settling
+from earnorm.settling import Settling
 from earnorm.stage import Stage
+from earnorm.stepping import Steps
 from earnorm.telemetry import escaped
 from earnorm.verdict import Verdict
 from earnorm.way import Way
@@ -51,8 +52,9 @@ class Run(msgspec.Struct, eq=False):
     is_given_up: bool = False
     timed_out: bool = False
     thread: int = 0
-    # Of an async handler that waits: itself, what it waits for, and the context of its steps.
+    # Of an async handler that waits: itself, its steps, what it waits for, and the context of its steps.
     coroutine: CoroutineType[Any, Any, Any] | None = None
+    steps: Steps | None = None
     awaits: Any = None
     context: Context | None = None
     # Of a transactional handler: the transaction that it runs in.
@@ -62,6 +64,7 @@ class Run(msgspec.Struct, eq=False):
     is_read: bool = False
     _subject: Any = None
     _settling: Settling | None = None
+    _is_closed: bool = False
 
     # --- what runs here ----------------------------------------------------------------------
 
@@ -124,22 +127,19 @@ class Run(msgspec.Struct, eq=False):
         with _lock:
             if self._settling is None:
                 self._settling = Settling()
+            # Once it is made: `close` first says that it is over and then looks for one, so that one sees the other.
+            if self._is_closed:
+                self._settling.close()
             return self._settling
 
     def close(self) -> tuple[Entry, ...]:
         """What was emitted, in order; nothing comes in from now on."""
-        with _lock:
-            if self._settling is None:
-                self._settling = CLOSED
-                return ()
-        return self._settling.close()
+        self._is_closed = True
+        return () if self._settling is None else self._settling.close()
 
     def revoke(self, timeout: float) -> None:
         """It is given up while it still runs: what it emits from now on is refused."""
-        with _lock:
-            if self._settling is None or self._settling is CLOSED:
-                self._settling = Settling()
-        self._settling.revoke(self.handler, timeout)
+        self.settling.revoke(self.handler, timeout)
 
     # --- what became of it -------------------------------------------------------------------
 

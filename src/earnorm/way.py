@@ -27,6 +27,7 @@ class Way:
     when       its condition, called alike
     record, moment, keys   what else it asks for
     record_alone   that it asks for nothing but its record
+    payload_alone  or for nothing but what is in its payload
     """
 
     handler: Handler
@@ -41,6 +42,7 @@ class Way:
     moment: bool = False
     keys: frozenset[str] = frozenset()
     record_alone: bool = False
+    payload_alone: bool = False
 
 
 class Ways:

@@ -62,7 +62,7 @@ __all__ = [
 
 _to_json = msgspec.json.Encoder().encode
 _from_json = msgspec.json.Decoder().decode
-
+_DOLLAR, _BACKSLASH = b"$\\"
 
 # Records that are written together: enough for their columns to pay, and few for what one misfit costs.
 _TOGETHER = 500
@@ -108,7 +108,7 @@ def encode_flat(identity: Sequence[Any], payload: Mapping[str, Any]) -> bytes | 
         data = _to_json({"identity": identity, "payload": payload})
     except UnicodeEncodeError:  # a lone surrogate
         return None
-    return None if len(data) > MAX_BYTES or b"\\u0000" in data else data
+    return None if len(data) > MAX_BYTES or _holds(data, b"\\u0000") else data
 
 
 def _is_flat(item: object) -> bool:
@@ -141,7 +141,7 @@ def encode_record(
         )
     except (Refusal, UnicodeEncodeError):
         return None
-    return None if len(data) > MAX_BYTES or b"\\u0000" in data else data
+    return None if len(data) > MAX_BYTES or _holds(data, b"\\u0000") else data
 
 
 def encode_records(
@@ -185,7 +185,7 @@ def _written(payload: object, refer: Refer) -> bytes:
         data = _to_json(Writer(refer).value(payload, 0))
     except UnicodeEncodeError:  # a lone surrogate
         return _written_with_care(payload, refer)
-    return _written_with_care(payload, refer) if b"\\u0000" in data else data
+    return _written_with_care(payload, refer) if _holds(data, b"\\u0000") else data
 
 
 def _written_with_care(payload: object, refer: Refer) -> bytes:
@@ -196,9 +196,7 @@ def _written_with_care(payload: object, refer: Refer) -> bytes:
 def decode(data: bytes, *, resolve: Resolve = _itself) -> dict[str, Any]:
     """What `encode` was given; PayloadError for bytes that it did not write. What `resolve` raises passes through."""
     tree = _parsed(data)
-    # No tag, no escaped key, and too few brackets to be too deep: nothing is left to do.
-    is_plain = b"$" not in data and b"\\u0024" not in data and data.count(b"{") + data.count(b"[") <= MAX_DEPTH
-    if is_plain and type(tree) is dict:
+    if type(tree) is dict and _is_plain(data):
         return tree
     try:
         found = Reader(resolve).value(tree, 0)
@@ -207,6 +205,18 @@ def decode(data: bytes, *, resolve: Resolve = _itself) -> dict[str, Any]:
     if type(found) is not dict:
         raise PayloadError("", found, "the outermost value is no dictionary")
     return found
+
+
+def _is_plain(data: bytes) -> bool:
+    """No tag, no escaped key, and too few brackets to be too deep: nothing is left to do but to parse it."""
+    if _DOLLAR in data or _holds(data, b"\\u0024"):
+        return False
+    return len(data) <= 2 * MAX_DEPTH or data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+
+
+def _holds(data: bytes, escaped: bytes) -> bool:
+    """`escaped in data`, in a third of the time: bytes are asked for a number first, which they refuse by an error."""
+    return _BACKSLASH in data and data.find(escaped) >= 0
 
 
 class _Identified(msgspec.Struct, gc=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.envelope import encode_change, entry_of, event_of, identity_of
+from earnorm.envelope import encode_change, entry_of, event_of, identity_of, payload_of
 from earnorm.event import Entries, Entry, Event, identify
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
@@ -283,6 +283,7 @@ class DatabaseLog:
             self.bus,
             self.hydrate,
             self.decode,
+            payloads=self.payload,
             database=self.name,
             hint=hint_of,
             clock=self.clock,
@@ -292,6 +293,9 @@ class DatabaseLog:
 
     def decode(self, entry: Entry, attempt: int) -> Event:
         return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
+
+    def payload(self, entry: Entry) -> Mapping[str, Any]:
+        return payload_of(entry, self._resolve)
 
     def _resolve(self, reference: Reference) -> Any:
         """A model in a payload, loaded; the reference itself if its row is gone or its class unknown here."""
