@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from earnorm import Abort, EventBus, StopPropagation, default_bus, event_type
+from earnorm import Abort, Event, EventBus, Handle, StopPropagation, default_bus, event_type
 from earnorm import aemit as default_aemit
 from earnorm import emit as default_emit
 from earnorm.errors import (
@@ -20,6 +20,7 @@ from earnorm.errors import (
     HandlerNameTaken,
     InvalidName,
     MissingPayload,
+    NoOutcomes,
     OrderCycle,
     SyncDoorInCoroutine,
 )
@@ -131,6 +132,22 @@ def test_an_id_stays_the_same(bus):
     handle = bus.emit("thing.made")
 
     assert handle.id == handle.id
+
+
+def test_every_emit_has_a_handle_of_its_own(bus):
+    assert 2 == len({bus.emit("thing.made"), bus.emit("thing.made")})
+
+
+def test_the_handle_of_an_event_that_a_handler_took_is_a_handle_like_others(bus, seen):
+    bus.on("thing.made")(lambda event: seen.append(event))
+
+    handle = bus.emit("thing.made", "a")
+
+    assert isinstance(handle, Handle)
+    assert not handle.repeated
+    assert isinstance(seen[0], Event)
+    with pytest.raises(NoOutcomes):
+        handle.outcomes()
 
 
 def test_buses_do_not_hear_each_other(seen):

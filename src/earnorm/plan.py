@@ -26,7 +26,7 @@ from earnorm.binding import (
 from earnorm.declared import payload_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
 from earnorm.event import NO_PAYLOAD, Event, Origin
-from earnorm.handle import EventHandle, Handle
+from earnorm.handle import SeenEvent, UnseenHandle
 from earnorm.handler import Handler, Phase
 from earnorm.portal import wait_for
 from earnorm.tenant import _tenant
@@ -78,15 +78,15 @@ class _Writer:
         self.inlined = declared and all(_inlinable(step) for step in steps)
         self.declared = declared
         self.alone = alone
+        # What stands behind the subject; a declared event without one is the subject.
+        self.given = ("s" if alone else "o") if declared else "p"
         self.required = sorted(frozenset[str]().union(*(step.binding.required for step in steps)))
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
             "Context": Context,
-            "Event": Event,
-            "EventHandle": EventHandle,
-            "Handle": Handle,
             "Moment": Moment,
             "RESERVED": RESERVED,
+            "SeenEvent": SeenEvent,
             "StopPropagation": StopPropagation,
             "event_name": name,
             "event_for": _event_for,
@@ -98,6 +98,7 @@ class _Writer:
             "payload_of": payload_of,
             "refuse_reserved": refuse_reserved,
             "tenant": _tenant.get,  # itself, with no function around it: this is the hot path
+            "UnseenHandle": UnseenHandle,
             "wait": wait_for,
         }
 
@@ -106,7 +107,7 @@ class _Writer:
         for phase in (Phase.TRANSACTION, Phase.AFTER_COMMIT):
             numbered = [(i, s) for i, s in enumerate(self.steps) if _in_process(s.handler.phase) is phase]
             self._phase(numbered)
-        self.lines.append("    return EventHandle(None, e)" if self._wants_event else "    return Handle()")
+        self.lines.append("    return e" if self._wants_event else "    return UnseenHandle()")
         source = "\n".join(self.lines)
         # The text is made of parameter names, which the compiler has accepted as identifiers already.
         exec(compile(source, _FILE.format(self.name), "exec"), self.names)  # noqa: S102  see above
@@ -119,18 +120,16 @@ class _Writer:
 
     def _head(self) -> None:
         colour = "async def" if self.awaited else "def"
-        self.lines.append(f"{colour} run({'s' if self.alone else 's, p'}):")
-        if self.declared:
-            self.lines.append("    o = s" if self.alone else "    o = p")
+        self.lines.append(f"{colour} run({'s' if self.alone else f's, {self.given}'}):")
         if self.declared and not self.inlined:
-            self.lines.append("    p = payload_of(o)")
+            self.lines.append(f"    p = payload_of({self.given})")
         self._take_keys()
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
-            self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
+            self.lines.append(f"    m = Moment(None, False, {self.given if self.declared else 'None'})")
         if self._wants_event:
-            payload = "payload_of(o)" if self.inlined else "p"
+            payload = f"payload_of({self.given})" if self.inlined else "p"
             self.lines.append("    t = tenant()")
-            made = f"Event(event_name, s, {payload}) if t is None else event_for(t, event_name, s, {payload})"
+            made = f"SeenEvent(event_name, s, {payload}) if t is None else event_for(t, event_name, s, {payload})"
             self.lines.append(f"    e = {made}")
 
     def _take_keys(self) -> None:
@@ -139,7 +138,7 @@ class _Writer:
         A payload of just these keys holds no reserved one, since no handler can require those.
         """
         if self.inlined:
-            self.lines += [f"    k{i} = o.{key}" for i, key in enumerate(self.required)]
+            self.lines += [f"    k{i} = {self.given}.{key}" for i, key in enumerate(self.required)]
             return
         if self.required:
             taken = "; ".join(f"k{i} = p[{key!r}]" for i, key in enumerate(self.required))
@@ -180,7 +179,7 @@ class _Writer:
 
     def _call(self, i: int, step: Step) -> str:
         text, defaults = arguments_text(step.binding, f"a{i}_")
-        text = text.replace("m.declared", "o") if self.declared else text
+        text = text.replace("m.declared", self.given) if self.declared else text
         for number, key in enumerate(self.required):
             text = text.replace(f"p[{key!r}]", f"k{number}")
         self.names.update(defaults)
@@ -231,8 +230,8 @@ class WeakTarget:
         return self._handler.target
 
 
-def _event_for(tenant: str | None, name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> Event:
-    return Event(name, subject, payload, origin=Origin(tenant=tenant))
+def _event_for(tenant: str | None, name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> SeenEvent:
+    return SeenEvent(name, subject, payload, origin=Origin(tenant=tenant))
 
 
 def _in_process(phase: Phase) -> Phase:
