@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType, FunctionType
+from typing import Any, Literal
 
 from earnorm import telemetry
 from earnorm.binding import (
@@ -31,7 +32,7 @@ from earnorm.handler import Handler, Phase
 from earnorm.portal import wait_for
 from earnorm.tenant import _tenant
 
-__all__ = ["Step", "compile_plan", "noted"]
+__all__ = ["Plan", "Step", "compile_plan", "noted", "rescue"]
 
 _FILE = "<earnorm plan of {}>"
 
@@ -45,6 +46,14 @@ class Step:
     when: Callable[..., Any] | None = None
 
 
+Lone = Callable[[Any], Any] | Literal[False] | None
+"""The one handler of a plan, if it takes the subject and nothing else; False if there is none; None of other plans."""
+
+Plan = tuple[Lone, Callable[..., Any]]
+"""What an emit calls: its second, or the first instead where no payload is given, since the call of a generated
+function would cost as much as all that it does. A plain tuple, which is taken apart in no time."""
+
+
 def compile_plan(
     name: str,
     steps: Sequence[Step],
@@ -52,12 +61,28 @@ def compile_plan(
     declared: bool = False,
     alone: bool = False,
     awaited: bool = False,
-) -> Callable[..., Any]:
+) -> Plan:
     """Generate `run(s, p)`: subject and payload (a mapping; for a declared event the object itself) to a Handle.
 
     For a declared event `alone`, without a subject, it is `run(s)`. With `awaited` it is a coroutine function.
     """
-    return _Writer(name, steps, declared=declared, alone=alone, awaited=awaited).compile()
+    run = _Writer(name, steps, declared=declared, alone=alone, awaited=awaited).compile()
+    return (None if awaited else _lone(steps)), run
+
+
+def rescue(run: Any, error: Exception, subject: Any) -> None:
+    """What the plan `run` does about an error of its lone handler, which was called without it."""
+    run.__globals__["rescue"](error, subject)
+
+
+def _lone(steps: Sequence[Step]) -> Lone:
+    if len(steps) != 1:
+        return None if steps else False
+    function, arguments = steps[0].handler.function, steps[0].binding.arguments
+    if not isinstance(function, FunctionType) or steps[0].handler.is_async or steps[0].when is not None:
+        return None
+    is_enough = len(arguments) == 1 and arguments[0].source is Source.SUBJECT and not arguments[0].keyword
+    return function if is_enough else None
 
 
 class _Writer:
@@ -97,6 +122,7 @@ class _Writer:
             "old_value": old_value,
             "payload_of": payload_of,
             "refuse_reserved": refuse_reserved,
+            "rescue": self._rescue_lone,
             "tenant": _tenant.get,  # itself, with no function around it: this is the hot path
             "UnseenHandle": UnseenHandle,
             "wait": wait_for,
@@ -128,9 +154,8 @@ class _Writer:
             self.lines.append(f"    m = Moment(None, False, {self.given if self.declared else 'None'})")
         if self._wants_event:
             payload = f"payload_of({self.given})" if self.inlined else "p"
-            self.lines.append("    t = tenant()")
-            made = f"SeenEvent(event_name, s, {payload}) if t is None else event_for(t, event_name, s, {payload})"
-            self.lines.append(f"    e = {made}")
+            made = f"(event_name, s, {payload})"
+            self.lines.append(f"    e = SeenEvent{made} if tenant() is None else event_for{made}")
 
     def _take_keys(self) -> None:
         """All keys are looked up before the first handler runs: a missing one starts nothing.
@@ -209,12 +234,19 @@ class _Writer:
             return _loop(error)
         return noted(error, self.steps[i].handler, self.name)
 
+    def _rescue_lone(self, error: Exception, subject: Any) -> None:
+        if isinstance(error, StopPropagation):
+            return
+        if _in_process(self.steps[0].handler.phase) is Phase.TRANSACTION:
+            raise self._noted(0, error)
+        self._failed(0, error, subject, None)
+
     def _failed(self, i: int, error: Exception, subject: Any, event: Event | None) -> None:
         if isinstance(error, RecursionError):
             raise _loop(error) from None
         if isinstance(error, (StopPropagation, EventLoopError, SyncDoorInCoroutine)):
             raise error
-        event = event if event is not None else _event_for(_tenant.get(), self.name, subject)
+        event = event if event is not None else _event_for(self.name, subject)
         telemetry.tell(telemetry.HandlerFailed(event, self.steps[i].handler.name, error))
 
 
@@ -230,8 +262,9 @@ class WeakTarget:
         return self._handler.target
 
 
-def _event_for(tenant: str | None, name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> SeenEvent:
-    return SeenEvent(name, subject, payload, origin=Origin(tenant=tenant))
+def _event_for(name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> SeenEvent:
+    """The event, on behalf of the tenant of here."""
+    return SeenEvent(name, subject, payload, origin=Origin(tenant=_tenant.get()))
 
 
 def _in_process(phase: Phase) -> Phase:
@@ -251,15 +284,23 @@ def noted(error: Exception, handler: Handler, event: str) -> Exception:
 
 
 def _loop(error: RecursionError) -> EventLoopError:
-    """Handlers that emit each other for ever, told by the plans on the stack."""
+    """Handlers that emit each other for ever, told by the plans and emits on the stack."""
     names: list[str] = []
     frame = error.__traceback__.tb_frame if error.__traceback__ is not None else None
     while frame is not None and len(names) < 8:
-        file = frame.f_code.co_filename
-        if file.startswith("<earnorm plan of "):
-            names.append(file[len("<earnorm plan of ") : -1])
+        if (name := _told_by(frame)) is not None:
+            names.append(name)
         frame = frame.f_back
     return EventLoopError("handlers emit each other without end", names[::-1])
+
+
+def _told_by(frame: FrameType) -> str | None:
+    """The event whose handlers a frame calls, that of a plan or of an emit that has a lone handler."""
+    code = frame.f_code
+    if frame.f_globals.get("__name__") == "earnorm.bus" and frame.f_locals.get("lone"):
+        code = frame.f_locals["run"].__code__
+    start, end = _FILE.split("{}")
+    return code.co_filename.removeprefix(start).removesuffix(end) if code.co_filename.startswith(start) else None
 
 
 def when_call(handler: Handler, bound: Binding) -> Callable[..., Any] | None:
