@@ -30,6 +30,7 @@ from earnorm.event import NO_PAYLOAD, Event, Origin
 from earnorm.handle import SeenEvent, UnseenHandle
 from earnorm.handler import Handler, Phase
 from earnorm.portal import wait_for
+from earnorm.tenant import _first as _tenants
 from earnorm.tenant import _tenant
 
 __all__ = ["Plan", "Step", "compile_plan", "noted", "rescue"]
@@ -124,6 +125,7 @@ class _Writer:
             "refuse_reserved": refuse_reserved,
             "rescue": self._rescue_lone,
             "tenant": _tenant.get,  # itself, with no function around it: this is the hot path
+            "tenants": _tenants,
             "UnseenHandle": UnseenHandle,
             "wait": wait_for,
         }
@@ -155,7 +157,7 @@ class _Writer:
         if self._wants_event:
             payload = f"payload_of({self.given})" if self.inlined else "p"
             made = f"(event_name, s, {payload})"
-            self.lines.append(f"    e = SeenEvent{made} if tenant() is None else event_for{made}")
+            self.lines.append(f"    e = SeenEvent{made} if not tenants or tenant() is None else event_for{made}")
 
     def _take_keys(self) -> None:
         """All keys are looked up before the first handler runs: a missing one starts nothing.
