@@ -177,22 +177,26 @@ class EventBus:
                 lone, run = self._prepare(self._plans, event, subject, awaited=False)
             if lone is None or payload:
                 return run(subject, payload)  # type: ignore[no-any-return]  # of the sync kind
-        elif subject is None and not payload:
+            if lone:
+                try:
+                    lone(subject)
+                except Exception as error:  # noqa: BLE001  # raised again, unless the handler comes after the commit
+                    rescue(run, error, subject)
+            return UnseenHandle()
+        if subject is None and not payload:
             try:
                 lone, run = self._alone[event.__class__]
             except KeyError:  # what is raised later has nothing to do with it
                 lone, run = None, partial(self._route, subject=None, payload=payload, awaited=False)
             if lone is None:
                 return run(event)  # type: ignore[no-any-return]  # as above
-            subject = event
-        else:
-            return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # as above
-        if lone:
-            try:
-                lone(subject)
-            except Exception as error:  # noqa: BLE001  # raised again, unless the handler comes after the commit
-                rescue(run, error, subject)
-        return UnseenHandle()
+            if lone:
+                try:
+                    lone(event)
+                except Exception as error:  # noqa: BLE001  # as above
+                    rescue(run, error, event)
+            return UnseenHandle()
+        return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # as above
 
     def aemit(
         self, event: Any, subject: Any = None, options: Emit | None = None, /, **payload: Any
