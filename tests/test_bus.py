@@ -7,6 +7,7 @@ import importlib
 import sys
 import weakref
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 
@@ -452,18 +453,21 @@ def uncollected():
 
 
 @pytest.mark.usefixtures("uncollected")
-def test_handlers_that_emit_each_other_for_ever_are_stopped(bus):
+@pytest.mark.parametrize("payload", [{}, {"size": 3}])
+def test_handlers_that_emit_each_other_for_ever_are_stopped(bus, payload):
     @bus.on("thing.made", delivery="transaction")
     def made(thing):
-        bus.emit("thing.lost")
+        bus.emit("thing.lost", **payload)
 
     @bus.on("thing.lost", delivery="transaction")
     def lost(thing):
-        bus.emit("thing.made")
+        bus.emit("thing.made", **payload)
 
     with pytest.raises(EventLoopError, match=r"thing\.") as raised:
-        bus.emit("thing.made")
-    assert {"thing.made", "thing.lost"} == set(raised.value.chain)
+        bus.emit("thing.made", **payload)
+    chain = raised.value.chain
+    assert {"thing.made", "thing.lost"} == set(chain)
+    assert all(one != next_one for one, next_one in pairwise(chain))
 
 
 @pytest.mark.usefixtures("uncollected")

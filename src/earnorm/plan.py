@@ -298,9 +298,9 @@ def _loop(error: RecursionError) -> EventLoopError:
 
 def _told_by(frame: FrameType) -> str | None:
     """The event whose handlers a frame calls, that of a plan or of an emit that has a lone handler."""
-    code = frame.f_code
-    if frame.f_globals.get("__name__") == "earnorm.bus" and frame.f_locals.get("lone"):
-        code = frame.f_locals["run"].__code__
+    code, here = frame.f_code, frame.f_locals
+    if frame.f_globals.get("__name__") == "earnorm.bus" and here.get("lone") and not here["payload"]:
+        code = here["run"].__code__
     start, end = _FILE.split("{}")
     return code.co_filename.removeprefix(start).removesuffix(end) if code.co_filename.startswith(start) else None
 
