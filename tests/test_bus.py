@@ -7,10 +7,11 @@ import importlib
 import sys
 import weakref
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 
-from earnorm import Abort, EventBus, StopPropagation, default_bus, event_type
+from earnorm import Abort, Emit, Event, EventBus, Handle, StopPropagation, default_bus, event_type
 from earnorm import aemit as default_aemit
 from earnorm import emit as default_emit
 from earnorm.errors import (
@@ -20,7 +21,10 @@ from earnorm.errors import (
     HandlerNameTaken,
     InvalidName,
     MissingPayload,
+    NoOutcomes,
+    NotAnOption,
     OrderCycle,
+    ReservedPayloadKey,
     SyncDoorInCoroutine,
 )
 from earnorm.handler import Phase
@@ -68,7 +72,8 @@ def test_names_made_up_as_one_goes_are_not_all_remembered(bus, seen):
 
     assert [f"job.{number}" for number in range(3000)] == seen
     assert len(bus.plans._custom) <= 1024
-    assert len(bus._runs[type(None)]) <= 1024
+    assert len(bus._plans[type(None)]) <= 1024
+    assert len(bus._first) <= 1024
 
 
 def test_a_decorated_function_stays_what_it_was(bus):
@@ -132,6 +137,22 @@ def test_an_id_stays_the_same(bus):
     handle = bus.emit("thing.made")
 
     assert handle.id == handle.id
+
+
+def test_every_emit_has_a_handle_of_its_own(bus):
+    assert 2 == len({bus.emit("thing.made"), bus.emit("thing.made")})
+
+
+def test_the_handle_of_an_event_that_a_handler_took_is_a_handle_like_others(bus, seen):
+    bus.on("thing.made")(lambda event: seen.append(event))
+
+    handle = bus.emit("thing.made", "a")
+
+    assert isinstance(handle, Handle)
+    assert not handle.repeated
+    assert isinstance(seen[0], Event)
+    with pytest.raises(NoOutcomes):
+        handle.outcomes()
 
 
 def test_buses_do_not_hear_each_other(seen):
@@ -296,6 +317,91 @@ def test_what_a_later_handler_raises_reaches_nobody_and_stops_nobody(bus, seen):
     assert ["no"] == [str(failure.error) for failure in failures]
 
 
+@pytest.fixture(params=["by name", "declared"])
+def emit_made(request, bus):
+    """Emits thing.made, by name or as an event object; its handlers take nothing but the subject or that object."""
+
+    @event_type("thing.made")
+    @dataclass
+    class ThingMade:
+        size: int
+
+    return (lambda: bus.emit("thing.made", "a")) if request.param == "by name" else (lambda: bus.emit(ThingMade(3)))
+
+
+def test_what_a_lone_later_handler_raises_reaches_nobody(bus, emit_made):
+    @bus.on("thing.made")
+    def fails(thing):
+        raise ValueError("no")
+
+    with expect_failures() as failures:
+        handle = emit_made()
+
+    assert ["no"] == [str(failure.error) for failure in failures]
+    assert handle.id == handle.id
+
+
+def test_what_a_lone_transaction_handler_raises_is_the_callers(bus, emit_made):
+    @bus.on("thing.made", delivery="transaction")
+    def fails(thing):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no") as raised:
+        emit_made()
+
+    assert "fails" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize("delivery", ["transaction", "durable"])
+def test_a_lone_handler_may_stop_propagation(bus, emit_made, delivery):
+    @bus.on("thing.made", delivery=delivery)
+    def stops(thing):
+        raise StopPropagation
+
+    with expect_failures() as failures:
+        emit_made()
+
+    assert [] == failures
+
+
+def test_a_lone_key_error_is_no_missing_plan(bus, emit_made, seen):
+    @bus.on("thing.made", delivery="transaction")
+    def looks_up(thing):
+        seen.append("once")
+        raise KeyError("thing.made")
+
+    with pytest.raises(KeyError):
+        emit_made()
+    assert ["once"] == seen
+
+
+def test_a_lone_handler_hears_what_it_did_not_ask_for_and_no_reserved_word(bus, seen):
+    bus.on("thing.made")(lambda thing: seen.append(thing))
+
+    bus.emit("thing.made", "a", size=3)
+    with pytest.raises(ReservedPayloadKey):
+        bus.emit("thing.made", "a", event=3)
+
+    assert ["a"] == seen
+
+
+def test_a_name_is_emitted_about_subjects_of_many_classes(bus, seen):
+    bus.on("thing.made")(lambda thing: seen.append(thing))
+
+    for _ in range(2):
+        for subject in ("a", 3, None, 4.5):
+            bus.emit("thing.made", subject)
+
+    assert ["a", 3, None, 4.5] * 2 == seen
+
+
+def test_options_in_the_subjects_place_are_refused_however_often_the_name_was_emitted(bus):
+    for _ in range(3):
+        with pytest.raises(NotAnOption):
+            bus.emit("thing.made", Emit(delay="1h"))
+        bus.emit("thing.made", "a")
+
+
 def test_what_a_transaction_handler_raises_is_the_callers(bus, seen):
     error = ValueError("no")
 
@@ -366,18 +472,21 @@ def uncollected():
 
 
 @pytest.mark.usefixtures("uncollected")
-def test_handlers_that_emit_each_other_for_ever_are_stopped(bus):
+@pytest.mark.parametrize("payload", [{}, {"size": 3}])
+def test_handlers_that_emit_each_other_for_ever_are_stopped(bus, payload):
     @bus.on("thing.made", delivery="transaction")
     def made(thing):
-        bus.emit("thing.lost")
+        bus.emit("thing.lost", **payload)
 
     @bus.on("thing.lost", delivery="transaction")
     def lost(thing):
-        bus.emit("thing.made")
+        bus.emit("thing.made", **payload)
 
     with pytest.raises(EventLoopError, match=r"thing\.") as raised:
-        bus.emit("thing.made")
-    assert raised.value.chain
+        bus.emit("thing.made", **payload)
+    chain = raised.value.chain
+    assert {"thing.made", "thing.lost"} == set(chain)
+    assert all(one != next_one for one, next_one in pairwise(chain))
 
 
 @pytest.mark.usefixtures("uncollected")

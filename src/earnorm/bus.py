@@ -8,29 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from earnorm import telemetry
 from earnorm.binding import refuse_reserved
 from earnorm.declared import Declared, declaration, payload_of
-from earnorm.dispatch import Caller, Dispatcher, Outbox
+from earnorm.dispatch import Caller
 from earnorm.door import Door
 from earnorm.emission import Emit, require_emit
 from earnorm.errors import NotAFunction, NotAnOption, StopPropagation, WrongColour
 from earnorm.event import Event
 from earnorm.flow import Plans, remember
-from earnorm.handle import Handle, MutedHandle, handle_of
+from earnorm.handle import Handle, MutedHandle, UnseenHandle, handle_of
 from earnorm.handler import Handler, Options, Phase, is_async, make_handler, require_durable_name, require_log
+from earnorm.in_memory import run_now
 from earnorm.lifecycle import flattened
-from earnorm.multitude import singly
 from earnorm.names import validate_name
 from earnorm.occurrence import Occurrence
 from earnorm.once import Once
 from earnorm.order import in_order
-from earnorm.plan import Step, compile_plan, when_call
+from earnorm.plan import Lone, Plan, Step, compile_plan, rescue, when_call
 from earnorm.portal import spawn, wait_for
 from earnorm.registry import ModelInfo, Registry
 from earnorm.watch import Watch
@@ -38,20 +36,6 @@ from earnorm.watch import Watch
 __all__ = ["EventBus", "aemit", "default_bus", "emit", "event_handler", "event_handler_async"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-Run = Callable[[Any, Any], Handle]
-ARun = Callable[[Any, Any], Coroutine[Any, Any, Handle]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Here:
-    """An emit in memory that is under way in this context."""
-
-    outbox: Outbox
-    dispatcher: Dispatcher
-
-
-_here: ContextVar[_Here | None] = ContextVar("earnorm_here", default=None)
 
 
 class EventBus:
@@ -69,10 +53,12 @@ class EventBus:
         self.watch = Watch(self.forget_plans)
         self.once = Once()
         # What to call, by class of the subject and name; for a declared event without a subject by its class.
-        self._runs: dict[type, dict[str, Run]] = {}
-        self._aruns: dict[type, dict[str, ARun]] = {}
-        self._alone: dict[type, Callable[[Any], Handle]] = {}
-        self._declared: dict[tuple[type, type, bool], Any] = {}
+        # Most names are emitted about one class: the first of each is found by the name alone.
+        self._first: dict[str, tuple[type, Lone, Any]] = {}
+        self._plans: dict[type, dict[str, Plan]] = {}
+        self._aplans: dict[type, dict[str, Plan]] = {}
+        self._alone: dict[type, Plan] = {}
+        self._declared: dict[tuple[type, type, bool], Plan] = {}
         # For whoever writes records: what is known of models that nobody hears, and what a new record meets.
         self.silences: dict[type, Any] = {}
         self.courses: dict[type, Any] = {}
@@ -104,10 +90,8 @@ class EventBus:
         self._closed = (before or self._closed) and not self._connected
         self._attentive = self._connected or self.watch.active or telemetry.stepping()
         # New tables rather than emptied ones: what a thread is preparing right now goes into the old.
-        self._runs = {}
-        self._aruns = {}
-        self._alone = {}
-        self._declared = {}
+        self._first, self._plans, self._aplans = {}, {}, {}
+        self._alone, self._declared = {}, {}
         self.silences, self.courses = {}, {}
 
     # --- handlers ----------------------------------------------------------------------------
@@ -163,7 +147,7 @@ class EventBus:
 
     # --- the door in -------------------------------------------------------------------------
 
-    def emit(self, event: Any, subject: Any = None, options: Emit | None = None, /, **payload: Any) -> Handle:
+    def emit(self, event: Any, subject: Any = None, options: Emit | None = None, /, **payload: Any) -> Handle:  # noqa: C901  # one more call would cost as much as a handler
         """Emit an event by name, or a declared event object, about `subject`.
 
         On a connected bus it is appended to the log in the transaction open here, or in one of its own.
@@ -174,20 +158,35 @@ class EventBus:
         """
         if options is not None:
             return self._with_options(event, subject, options, payload, awaited=False)  # type: ignore[no-any-return]  # of the sync kind
-        cls = event.__class__
-        if cls is str:
+        if event.__class__ is str:
             try:
-                run = self._runs[subject.__class__][event]
+                cls, lone, run = self._first[event]
+                if subject.__class__ is not cls:
+                    lone, run = self._plans[subject.__class__][event]
             except KeyError:
-                run = self._prepare(self._runs, event, subject, awaited=False)
-            return run(subject, payload)
+                lone, run = self._prepare(self._plans, event, subject, awaited=False)
+            if lone is None or payload:
+                return run(subject, payload)  # type: ignore[no-any-return]  # of the sync kind
+            if lone:
+                try:
+                    lone(subject)
+                except Exception as error:  # noqa: BLE001  # raised again, unless the handler comes after the commit
+                    rescue(run, error, subject)
+            return UnseenHandle()
         if subject is None and not payload:
             try:
-                alone = self._alone[cls]
+                lone, run = self._alone[event.__class__]
             except KeyError:  # what is raised later has nothing to do with it
-                alone = partial(self._route, subject=None, payload=payload, awaited=False)
-            return alone(event)
-        return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # of the sync kind
+                lone, run = None, partial(self._route, subject=None, payload=payload, awaited=False)
+            if lone is None:
+                return run(event)  # type: ignore[no-any-return]  # as above
+            if lone:
+                try:
+                    lone(event)
+                except Exception as error:  # noqa: BLE001  # as above
+                    rescue(run, error, event)
+            return UnseenHandle()
+        return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # as above
 
     def aemit(
         self, event: Any, subject: Any = None, options: Emit | None = None, /, **payload: Any
@@ -195,21 +194,25 @@ class EventBus:
         """`emit`, awaited: async handlers are awaited in order, in this task."""
         if options is not None:
             return self._with_options(event, subject, options, payload, awaited=True)  # type: ignore[no-any-return]  # of the async kind
-        cls = event.__class__
-        if cls is str:
+        if event.__class__ is str:
             try:
-                run = self._aruns[subject.__class__][event]
+                _, run = self._aplans[subject.__class__][event]
             except KeyError:
-                run = self._prepare(self._aruns, event, subject, awaited=True)
-            return run(subject, payload)
+                _, run = self._prepare(self._aplans, event, subject, awaited=True)
+            return run(subject, payload)  # type: ignore[no-any-return]  # of the async kind
         return self._route(event, subject, payload, awaited=True)  # type: ignore[no-any-return]  # of the async kind
 
     # --- preparing ---------------------------------------------------------------------------
 
-    def _prepare(self, table: dict[type, dict[str, Any]], name: Any, subject: Any, *, awaited: bool) -> Any:
-        cls = subject.__class__
-        run = self._make(validate_name(name), cls, None, awaited=awaited)
-        return remember(table.setdefault(cls, {}), name, run)
+    def _prepare(self, table: dict[type, dict[str, Plan]], name: Any, subject: Any, *, awaited: bool) -> Plan:
+        first, cls = self._first, subject.__class__
+        known = table.setdefault(cls, {})
+        plan = known.get(name)
+        if plan is None:
+            plan = remember(known, name, self._make(validate_name(name), cls, None, awaited=awaited))
+        if not awaited and name not in first:
+            remember(first, name, (cls, *plan))
+        return plan
 
     def _route(self, event: Any, subject: Any, payload: dict[str, Any], *, awaited: bool) -> Any:
         """What is no plain name: a subclass of str, or a declared event, perhaps met for the first time."""
@@ -218,23 +221,24 @@ class EventBus:
         declared = declaration(event, payload)
         key = (declared.cls, subject.__class__, awaited)
         known, alone = self._declared, self._alone
-        run = known.get(key)
-        if run is None:
-            run = known[key] = self._make(declared.name, subject.__class__, declared, awaited=awaited)
+        plan = known.get(key)
+        if plan is None:
+            plan = known[key] = self._make(declared.name, subject.__class__, declared, awaited=awaited)
             if subject is None and not awaited:
-                alone[declared.cls] = run
+                alone[declared.cls] = plan
+        run = plan[1]
         return run(event) if subject is None else run(subject, event)
 
-    def _make(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Any:
+    def _make(self, name: str, cls: type, declared: Declared | None, *, awaited: bool) -> Plan:
         if cls is Emit:
             raise NotAnOption(
                 f"{name}: Emit(...) stands behind the subject, also where there is none: emit(event, None, Emit(...))"
             )
         if self._needs_door(cls):
-            return self._through_door(name, cls, declared, awaited=awaited)
+            return None, self._through_door(name, cls, declared, awaited=awaited)
         handlers = self._handlers_here(name, cls, declared.cls if declared else None)
         if self.observed:
-            return self._watched(name, cls, handlers, declared, awaited=awaited)
+            return None, self._watched(name, cls, handlers, declared, awaited=awaited)
         steps = [self._step(handler) for handler in handlers if handler.target is not None]
         alone = declared is not None and cls is type(None)
         return compile_plan(name, steps, declared=declared is not None, alone=alone, awaited=awaited)
@@ -325,17 +329,7 @@ class EventBus:
         if self.watch.silences(occurrence):
             return MutedHandle(event=occurrence.event)
         self.in_transaction(occurrence)
-        outer = _here.get()
-        if outer is not None:
-            outer.outbox.emit(occurrence, self.caller, outer.dispatcher)
-            return handle_of(occurrence.event)
-        here = _Here(Outbox(), Dispatcher())
-        token = _here.set(here)
-        try:
-            here.outbox.emit(occurrence, self.caller, here.dispatcher)
-        finally:
-            _here.reset(token)
-        for happened in singly(here.outbox.happenings):
+        for happened in run_now(occurrence, self.caller):
             self.run_after(happened)
         return handle_of(occurrence.event)
 

@@ -23,6 +23,8 @@ __all__ = [
     "Handle",
     "MutedHandle",
     "RepeatedHandle",
+    "SeenEvent",
+    "UnseenHandle",
     "Waiter",
     "handle_of",
 ]
@@ -32,23 +34,17 @@ Fate = Literal["open", "settling", "kept", "unheard", "rolled back", "asked for"
 nobody hears it, gone with its transaction; or nothing, of one asked for by its id."""
 
 
-class Handle(msgspec.Struct, gc=False):
+class Handle:
     """What `emit` gives back. `id` is the event's, known before any commit.
 
     `repeated` says that an earlier emit had the same key: `id` is that one's event.
     """
 
-    # Made on demand where no handler asked for the event: an id costs more than the dispatch.
-    _id: UUID | None = None
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.id}>"
+    __slots__ = ()
 
     @property
     def id(self) -> UUID:
-        if self._id is None:
-            self._id = uuid7()
-        return self._id
+        raise NotImplementedError
 
     @property
     def repeated(self) -> bool:
@@ -68,17 +64,36 @@ class Handle(msgspec.Struct, gc=False):
         raise NoOutcomes(str(self.id))
 
 
-class EventHandle(Handle, gc=True):
-    """The handle of an event that somebody has seen."""
+class UnseenHandle(Handle, msgspec.Struct, eq=False, gc=False):
+    """The handle of an event that no handler asked for, so that none was made."""
 
-    event: Event | None = None
+    # Made on demand: an id costs more than the dispatch.
+    _id: UUID | None = None
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
+
+    @property
+    def id(self) -> UUID:
+        if self._id is None:
+            self._id = uuid7()
+        return self._id
+
+
+class SeenEvent(Event, Handle, frozen=True):
+    """An event in memory that a handler took: its own handle, since a second object costs as much as a handler."""
+
+
+class EventHandle(Handle, msgspec.Struct, eq=False):
+    """The handle of an event that stands elsewhere as well."""
+
+    event: Event
 
     def __repr__(self) -> str:
         return f"<Handle of {self.event!r}>"
 
     @property
     def id(self) -> UUID:
-        assert self.event is not None
         return self.event.id
 
 
@@ -96,7 +111,7 @@ class MutedHandle(EventHandle):
         return {}
 
 
-class RepeatedHandle(Handle, gc=True, kw_only=True):
+class RepeatedHandle(Handle, msgspec.Struct, eq=False, kw_only=True):
     """The handle of an emit that did not happen again, since its key belongs to an event of here."""
 
     of: Handle
@@ -127,7 +142,7 @@ class Waiter(Protocol):
     async def aoutcomes(self, emission: Emission, timeout: Duration) -> Mapping[str, Outcome]: ...
 
 
-class Emission(Handle, gc=True, kw_only=True):
+class Emission(Handle, msgspec.Struct, eq=False, kw_only=True):
     """The handle of an event for a log, which the event's transaction tells its fate.
 
     `due` is the earliest time of its deliveries. `first` is the event that stands for this one, if an earlier emit had

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType, FunctionType
+from typing import Any, Literal
 
 from earnorm import telemetry
 from earnorm.binding import (
@@ -26,12 +27,13 @@ from earnorm.binding import (
 from earnorm.declared import payload_of, version_of
 from earnorm.errors import EventLoopError, MissingPayload, StopPropagation, SyncDoorInCoroutine
 from earnorm.event import NO_PAYLOAD, Event, Origin
-from earnorm.handle import EventHandle, Handle
+from earnorm.handle import SeenEvent, UnseenHandle
 from earnorm.handler import Handler, Phase
 from earnorm.portal import wait_for
+from earnorm.tenant import _first as _tenants
 from earnorm.tenant import _tenant
 
-__all__ = ["Step", "compile_plan", "noted"]
+__all__ = ["Plan", "Step", "compile_plan", "noted", "rescue"]
 
 _FILE = "<earnorm plan of {}>"
 
@@ -45,6 +47,14 @@ class Step:
     when: Callable[..., Any] | None = None
 
 
+Lone = Callable[[Any], Any] | Literal[False] | None
+"""The one handler of a plan, if it takes the subject and nothing else; False if there is none; None of other plans."""
+
+Plan = tuple[Lone, Callable[..., Any]]
+"""What an emit calls: its second, or the first instead where no payload is given, since the call of a generated
+function would cost as much as all that it does. A plain tuple, which is taken apart in no time."""
+
+
 def compile_plan(
     name: str,
     steps: Sequence[Step],
@@ -52,12 +62,28 @@ def compile_plan(
     declared: bool = False,
     alone: bool = False,
     awaited: bool = False,
-) -> Callable[..., Any]:
+) -> Plan:
     """Generate `run(s, p)`: subject and payload (a mapping; for a declared event the object itself) to a Handle.
 
     For a declared event `alone`, without a subject, it is `run(s)`. With `awaited` it is a coroutine function.
     """
-    return _Writer(name, steps, declared=declared, alone=alone, awaited=awaited).compile()
+    run = _Writer(name, steps, declared=declared, alone=alone, awaited=awaited).compile()
+    return (None if awaited else _lone(steps)), run
+
+
+def rescue(run: Any, error: Exception, subject: Any) -> None:
+    """What the plan `run` does about an error of its lone handler, which was called without it."""
+    run.__globals__["rescue"](error, subject)
+
+
+def _lone(steps: Sequence[Step]) -> Lone:
+    if len(steps) != 1:
+        return None if steps else False
+    function, arguments = steps[0].handler.function, steps[0].binding.arguments
+    if not isinstance(function, FunctionType) or steps[0].handler.is_async or steps[0].when is not None:
+        return None
+    is_enough = len(arguments) == 1 and arguments[0].source is Source.SUBJECT and not arguments[0].keyword
+    return function if is_enough else None
 
 
 class _Writer:
@@ -78,15 +104,15 @@ class _Writer:
         self.inlined = declared and all(_inlinable(step) for step in steps)
         self.declared = declared
         self.alone = alone
+        # What stands behind the subject; a declared event without one is the subject.
+        self.given = ("s" if alone else "o") if declared else "p"
         self.required = sorted(frozenset[str]().union(*(step.binding.required for step in steps)))
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
             "Context": Context,
-            "Event": Event,
-            "EventHandle": EventHandle,
-            "Handle": Handle,
             "Moment": Moment,
             "RESERVED": RESERVED,
+            "SeenEvent": SeenEvent,
             "StopPropagation": StopPropagation,
             "event_name": name,
             "event_for": _event_for,
@@ -97,7 +123,10 @@ class _Writer:
             "old_value": old_value,
             "payload_of": payload_of,
             "refuse_reserved": refuse_reserved,
+            "rescue": self._rescue_lone,
             "tenant": _tenant.get,  # itself, with no function around it: this is the hot path
+            "tenants": _tenants,
+            "UnseenHandle": UnseenHandle,
             "wait": wait_for,
         }
 
@@ -106,7 +135,7 @@ class _Writer:
         for phase in (Phase.TRANSACTION, Phase.AFTER_COMMIT):
             numbered = [(i, s) for i, s in enumerate(self.steps) if _in_process(s.handler.phase) is phase]
             self._phase(numbered)
-        self.lines.append("    return EventHandle(None, e)" if self._wants_event else "    return Handle()")
+        self.lines.append("    return e" if self._wants_event else "    return UnseenHandle()")
         source = "\n".join(self.lines)
         # The text is made of parameter names, which the compiler has accepted as identifiers already.
         exec(compile(source, _FILE.format(self.name), "exec"), self.names)  # noqa: S102  see above
@@ -119,21 +148,18 @@ class _Writer:
 
     def _head(self) -> None:
         colour = "async def" if self.awaited else "def"
-        self.lines.append(f"{colour} run({'s' if self.alone else 's, p'}):")
-        if self.declared:
-            self.lines.append("    o = s" if self.alone else "    o = p")
+        self.lines.append(f"{colour} run({'s' if self.alone else f's, {self.given}'}):")
         if self.declared and not self.inlined:
-            self.lines.append("    p = payload_of(o)")
+            self.lines.append(f"    p = payload_of({self.given})")
         self._take_keys()
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
-            self.lines.append(f"    m = Moment(None, False, {'o' if self.declared else 'None'})")
+            self.lines.append(f"    m = Moment(None, False, {self.given if self.declared else 'None'})")
         if self._wants_event:
-            payload = "payload_of(o)" if self.inlined else "p"
-            self.lines.append("    t = tenant()")
-            made = f"event_for(t, event_name, s, {payload})"
+            payload = f"payload_of({self.given})" if self.inlined else "p"
+            made = f"(event_name, s, {payload})"
             # The usual one is made without a call of ours around it.
-            plain = f"Event(event_name, s, {payload}) if t is None else " if version_of(self.name) == 1 else ""
-            self.lines.append(f"    e = {plain}{made}")
+            usual = f"SeenEvent{made} if not tenants or tenant() is None else " if version_of(self.name) == 1 else ""
+            self.lines.append(f"    e = {usual}event_for{made}")
 
     def _take_keys(self) -> None:
         """All keys are looked up before the first handler runs: a missing one starts nothing.
@@ -141,7 +167,7 @@ class _Writer:
         A payload of just these keys holds no reserved one, since no handler can require those.
         """
         if self.inlined:
-            self.lines += [f"    k{i} = o.{key}" for i, key in enumerate(self.required)]
+            self.lines += [f"    k{i} = {self.given}.{key}" for i, key in enumerate(self.required)]
             return
         if self.required:
             taken = "; ".join(f"k{i} = p[{key!r}]" for i, key in enumerate(self.required))
@@ -182,7 +208,7 @@ class _Writer:
 
     def _call(self, i: int, step: Step) -> str:
         text, defaults = arguments_text(step.binding, f"a{i}_")
-        text = text.replace("m.declared", "o") if self.declared else text
+        text = text.replace("m.declared", self.given) if self.declared else text
         for number, key in enumerate(self.required):
             text = text.replace(f"p[{key!r}]", f"k{number}")
         self.names.update(defaults)
@@ -212,12 +238,19 @@ class _Writer:
             return _loop(error)
         return noted(error, self.steps[i].handler, self.name)
 
+    def _rescue_lone(self, error: Exception, subject: Any) -> None:
+        if isinstance(error, StopPropagation):
+            return
+        if _in_process(self.steps[0].handler.phase) is Phase.TRANSACTION:
+            raise self._noted(0, error)
+        self._failed(0, error, subject, None)
+
     def _failed(self, i: int, error: Exception, subject: Any, event: Event | None) -> None:
         if isinstance(error, RecursionError):
             raise _loop(error) from None
         if isinstance(error, (StopPropagation, EventLoopError, SyncDoorInCoroutine)):
             raise error
-        event = event if event is not None else _event_for(_tenant.get(), self.name, subject)
+        event = event if event is not None else _event_for(self.name, subject)
         telemetry.tell(telemetry.HandlerFailed(event, self.steps[i].handler.name, error))
 
 
@@ -233,8 +266,9 @@ class WeakTarget:
         return self._handler.target
 
 
-def _event_for(tenant: str | None, name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> Event:
-    return Event(name, subject, payload, origin=Origin(tenant=tenant, version=version_of(name)))
+def _event_for(name: str, subject: Any, payload: Mapping[str, Any] = NO_PAYLOAD) -> SeenEvent:
+    """The event, on behalf of the tenant of here."""
+    return SeenEvent(name, subject, payload, origin=Origin(tenant=_tenant.get(), version=version_of(name)))
 
 
 def _in_process(phase: Phase) -> Phase:
@@ -254,15 +288,23 @@ def noted(error: Exception, handler: Handler, event: str) -> Exception:
 
 
 def _loop(error: RecursionError) -> EventLoopError:
-    """Handlers that emit each other for ever, told by the plans on the stack."""
+    """Handlers that emit each other for ever, told by the plans and emits on the stack."""
     names: list[str] = []
     frame = error.__traceback__.tb_frame if error.__traceback__ is not None else None
     while frame is not None and len(names) < 8:
-        file = frame.f_code.co_filename
-        if file.startswith("<earnorm plan of "):
-            names.append(file[len("<earnorm plan of ") : -1])
+        if (name := _told_by(frame)) is not None:
+            names.append(name)
         frame = frame.f_back
     return EventLoopError("handlers emit each other without end", names[::-1])
+
+
+def _told_by(frame: FrameType) -> str | None:
+    """The event whose handlers a frame calls, that of a plan or of an emit that has a lone handler."""
+    code, here = frame.f_code, frame.f_locals
+    if frame.f_globals.get("__name__") == "earnorm.bus" and here.get("lone") and not here["payload"]:
+        code = here["run"].__code__
+    start, end = _FILE.split("{}")
+    return code.co_filename.removeprefix(start).removesuffix(end) if code.co_filename.startswith(start) else None
 
 
 def when_call(handler: Handler, bound: Binding) -> Callable[..., Any] | None:

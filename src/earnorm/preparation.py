@@ -18,7 +18,7 @@ from earnorm.event import Entry, Event, _running
 from earnorm.handler import Handler
 from earnorm.registry import ModelInfo
 from earnorm.settling import _attempt
-from earnorm.tenant import _tenant, acting_for
+from earnorm.tenant import act_for, acting_for
 from earnorm.underway import Run
 from earnorm.way import Way
 
@@ -131,7 +131,7 @@ class Preparation:
         way, entry = run.way, run.delivery.entry
         # The context that runs here becomes the handler's own.
         if entry.tenant is not None:
-            _tenant.set(entry.tenant)
+            act_for(entry.tenant)
         _running.set(run)
         _attempt.set(run)
         if entry.depth > DEPTH_LIMIT:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from earnorm.errors import InvalidTenant
 
-__all__ = ["acting_for", "current_tenant", "tenant"]
+__all__ = ["act_for", "acting_for", "current_tenant", "tenant"]
 
 _tenant: ContextVar[str | None] = ContextVar("earnorm_tenant", default=None)
+# The first tenant that was ever acted for in this process. While there is none, an emit in memory need not ask which
+# one is acted for now: that would cost as much as a handler.
+_first: list[str] = []
 
 
 def current_tenant() -> str | None:
@@ -35,10 +38,17 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and "\0" not in name
 
 
+def act_for(name: str | None) -> Token[str | None]:
+    """Act for a tenant in this context until the token resets it."""
+    if name is not None and not _first:
+        _first.append(name)
+    return _tenant.set(name)
+
+
 @contextmanager
 def acting_for(name: str | None) -> Iterator[None]:
     """`tenant`, for a name that an event brings along."""
-    token = _tenant.set(name)
+    token = act_for(name)
     try:
         yield
     finally:

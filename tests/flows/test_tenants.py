@@ -1,6 +1,7 @@
 """Tenants: events carry on whose behalf they happened, and their handlers run, and load, on the same behalf."""
 
 import asyncio
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session, with_loader_criteria
 
 from earnorm import (
     BaseModel,
+    EventBus,
     StringField,
     aemit,
     connect,
@@ -22,6 +24,7 @@ from earnorm import (
     tenant,
 )
 from earnorm.errors import InvalidTenant
+from earnorm.tenant import _first, act_for
 from earnorm.testing import expect_failures
 from tests.flows.stories import log
 
@@ -217,6 +220,19 @@ def test_events_in_memory_carry_their_tenant():
     emit("day.closed")
 
     assert [("acme",) * 3] * 2 + [(None,) * 3] * 2 == seen
+
+
+def test_an_event_prepared_before_any_tenant_was_acted_for_carries_the_first_one():
+    bus, seen = EventBus("test"), []
+    bus.on("day.closed")(lambda event: seen.append(event.tenant))
+    _first.clear()
+
+    bus.emit("day.closed")
+    with tenant("acme"):
+        bus.emit("day.closed")
+    copy_context().run(lambda: (act_for("bolt"), bus.emit("day.closed")))
+
+    assert [None, "acme", "bolt"] == seen
 
 
 async def test_awaited_events_in_memory_carry_their_tenant_too():
