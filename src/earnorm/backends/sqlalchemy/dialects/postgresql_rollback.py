@@ -25,7 +25,9 @@ def keep_prepared(engine: Engine) -> None:
 
 def _roll_back(ordinary: Callable[[Any], None], connection: Any) -> None:
     driver = getattr(connection, "driver_connection", connection)
-    if driver.pgconn.transaction_status != TransactionStatus.INTRANS:
+    # The one connection of a test that is rolled back may be asyncpg's.
+    pgconn = getattr(driver, "pgconn", None)
+    if pgconn is None or pgconn.transaction_status != TransactionStatus.INTRANS:
         # What failed may be a statement that was prepared for a table as it was.
         ordinary(connection)
         return
