@@ -178,13 +178,13 @@ class EventBus:
                 lone, run = self._alone[event.__class__]
             except KeyError:  # what is raised later has nothing to do with it
                 lone, run = None, partial(self._route, subject=None, payload=payload, awaited=False)
-            if lone is None:
-                return run(event)  # type: ignore[no-any-return]  # as above
             if lone:
                 try:
                     lone(event)
                 except Exception as error:  # noqa: BLE001  # as above
                     rescue(run, error, event)
+            elif lone is None:
+                return run(event)  # type: ignore[no-any-return]  # as above
             return UnseenHandle()
         return self._route(event, subject, payload, awaited=False)  # type: ignore[no-any-return]  # as above
 
