@@ -70,7 +70,7 @@ def _explained(name: str, heard: Sequence[Handler]) -> Explained:
 
 def _of_writes(bus: EventBus, info: ModelInfo, kind: Kind) -> Explained:
     plans, cls = bus.plans, info.cls
-    viewed = {name: _viewing(bus, info, name) for name in sorted(plans._viewed(cls))} if kind in CHANGING else {}
+    viewed = {name: _viewing(bus, info, name) for name in sorted(plans.viewed(cls))} if kind in CHANGING else {}
     changes = dict.fromkeys(viewed, Change(None, None))
     found = [
         *plans.hooks(cls, kind, Phase.BEFORE),

@@ -81,7 +81,7 @@ class Plans:
         info = self._info(cls)
         before = self.hooks(cls, kind, Phase.BEFORE)
         # Whatever the fields turn out to be: a handler of any view counts.
-        after = self._hearing(cls, kind, self._viewed(cls) if kind in CHANGING else frozenset())
+        after = self._hearing(cls, kind, self.viewed(cls) if kind in CHANGING else frozenset())
         later = [*self.hooks(cls, kind, Phase.AFTER_COMMIT), *self.hooks(cls, kind, Phase.ROLLBACK)]
         heard = bool(after or later or info.bubbles_to)
         simple_after = all(handler.phase is Phase.TRANSACTION for handler in after)
@@ -153,7 +153,7 @@ class Plans:
         return found
 
     def _seen_fields(self, cls: type, kind: Kind, changes: Changes) -> frozenset[str]:
-        return self._viewed(cls).intersection(changes) if kind in CHANGING else _NO_FIELDS
+        return self.viewed(cls).intersection(changes) if kind in CHANGING else _NO_FIELDS
 
     def _hearing(self, cls: type, kind: Kind, fields: frozenset[str]) -> list[Handler]:
         info = self._info(cls)
@@ -166,7 +166,7 @@ class Plans:
             found += self._registry.viewing(f"{info.subject}.{name}.changed", cls)
         return list(dict.fromkeys(found))
 
-    def _viewed(self, cls: type) -> frozenset[str]:
+    def viewed(self, cls: type) -> frozenset[str]:
         """The fields whose view somebody listens to."""
         known = self._views
         found = known.get(cls)

@@ -101,7 +101,7 @@ class Audience:
     def _hearing_update(self, entry: Entry, info: ModelInfo | None, kind: Kind) -> Sequence[Handler]:
         if info is None:
             return self._hearing_unknown(entry, self._changed(entry, ()))
-        viewed = self._bus.plans._viewed(info.cls)
+        viewed = self._bus.plans.viewed(info.cls)
         changed = self._changed(entry, viewed) if viewed else ()
         return self._bus.plans.after(info.cls, kind, dict.fromkeys(changed, _SOME))
 

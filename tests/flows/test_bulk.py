@@ -740,13 +740,17 @@ def test_a_moment_is_told_as_it_will_be_loaded(db):
     assert noon == log(db)[0].payload["at"]
 
 
-def test_a_many_to_many_change_is_an_event_of_both_sides(db):
-    links = Table(
+def links_of_posts_and_tags():
+    return Table(
         "links",
         BaseModel.metadata,
         Column("post_id", ForeignKey("posts.id"), primary_key=True),
         Column("tag_id", ForeignKey("tags.id"), primary_key=True),
     )
+
+
+def test_a_many_to_many_change_is_an_event_of_both_sides(db):
+    links = links_of_posts_and_tags()
     seen = []
 
     class Post(BaseModel):
@@ -777,12 +781,7 @@ def test_a_many_to_many_change_is_an_event_of_both_sides(db):
 
 def test_what_no_session_has_is_no_change_of_a_collection(db):
     """SQLAlchemy writes no row for it, and warns."""
-    links = Table(
-        "links",
-        BaseModel.metadata,
-        Column("post_id", ForeignKey("posts.id"), primary_key=True),
-        Column("tag_id", ForeignKey("tags.id"), primary_key=True),
-    )
+    links = links_of_posts_and_tags()
 
     class Tag(BaseModel):
         id = IntegerField(primary_key=True)

@@ -265,7 +265,7 @@ def test_a_session_whose_flush_another_listener_refused_is_not_kept_alive(db, No
     assert gone() is None
 
 
-FIRST_MODEL = """
+WITHOUT_US = """
     import sys
     from sqlalchemy import create_engine, event
     from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -279,7 +279,9 @@ FIRST_MODEL = """
     engine = create_engine("sqlite://")
     Base.metadata.create_all(engine)
     known = []
+"""
 
+FIRST_MODEL = """
     @event.listens_for(Session, sys.argv[1])
     def keep_track(session, *rest):
         if known:
@@ -323,7 +325,7 @@ FIRST_MODEL = """
 )
 def test_a_listener_may_be_the_first_to_import_a_model(name, saved):
     """SQLAlchemy said "deque mutated during iteration": ours came into the list that it was going through."""
-    script = textwrap.dedent(FIRST_MODEL)
+    script = textwrap.dedent(WITHOUT_US + FIRST_MODEL)
     ended = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True, check=False)
 
     expected = [f"{when} {text}" for text in saved for when in ("before", "after")]
@@ -348,19 +350,6 @@ def test_a_listener_that_refused_a_flush_and_is_gone_leaves_nothing_behind(db, s
 
 
 FIRST_OF_A_SESSION = """
-    from sqlalchemy import create_engine, event
-    from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-
-    class Base(DeclarativeBase): ...
-
-    class Order(Base):
-        __tablename__ = "orders"
-        id: Mapped[int] = mapped_column(primary_key=True)
-
-    engine = create_engine("sqlite://")
-    Base.metadata.create_all(engine)
-    known = []
-
     with Session(engine) as session:
         def keep_track(session, *rest):
             from earnorm import BaseModel, StringField, pre_save
@@ -386,7 +375,7 @@ FIRST_OF_A_SESSION = """
 
 def test_what_was_put_off_for_the_first_model_is_not_done_again_in_the_next_flush():
     """The flush that met it left a look at others' listeners behind, and the next one ran its pre hooks twice."""
-    script = textwrap.dedent(FIRST_OF_A_SESSION)
+    script = textwrap.dedent(WITHOUT_US + FIRST_OF_A_SESSION)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     assert ("before later\n", "") == (ended.stdout, ended.stderr)

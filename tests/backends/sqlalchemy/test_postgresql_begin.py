@@ -14,13 +14,6 @@ from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_a
 FIRST = "SELECT %s::int"
 
 
-@pytest.fixture
-def engine(postgresql):
-    engine = postgresql_engine(postgresql)
-    yield engine
-    engine.dispose()
-
-
 def driver_of(connection):
     return connection.connection.driver_connection
 

@@ -6,18 +6,11 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from earnorm import BaseModel, IntegerField, StringField, connect
-from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_async_engine, postgresql_engine
+from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_async_engine
 
 # psycopg prepares what it has sent five times.
 OFTEN = 6
 PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE statement ~ '::int'"
-
-
-@pytest.fixture
-def engine(postgresql):
-    engine = postgresql_engine(postgresql)
-    yield engine
-    engine.dispose()
 
 
 def look(engine, times=1):

@@ -10,12 +10,13 @@ from collections.abc import Generator
 from typing import Any
 
 import psycopg
-from psycopg import AsyncCursor, Cursor, errors, generators
+from psycopg import AsyncCursor, Cursor, errors
+from psycopg._cursor_base import BaseCursor
 from psycopg._preparing import Prepare
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from earnorm.backends.sqlalchemy.dialects.postgresql_commit import _has_pipelines, _leave
+from earnorm.backends.sqlalchemy.dialects.postgresql_pipeline import answers, has_pipelines, leave
 
 __all__ = ["async_cursor", "cursor"]
 
@@ -34,21 +35,22 @@ def async_cursor() -> type[AsyncCursor[Any]]:
 
 
 def _is_known() -> bool:
-    return tuple(map(int, psycopg.__version__.split(".")[:2])) == _SERIES and _has_pipelines()
+    return tuple(map(int, psycopg.__version__.split(".")[:2])) == _SERIES and has_pipelines()
 
 
-class _Beginning(Cursor[Any]):
+class _Either(BaseCursor[Any, Any]):
+    """What the cursors of both colours do; it stands before psycopg's own."""
+
     def _execute_gen(self, query: Any, params: Any = None, **words: Any) -> _Steps:
         if params and _begins(self._conn):
             return _execute(self, query, params, **words)
         return super()._execute_gen(query, params, **words)
 
 
-class _AsyncBeginning(AsyncCursor[Any]):
-    def _execute_gen(self, query: Any, params: Any = None, **words: Any) -> _Steps:
-        if params and _begins(self._conn):
-            return _execute(self, query, params, **words)
-        return super()._execute_gen(query, params, **words)
+class _Beginning(_Either, Cursor[Any]): ...
+
+
+class _AsyncBeginning(_Either, AsyncCursor[Any]): ...
 
 
 def _begins(driver: Any) -> bool:
@@ -96,14 +98,9 @@ def _begin(cursor: Any, query: Any, name: bytes, *, binary: bool | None) -> Gene
             cursor._send_query_prepared(name, query, binary=binary)
         else:
             cursor._execute_send(query, force_extended=True, binary=binary)
-        pgconn.pipeline_sync()
-        yield from generators.send(pgconn)
-        begun = yield from generators.fetch_many(pgconn)
-        results: list[Any] = yield from generators.fetch_many(pgconn)
-        # That it is done.
-        yield from generators.fetch_many(pgconn)
+        found = yield from answers(pgconn, 2)
     finally:
-        _leave(cursor._conn)
-    if begun[0].status == ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(begun[0], encoding="utf-8")
-    return results
+        leave(pgconn)
+    if found[0].status == ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(found[0], encoding="utf-8")
+    return found[1:-1]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from psycopg import AsyncConnection, Connection, Pipeline, errors, generators
+from psycopg import AsyncConnection, Connection, errors, generators
 from psycopg._preparing import Prepare
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy import Connection as SQLAlchemyConnection
@@ -23,6 +23,7 @@ from sqlalchemy.types import BigInteger, TypeEngine
 from sqlalchemy.util import await_only
 
 from earnorm.backends.sqlalchemy.dialects import is_heard
+from earnorm.backends.sqlalchemy.dialects.postgresql_pipeline import REFUSED, answers, has_pipelines, leave
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import CHANNEL
 
 __all__ = ["Driver", "Statement", "arrays", "driver_of", "elements", "send_with_commit", "values"]
@@ -32,7 +33,6 @@ Driver = Connection[Any] | AsyncConnection[Any]
 _SAVEPOINT = b"SAVEPOINT earnorm_append"
 _UNDO = b"ROLLBACK TO SAVEPOINT earnorm_append; RELEASE SAVEPOINT earnorm_append"
 _TELL = f"SELECT pg_notify({CHANNEL}, $1)".encode()
-_REFUSED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 
 
 class Statement(NamedTuple):
@@ -56,7 +56,7 @@ def _can_send(driver: Driver) -> bool:
     pgconn = driver.pgconn
     # Where statements may be prepared, the session is one's own (`postgresql_engines`): no pooler is in between, which
     # may not know of pipelines.
-    if driver.prepare_threshold is None or driver.autocommit or not _has_pipelines():
+    if driver.prepare_threshold is None or driver.autocommit or not has_pipelines():
         return False
     if pgconn.pipeline_status != PipelineStatus.OFF or pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return False
@@ -64,11 +64,6 @@ def _can_send(driver: Driver) -> bool:
         # Nothing was sent yet, so that BEGIN goes along; in its plainer forms.
         return driver.read_only is None and driver.deferrable is None
     return pgconn.transaction_status == TransactionStatus.INTRANS
-
-
-@cache
-def _has_pipelines() -> bool:
-    return Pipeline.is_supported()
 
 
 def send_with_commit(driver: Driver, last: Statement, tell: str | None) -> bool:
@@ -99,15 +94,11 @@ def _talk(driver: Driver, last: Statement, telling: Statement | None) -> Generat
         pgconn.send_query_params(b"COMMIT", None)
         # Behind COMMIT a transaction of its own, which ends with the message.
         behind = 0 if telling is None else _send(driver, telling)
-        pgconn.pipeline_sync()
-        yield from generators.send(pgconn)
-        found: list[Any] = []
-        for _ in range(sent + behind + 3):
-            found.extend((yield from generators.fetch_many(pgconn)))
+        found = yield from answers(pgconn, sent + behind + 2)
     finally:
-        _leave(driver)
+        leave(pgconn)
     first, commit = found[0], found[sent + 1]
-    if commit.status not in _REFUSED:
+    if commit.status not in REFUSED:
         return True
     for statement in (last, telling):
         if statement is not None:
@@ -115,7 +106,7 @@ def _talk(driver: Driver, last: Statement, telling: Statement | None) -> Generat
             _forget(driver, statement)
     if commit.status == ExecStatus.FATAL_ERROR:
         raise errors.error_from_result(commit, encoding="utf-8")
-    if first.status not in _REFUSED:
+    if first.status not in REFUSED:
         pgconn.send_query(_UNDO if begun else b"ROLLBACK")
         yield from generators.execute(pgconn)
     return False
@@ -124,14 +115,6 @@ def _talk(driver: Driver, last: Statement, telling: Statement | None) -> Generat
 def _begin(driver: Driver) -> bytes:
     level = driver.isolation_level
     return b"BEGIN" if level is None else f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}".encode()
-
-
-def _leave(driver: Driver) -> None:
-    """Out of the pipeline. If answers are still to come, the connection is of no use to anybody."""
-    try:
-        driver.pgconn.exit_pipeline_mode()
-    except errors.OperationalError:
-        driver.pgconn.finish()
 
 
 # --- prepared, as psycopg prepares ------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 
-from psycopg import Connection, Error, generators
+from psycopg import Connection, Error
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy.dialects.postgresql.base import PGDialect
@@ -18,13 +18,11 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
 from earnorm.backends.sqlalchemy.dialects.postgresql_commit import (
-    _REFUSED,
     Statement,
     _forget,
-    _has_pipelines,
-    _leave,
     _send,
 )
+from earnorm.backends.sqlalchemy.dialects.postgresql_pipeline import REFUSED, answers, has_pipelines, leave
 from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.errors import ConnectionLost
 from earnorm.glance import Span
@@ -77,7 +75,7 @@ def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | 
         if driver.closed:
             raise ConnectionLost(str(error)) from error
         return None
-    if not {answer.status for answer in found}.isdisjoint(_REFUSED):
+    if not {answer.status for answer in found}.isdisjoint(REFUSED):
         for statement in statements:
             # It may be as unknown to the server as it was before.
             _forget(driver, statement)
@@ -89,7 +87,7 @@ def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | 
 def _can_ask(driver: Connection[Any]) -> bool:
     pgconn = driver.pgconn
     # Where statements may be prepared, the session is one's own (`postgresql_engines`).
-    is_own = driver.prepare_threshold is not None and _has_pipelines()
+    is_own = driver.prepare_threshold is not None and has_pipelines()
     is_free = pgconn.transaction_status == TransactionStatus.IDLE and pgconn.pipeline_status == PipelineStatus.OFF
     return is_own and is_free and pgconn.parameter_status(b"client_encoding") == b"UTF8"
 
@@ -114,14 +112,9 @@ def _talk(driver: Connection[Any], statements: Sequence[Statement]) -> Generator
     pgconn.enter_pipeline_mode()
     try:
         expected = sum([_send(driver, statement, Format.BINARY) for statement in statements])
-        pgconn.pipeline_sync()
-        yield from generators.send(pgconn)
-        found: list[Any] = []
-        for _ in range(expected + 1):
-            found.extend((yield from generators.fetch_many(pgconn)))
+        return (yield from answers(pgconn, expected))
     finally:
-        _leave(driver)
-    return found
+        leave(pgconn)
 
 
 def _loaded(driver: Connection[Any], answers: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
