@@ -23,6 +23,9 @@ __all__ = ["LoopThread", "await_here", "can_await", "loop_thread", "owner", "ref
 
 T = TypeVar("T")
 
+# Seconds that a loop which stops gives the tasks that were cancelled before.
+_GRACE = 1.0
+
 
 can_await = in_greenlet
 """Whether sync code runs under an async door here, so that it can await in place."""
@@ -90,6 +93,7 @@ class LoopThread:
         try:
             loop.run_forever()
         finally:
+            loop.run_until_complete(_let_cancelled_end())
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
@@ -120,6 +124,13 @@ class LoopThread:
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join()
+
+
+async def _let_cancelled_end() -> None:
+    """Tasks that were cancelled roll back and close what they have: nobody else would, and a lock would be left."""
+    cancelled = [task for task in asyncio.all_tasks() if task.cancelling()]
+    if cancelled:
+        await asyncio.wait(cancelled, timeout=_GRACE)
 
 
 def _hand_over(done: asyncio.Task[T], future: Future[T]) -> None:
