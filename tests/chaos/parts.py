@@ -194,6 +194,9 @@ def read(say, *, url, ledger, name):
 # --- delivering ---
 
 
+# Seconds after which what is left counts as lost: on a machine with much else to do a worker is slow, and no more.
+_PATIENCE = 600.0
+
 _book = None
 _say = print
 _retried = 20
@@ -203,7 +206,7 @@ _signal = signal.SIGKILL
 def deliver(say, *, url, ledger, batch, lease, die=None, of="SIGKILL", retried=20):
     """Work the log until nothing is due; one event in `retried` is tried twice."""
     db = _worker(say, url, ledger, batch, lease, die, of, retried)
-    db.drain(timeout=100)
+    db.drain(_PATIENCE)
     db.close()
 
 
@@ -211,7 +214,7 @@ def finish(say, *, url, ledger, batch, lease):
     """Work the log until nothing is set aside any more, not even for later: as what is retried alone after deaths."""
     db = _worker(say, url, ledger, batch, lease)
     while True:
-        db.drain(timeout=100)
+        db.drain(_PATIENCE)
         with db.store.begin(readonly=True) as transaction:
             if not transaction.waiting():
                 break
@@ -224,7 +227,7 @@ def serve(say, *, url, ledger, batch, lease):
     db = _worker(say, url, ledger, batch, lease)
     while not _book.read("closed"):
         time.sleep(0.05)
-    db.drain(timeout=100)
+    db.drain(_PATIENCE)
     db.close()
 
 
