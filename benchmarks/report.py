@@ -48,6 +48,8 @@ class Row:
         limit = self.target or noise
         if self.measured - noise > limit:
             return "missed"
+        if self.measured + noise <= self.target:
+            return "met"
         if noise > (self.target or self.gross_at or noise) / 2:
             return "too noisy"
         return "met" if self.measured <= limit else "missed"

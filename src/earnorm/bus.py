@@ -170,8 +170,8 @@ class EventBus:
             if lone:
                 try:
                     lone(subject)
-                except Exception as error:  # noqa: BLE001  # raised again, unless the handler comes after the commit
-                    rescue(run, error, subject)
+                except Exception:  # noqa: BLE001  # raised again, unless the handler comes after the commit
+                    rescue(run, subject)
             return UnseenHandle()
         if subject is None and not payload:
             try:
@@ -181,8 +181,8 @@ class EventBus:
             if lone:
                 try:
                     lone(event)
-                except Exception as error:  # noqa: BLE001  # as above
-                    rescue(run, error, event)
+                except Exception:  # noqa: BLE001  # as above
+                    rescue(run, event)
             elif lone is None:
                 return run(event)  # type: ignore[no-any-return]  # as above
             return UnseenHandle()

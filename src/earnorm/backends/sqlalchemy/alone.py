@@ -13,7 +13,7 @@ from earnorm.backends.sqlalchemy.scope import is_nobodys
 from earnorm.backends.sqlalchemy.written import Written, flow_of
 from earnorm.occurrence import CHANGING, Kind
 
-__all__ = ["as_announced", "dispatch_simply", "is_simple", "lone", "only", "run_simply", "size"]
+__all__ = ["as_announced", "dispatch_simply", "is_simple", "lone", "lone_write", "only", "run_simply", "size"]
 
 
 def only(session: Session) -> InstanceState[Any] | None:
@@ -24,6 +24,14 @@ def only(session: Session) -> InstanceState[Any] | None:
     found: InstanceState[Any]
     (found,) = new or changed or gone
     return None if may_orphan(found) else found
+
+
+def lone_write(session: Session) -> InstanceState[Any] | None:
+    """The record this flush inserts or updates, if it is one alone and nothing is deleted."""
+    new, changed = session._new, session.identity_map._modified
+    if session._deleted or len(new) + len(changed) != 1:
+        return None
+    return next(iter(new or changed))
 
 
 # What `size` says of a flush of one record.

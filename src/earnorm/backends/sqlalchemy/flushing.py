@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, UOWTransaction
 
 from earnorm.backends.sqlalchemy import hooks, kept
+from earnorm.backends.sqlalchemy.alone import lone_write
 from earnorm.backends.sqlalchemy.attention import LOUD
 from earnorm.backends.sqlalchemy.bulk import associations, expressions, taken, unloaded, vanished
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
@@ -25,6 +26,7 @@ from earnorm.backends.sqlalchemy.mapping import _mappings as mappings
 from earnorm.backends.sqlalchemy.opening import EXPECTED
 from earnorm.backends.sqlalchemy.salvage import note
 from earnorm.backends.sqlalchemy.scope import _scope
+from earnorm.backends.sqlalchemy.spared import spare_deletions
 from earnorm.backends.sqlalchemy.written import Written
 from earnorm.event import _running
 from earnorm.telemetry import remembered, verbose
@@ -61,7 +63,7 @@ def _join(session: Session, context: UOWTransaction) -> None:
     _look(session, context, {})
 
 
-def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:  # noqa: C901  see below
+def _before_flush(session: Session, context: UOWTransaction, _instances: Any) -> None:  # noqa: C901, PLR0912  see below
     """The short way of a new record alone; all else goes the long one."""
     # In one piece, since a save of SQLAlchemy's calls some five hundred functions once each, so that none of them is in
     # any cache, and what a save pays for here is their number.
@@ -109,6 +111,8 @@ def _before_flush(session: Session, context: UOWTransaction, _instances: Any) ->
     heard: Any = session.dispatch.before_flush
     if heard.listeners or heard.parent_listeners[-1] is not _before_flush or LOOK in session.__dict__:
         after_others(session, partial(_look_again, session, context, done))
+    elif mapping is not None:
+        spare_deletions(context, manager.mapper)
 
 
 def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
@@ -117,6 +121,8 @@ def _at_length(session: Session, context: UOWTransaction, done: Done) -> None:
     heard: Any = session.dispatch.before_flush
     if heard.listeners or heard.parent_listeners[-1] is not _before_flush or LOOK in session.__dict__:
         after_others(session, partial(_look_again, session, context, done))
+    elif (state := lone_write(session)) is not None and state.class_ in mappings:
+        spare_deletions(context, state.manager.mapper)
 
 
 def _look(session: Session, context: UOWTransaction, done: Done) -> None:
