@@ -531,8 +531,8 @@ class TestLoadingAhead:
         batch = Batch(records(_LOADING + 1))
         entrance = rig.lanes._entrance
         monkeypatch.setattr(entrance.preload, "share", lambda batch, lane, _: load.add(batch.lanes[lane][0]))
-        places = Places(batch, (), entrance, resume=come_back, left=left.append)
-        places._queue = Queue(range(_LOADING + 1))
+        places = Places(batch, range(_LOADING + 1), entrance, resume=come_back, left=left.append)
+        places._queue = Queue()
         while (place := places.take()) is not None:
             places.end(place)
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from msgspec import structs
 
+from earnorm.batch import ALL_DONE
 from earnorm.bus import EventBus
 from earnorm.counts import Counts
 from earnorm.delivery import Attempt, Dead, Delivery, Done, Retry, Skipped
@@ -149,6 +150,17 @@ class TestLater:
         assert [9, 10, 7, 8] == settlement.finished
         assert {"": 2} == moves(settlement)
         assert passed(made, [[Done()] * len(lane) for lane in made.lanes], "ada", {}) is None
+
+    def test_alone_in_its_lane_it_is_finished_by_its_row(self):
+        made = window(["order:1"], MAIL).redeliver([(self.waited(7, "order:2"),)])
+
+        assert passed(made, [ALL_DONE, ALL_DONE], "ada", {}) is None
+
+    def test_a_lane_that_was_stopped_after_its_first_is_not_passed(self):
+        made = window(["order:1", "order:1", "order:2"], MAIL)
+
+        assert passed(made, [ALL_DONE, ALL_DONE], "ada", {}) is None
+        assert passed(made, [ALL_DONE * 2, ALL_DONE], "ada", {}) is not None
 
     def test_behind_one_that_fails_it_stays_due(self):
         made = window(["order:1"], MAIL).redeliver([(self.waited(7, "order:1"),)])
@@ -378,6 +390,11 @@ def test_counts_are_by_outcome_and_can_be_added_up():
     assert {"done": 2, "retry": 1, "dead": 1, "skipped": 1} == counts.as_dict()
     assert Counts(done=3, retry=1, dead=1, skipped=1) == counts + Counts(done=1)
     assert Counts(done=2) == counts - Counts(retry=1, dead=1, skipped=1)
+
+
+def test_counts_of_lanes_are_those_of_their_deliveries():
+    assert Counts(done=2) == Counts.of_lanes([ALL_DONE, ALL_DONE])
+    assert Counts(done=3, retry=1) == Counts.of_lanes([ALL_DONE, (), (Done(), Done(), Retry(1, ""))])
 
 
 class User:

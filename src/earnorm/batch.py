@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from earnorm.delivery import DONE, Delivery, Done, Outcome, Retry
 from earnorm.room import ROOM
 
-__all__ = ["Batch"]
+__all__ = ["ALL_DONE", "Batch"]
 
-_DONE = (DONE,)
+ALL_DONE: tuple[Outcome, ...] = (DONE,)
+"""What most lanes come to: those share it, and nothing is made for them."""
 
 
 class Batch:
@@ -34,8 +35,8 @@ class Batch:
         self.ended: list[int] = []
         # Told, once the batch was settled without them, when those that run on have ended.
         self.on_note: Callable[[], object] | None = None
-        # Most lanes have one delivery and come to DONE: those share one tuple, and nothing is made for them.
-        self._outcomes: list[tuple[Outcome, ...]] = [()] * len(lanes)
+        # What each lane came to so far. Who performs a lane's only delivery may write ALL_DONE here and skip `note`.
+        self.ends: list[tuple[Outcome, ...]] = [()] * len(lanes)
         self._running: dict[int, int] = {}
         self._lock = threading.Lock()
         self._in_threads = 0
@@ -45,7 +46,7 @@ class Batch:
     @property
     def outcomes(self) -> list[tuple[Outcome, ...]]:
         """What each lane came to so far. A lane that stays short of its deliveries was stopped."""
-        return self._outcomes.copy()
+        return self.ends.copy()
 
     @property
     def running(self) -> dict[int, int]:
@@ -54,11 +55,11 @@ class Batch:
 
     def runs(self, lane: int) -> None:
         """The next delivery of this lane may take its time."""
-        self._running[lane] = len(self._outcomes[lane])
+        self._running[lane] = len(self.ends[lane])
 
     def outcome(self, lane: int, index: int) -> Outcome | None:
         """What this delivery came to, if it has ended."""
-        outcomes = self._outcomes[lane]
+        outcomes = self.ends[lane]
         return outcomes[index] if index < len(outcomes) else None
 
     @property
@@ -96,8 +97,8 @@ class Batch:
         """Write an outcome down; whether the lane may go on: behind a delivery that is to be retried, it waits."""
         if self._running:
             self._running.pop(lane, None)
-        before = self._outcomes[lane]
-        self._outcomes[lane] = _DONE if outcome is DONE and not before else (*before, outcome)
+        before = self.ends[lane]
+        self.ends[lane] = ALL_DONE if outcome is DONE and not before else (*before, outcome)
         if self.on_note is not None:
             self.on_note()
         if outcome is DONE:

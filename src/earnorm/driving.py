@@ -11,9 +11,9 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Protocol
 
-from earnorm.batch import Batch
+from earnorm.batch import ALL_DONE, Batch
 from earnorm.clock import Clock
-from earnorm.delivery import Delivery, Outcome
+from earnorm.delivery import DONE, Delivery, Outcome
 from earnorm.places import Entrance, Place, Places
 from earnorm.portal import LoopThread
 from earnorm.stepping import Steps
@@ -27,6 +27,9 @@ _log = logging.getLogger("earnorm.worker")
 _SLICE = 0.005
 # Seconds that cancelled handlers are given to be gone.
 _CALM = 1.0
+
+# An attempt, and what it came to; None while it waits.
+_Tried = tuple[Place, Run, Outcome | None]
 
 
 class AsyncPerformer(Protocol):
@@ -135,26 +138,58 @@ class Driving:
 
     def _follow(self, places: Places, steps: Steps) -> tuple[Place, Run] | None:
         """Perform one delivery after the other for a moment, or up to one that waits: returned if one does."""
-        # One function, though it does several things: thousands pass through it while the loop has other tasks.
-        batch, lanes, begin, start = places.batch, places.batch.lanes, self._performer.begin, self._performer.start
         until = time.perf_counter() + _SLICE
-        while (place := places.take()) is not None:
+        while True:
             try:
-                if batch.closed:
-                    places.end(place)
-                    continue
-                run = begin(lanes[place.lane][place.start], None if place.share is None else place.share.get())
-                outcome = start(run, steps)
+                tried = (self._sweep(places, steps, until) if places.is_open else None) or self._attempt(places, steps)
+                if tried is None:
+                    return None
+                place, run, outcome = tried
                 if outcome is None:
                     return place, run
                 places.note(place, outcome)
                 if run.started > until:
-                    break
-            except BaseException as error:
-                places.end(place)
-                if not isinstance(error, Exception):
-                    raise
+                    return None
+            except Exception:  # noqa: BLE001  whatever it was, it is logged and no attempt
                 _log.exception("a delivery was stopped and will be made again")
+
+    def _sweep(self, places: Places, steps: Steps, until: float) -> _Tried | None:
+        """Begin lanes of one delivery, the next and the next, for as long as each of them is done at once.
+
+        Returns the first that is not, if it was begun.
+        """
+        # What `_attempt`, `Places` and `Batch` do for each: thousands pass through here while the loop has other tasks.
+        batch, unbegun, begin, start = places.batch, places.unbegun, self._performer.begin, self._performer.start
+        lanes, ends = batch.lanes, batch.ends
+        ended = 0
+        try:
+            while unbegun and not batch.closed:
+                number = unbegun.popleft()
+                lane = lanes[number]
+                # Also if it comes to nothing, by what is raised here.
+                ended += 1
+                run = begin(lane[0])
+                outcome = start(run, steps)
+                if outcome is not DONE or len(lane) > 1 or run.started > until:
+                    ended -= 1
+                    return Place(number), run, outcome
+                ends[number] = ALL_DONE
+        finally:
+            if ended:
+                batch.ended.append(ended)
+        return None
+
+    def _attempt(self, places: Places, steps: Steps) -> _Tried | None:
+        """Perform the next delivery, as far as it goes without waiting; None if there is none to be performed now."""
+        while (place := places.take()) is not None:
+            try:
+                if not places.batch.closed:
+                    run = self._performer.begin(places.delivery(place), place.loaded)
+                    return place, run, self._performer.start(run, steps)
+            except BaseException:
+                places.end(place)
+                raise
+            places.end(place)
         return None
 
     async def _finish(self, places: Places, place: Place, run: Run) -> None:

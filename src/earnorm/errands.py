@@ -148,7 +148,7 @@ class Errands:
     def _conclude(self, name: str, errand: Errand) -> bool:
         if errand.settlement is not None and errand.error is None:
             with self._settler.counting:
-                self._settler.totals += Counts.of(outcome for lane in errand.outcomes for outcome in lane)
+                self._settler.totals += Counts.of_lanes(errand.outcomes)
             self._tenure.moved(errand.settlement.advances)
             self._adapt(name, errand)
             return True

@@ -71,11 +71,16 @@ class Lanes:
         plain: list[int] = []
         awaited: list[int] = []
         kinds: dict[tuple[str, str], _Kind] = {}
+        numbers, name, subject = plain, "", None
         for number, lane in enumerate(batch.lanes):
             first = lane[0]
-            key = first.subscription, first.entry.subject
-            kind = kinds.get(key) or kinds.setdefault(key, self._kind(first))
-            (awaited if kind.is_async else plain).append(number)
+            about = first.entry.subject
+            # Most are what the one before them is: it is looked up where they differ.
+            if about != subject or first.subscription != name:
+                name, subject = key = first.subscription, about
+                kind = kinds.get(key) or kinds.setdefault(key, self._kind(first))
+                numbers = awaited if kind.is_async else plain
+            numbers.append(number)
         entrance = self._entrance if any(kind.may_wait for kind in kinds.values()) else None
         batch.expect(in_threads=len(plain), on_loop=len(awaited))
         self._driving.begin(batch, awaited, entrance)

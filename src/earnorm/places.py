@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol
@@ -84,8 +85,9 @@ class Places:
         self.batch = batch
         # How often somebody was sent for who has not come yet.
         self.sent = 0
-        # Of lanes not begun the number alone: there are thousands.
-        self._queue: deque[int | Place] = deque(lanes)
+        # Lanes not begun: of those the number alone, since there are thousands. All others are gone on with before.
+        self.unbegun = deque(lanes)
+        self._queue: deque[Place] = deque()
         self._loading: set[int] = set()
         self._entrance = entrance
         self._gates: dict[str, Gate | None] = {}
@@ -93,7 +95,7 @@ class Places:
         self._left = left
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self.unbegun)
 
     @property
     def is_ready(self) -> bool:
@@ -101,18 +103,21 @@ class Places:
 
         Those that have come back are then none of these, and first.
         """
-        return bool(self._queue) and len(self._loading) < _LOADING
+        return bool(self._queue or self.unbegun) and len(self._loading) < _LOADING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next one is of those not begun, and nothing has to be waited for before one of them is."""
+        return self._entrance is None and not self._queue
 
     def take(self) -> Place | None:
         """The next one that may be gone on with. Those that have to wait come back."""
-        queue, entrance = self._queue, self._entrance
+        entrance = self._entrance
         while True:
             try:
-                place = queue.popleft()
+                place = self._next()
             except IndexError:
                 return None
-            if isinstance(place, int):
-                place = Place(place)
             if entrance is None:
                 return place
             if place.gate is None and (gate := self._gate(place, entrance)) is not None:
@@ -125,6 +130,13 @@ class Places:
                 return place
             if not self._ask(place, entrance.preload):
                 return None
+
+    def _next(self) -> Place:
+        if self._queue:
+            # Other threads take from it too: it may be empty by now.
+            with suppress(IndexError):
+                return self._queue.popleft()
+        return Place(self.unbegun.popleft())
 
     def _gate(self, place: Place, entrance: Entrance) -> Gate | None:
         name = self.batch.lanes[place.lane][place.start].subscription
@@ -178,9 +190,10 @@ class Places:
 
     def forgo(self) -> None:
         """Nobody is left to go on with these."""
-        count = len(self._queue)
+        count = len(self)
+        self.unbegun.clear()
         while self._queue:
             place = self._queue.popleft()
-            if isinstance(place, Place) and place.gate is not None:
+            if place.gate is not None:
                 place.gate.leave()
         self._left(count)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
 
 from earnorm.batch import Batch
 from earnorm.counts import Counts
@@ -86,7 +85,7 @@ class Settler:
             self.unsettled = None
             if result.batch is not None and running:
                 self.stragglers.add(result.batch, result.apart, running)
-            self.totals += Counts.of(chain.from_iterable(outcomes))
+            self.totals += Counts.of_lanes(outcomes)
         self._note(settlement)
         self._tell_emitted(settlement)
         return moves

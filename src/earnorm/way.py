@@ -52,7 +52,7 @@ class Ways:
     """
 
     def __init__(self, bus: EventBus, find: Callable[[Handler, Entry], Way]) -> None:
-        self._bus = bus
+        self._registry = bus.registry
         self._find = find
         self._version = -1
         self._recorded: Mapping[str, str] = {}
@@ -65,13 +65,13 @@ class Ways:
         self._version = -1
 
     def handler(self, name: str) -> Handler | None:
-        if self._bus.registry.version != self._version:
+        if self._registry.version != self._version:
             self._look()
         return self._handlers.get(name)
 
     def of(self, delivery: Delivery) -> Way:
         """Raises UnknownHandler."""
-        if self._bus.registry.version != self._version:
+        if self._registry.version != self._version:
             self._look()
         entry, known = delivery.entry, self._known
         # What is about no record is about no model.
@@ -85,8 +85,8 @@ class Ways:
         return found
 
     def _look(self) -> None:
-        version, named = self._bus.registry.version, self._recorded
-        self._handlers = {named.get(handler.name, handler.name): handler for handler in self._bus.registry.durable()}
+        version, named = self._registry.version, self._recorded
+        self._handlers = {named.get(handler.name, handler.name): handler for handler in self._registry.durable()}
         # A new table rather than an emptied one: what a thread is working out right now goes into the old.
         self._known = {}
         # What was recorded meanwhile is yet to be looked at.
