@@ -96,10 +96,79 @@ def test_what_kills_its_process_every_time_is_a_dead_letter_after_its_attempts(r
 
     with rig.memory.begin() as transaction:
         (letter,) = transaction.deliveries()
+        attempts = transaction.attempts(letter.id)
+    assert [(n, "ProcessDied") for n in range(1, 17)] == [(a.number, a.error.partition(":")[0]) for a in attempts]
     assert ("order:2", 16, "dead") == (letter.entry.key, letter.attempt, letter.state)
     assert letter.error.startswith("ProcessDied: the process died while it ran nothing but mail, attempt 16")
     assert 3 + 16 == rig.deaths
     assert 1 == len({position for _, key, position in rig.ran if key == "order:3"})
+
+
+@pytest.mark.parametrize("last", ["a death", "an error"])
+def test_a_dead_letter_of_a_suspect_that_is_retried_runs_once_more(rig, last):
+    mended = []
+
+    def mail(event):
+        rig.note("mail", event)
+        if not mended and (rig.deaths < 3 or last == "a death"):
+            rig.die()
+        if not mended:
+            raise ValueError("no such address")
+
+    rig.on(mail)
+    rig.worker()
+    rig.append("order:1")
+    for _ in range(30):
+        rig.live()
+        rig.clock.advance(25_000)
+    ran = len(rig.ran)
+    mended.append(True)
+    with rig.memory.begin() as transaction:
+        (letter,) = transaction.deliveries()
+        assert [letter.id] == transaction.reopen([letter.id])
+    rig.live()
+
+    assert (ran + 1, []) == (len(rig.ran), rig.kept())
+
+
+def test_a_dead_letter_that_is_retried_and_kills_again_is_one_again(rig):
+    rig.on(killing(rig, "order:1"))
+    rig.worker()
+    rig.append("order:1")
+    for again in range(2):
+        for _ in range(30):
+            rig.live()
+            rig.clock.advance(25_000)
+        with rig.memory.begin() as transaction:
+            (letter,) = transaction.deliveries()
+            attempts = transaction.attempts(letter.id)
+            assert ("dead", 16 + again, 3 + 16 + again) == (letter.state, letter.attempt, rig.deaths)
+            assert 16 + again == attempts[-1].number
+            transaction.reopen([letter.id])
+
+
+def test_of_a_suspect_each_attempt_is_kept_as_what_it_came_to(rig):
+    runs = []
+
+    def mail(event):
+        runs.append(event)
+        if len(runs) in {1, 2, 3, 4, 6}:  # three that make it a suspect, and the first and the third of its attempts
+            rig.die()
+        raise ValueError("no such address")
+
+    rig.on(mail)
+    rig.worker()
+    rig.append("order:1")
+    for _ in range(30):
+        rig.live()
+        rig.clock.advance(25_000)
+
+    with rig.memory.begin() as transaction:
+        (letter,) = transaction.deliveries()
+        attempts = transaction.attempts(letter.id)
+    came_to = [a.error.partition(":")[0] for a in attempts]
+    assert list(range(1, 17)) == [a.number for a in attempts]
+    assert ["ProcessDied", "ValueError", "ProcessDied", *["ValueError"] * 13] == came_to
 
 
 def test_sixty_deaths_by_chance_make_no_dead_letter(rig):

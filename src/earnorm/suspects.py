@@ -18,7 +18,7 @@ from earnorm.runner import Runner
 from earnorm.store import Plan, Settlement
 from earnorm.window import Window
 
-__all__ = ["alone", "before_its_last", "is_suspected", "last_verdict", "risk_of", "set_aside"]
+__all__ = ["alone", "before_its_last", "is_suspected", "last_death", "risk_of", "set_aside"]
 
 _DEATHS = 3
 
@@ -51,12 +51,13 @@ def alone(window: Window, suspect: Delivery) -> Window:
     return Window(0, window.front, ((suspect,),))
 
 
-def last_verdict(runner: Runner, suspect: Delivery) -> Dead | None:
-    """What is left to say of one whose attempts are used up, the last by a death."""
+def last_death(runner: Runner, suspect: Delivery) -> Retry | Dead | None:
+    """What its last attempt came to, if that took its process along. Dead: its attempts are used up."""
     if suspect.attempt == 1:
         return None
-    verdict = runner.died(before_its_last(suspect))
-    return verdict if isinstance(verdict, Dead) else None
+    fate = runner.died(before_its_last(suspect))
+    # An attempt that its process has outlived has left another error behind, and a dead letter retried by hand none.
+    return fate if isinstance(fate, (Retry, Dead)) and fate.error == suspect.error else None
 
 
 def before_its_last(suspect: Delivery) -> Delivery:
@@ -64,8 +65,11 @@ def before_its_last(suspect: Delivery) -> Delivery:
     return structs.replace(suspect, attempt=suspect.attempt - 1)
 
 
-def risk_of(window: Window, fate: Outcome, now: datetime, worker: str) -> Settlement:
-    """What is written before it runs: that it does, and what comes of it (`fate`) should it take its process along."""
+def risk_of(window: Window, fate: Outcome, death: Outcome | None, now: datetime, worker: str) -> Settlement:
+    """What is written before it runs: that it does, and what comes of it (`fate`) should it take its process along.
+
+    And the attempt before, if that was a `death`: nobody was left to write it down.
+    """
     suspect = window.lanes[0][0]
     after = fate.after if isinstance(fate, Retry) else 0.0
     error = fate.error if isinstance(fate, (Retry, Dead)) else ""
@@ -74,4 +78,5 @@ def risk_of(window: Window, fate: Outcome, now: datetime, worker: str) -> Settle
         worker=worker,
         advances=advances_of(window, {}, [suspect]),
         rescheduled=[structs.replace(suspect, attempt=suspect.attempt + 1, chosen=due, error=error, worker=worker)],
+        attempts=[death.attempt] if isinstance(death, Retry) and death.attempt is not None else [],
     )

@@ -17,7 +17,7 @@ from earnorm.pace import Pace
 from earnorm.runner import Runner
 from earnorm.settler import Result, Settler
 from earnorm.store import Intake, Plan
-from earnorm.suspects import alone, before_its_last, is_suspected, last_verdict, risk_of, set_aside
+from earnorm.suspects import alone, before_its_last, is_suspected, last_death, risk_of, set_aside
 from earnorm.tenure import Tenure
 from earnorm.wakeup import Wakeup
 from earnorm.window import Window
@@ -150,12 +150,12 @@ class Turns:
     def _risk(self, window: Window) -> tuple[Window, Dead | None]:
         """Write down that the suspect runs; if it may not run any more, what its last attempt came to."""
         suspect = window.lanes[0][0]
-        verdict = last_verdict(self._runner, suspect)
-        fate = verdict or self._runner.died(suspect)
+        death = last_death(self._runner, suspect)
+        fate = death if isinstance(death, Dead) else self._runner.died(suspect)
         # Also of one that may not run: it is then settled as one that this worker has in hand.
-        self._settler.write(lambda now: risk_of(window, fate, now, self._tenure.worker))
+        self._settler.write(lambda now: risk_of(window, fate, death, now, self._tenure.worker))
         mine = structs.replace(suspect, worker=self._tenure.worker)
-        return (alone(window, mine), None) if verdict is None else (alone(window, before_its_last(mine)), verdict)
+        return (alone(window, before_its_last(mine)), death) if isinstance(death, Dead) else (alone(window, mine), None)
 
     def _perform(self, window: Window, plans: Mapping[str, Plan], until: float | None) -> Result:
         """Run the lanes, staying alive, until all have ended, what runs on takes long, or there is no more time."""

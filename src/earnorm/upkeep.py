@@ -83,7 +83,8 @@ class Upkeep(Protocol):
     def reopen(self, ids: Sequence[int]) -> list[int]:
         """Make dead letters due again, now, for one more attempt; returns those that were dead.
 
-        What came later of their records has run meanwhile, so it is out of order.
+        What came later of their records has run meanwhile, so it is out of order. The error goes, which would say of a
+        suspect that the attempt has been made; that of each attempt stays with it.
         """
         ...
 

@@ -24,6 +24,7 @@ ON_EACH = {
     "test_captures",
     "test_composition",
     "test_deleted",
+    "test_demands",
     "test_durable_delivery",
     "test_emitted_by_handlers",
     "test_handles",

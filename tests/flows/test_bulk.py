@@ -886,3 +886,50 @@ def test_a_class_that_was_unmapped_since_is_passed_over(db):
         session.commit()
 
         assert session.get(Whole, 1) is None
+
+
+@pytest.mark.parametrize("table", ["order", "Users", 'a"b', "plain"])
+def test_an_upsert_and_what_is_beside_it_mind_names_that_must_be_quoted(db, table):
+    class Thing(BaseModel):
+        __tablename__ = table
+        key = IntegerField(primary_key=True, column="group")
+        value = StringField(default="", column="Select")
+
+    execute(db, upsert(db, Thing).values([{"key": 1, "value": "a"}]))
+    statement = upsert(db, Thing).values([{"key": 1, "value": "b"}, {"key": 2, "value": "c"}])
+    new = statement.excluded["Select"]
+    execute(db, statement.on_conflict_do_update(index_elements=["group"], set_={"Select": new}))
+    execute(db, update(Thing).where(Thing.key == 2).values(value="d"))
+    execute(db, delete(Thing))
+    told = ["thing.created", "thing.created", "thing.updated", "thing.updated", "thing.deleted", "thing.deleted"]
+    assert told == names(db)
+
+
+# --- inside another statement --------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [insert, update, delete], ids=["insert", "update", "delete"])
+def test_a_cte_that_writes_a_model_is_refused_where_it_is_built(build):
+    User = make_user()
+    statement = build(User)
+    with pytest.raises(BulkRefused, match=rf"{type(statement).__name__}\.cte\(\) of User.*RETURNING.*__table__"):
+        statement.returning(User.id).cte("written")
+
+
+def test_a_cte_that_writes_a_table_or_a_model_that_nobody_hears_is_built():
+    class Base(DeclarativeBase):
+        pass
+
+    class Row(Base):
+        __tablename__ = "rows"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    earnorm.attach(Base)
+    assert update(Row).values(id=1).returning(Row.id).cte("written") is not None
+    assert insert(make_user().__table__).values(name="Ada").cte("written") is not None
+
+    @event_handler("row.updated", name="hear rows")
+    def hear(row): ...
+
+    with pytest.raises(BulkRefused, match="of Row"):
+        update(Row).values(id=1).returning(Row.id).cte("written")

@@ -206,7 +206,8 @@ def _attempt_as_json(made: Attempt) -> dict[str, Any]:
 def _attempt_lines(made: Attempt) -> Iterator[str]:
     version = f", version {made.version}" if made.version else ""
     yield ""
-    yield escaped(f"attempt {made.number}, {_seconds(made.started)}, {made.seconds:.3f} s, by {made.worker}{version}")
+    worker = f", by {made.worker}" if made.worker else ""  # of one that has died nobody knows it
+    yield escaped(f"attempt {made.number}, {_seconds(made.started)}, {made.seconds:.3f} s{worker}{version}")
     yield from map(escaped, [made.error, *made.traceback.splitlines()])
 
 

@@ -92,7 +92,7 @@ class UpkeepSuite:
 
         (again,) = due(store)
 
-        assert (first.id, 17, "open", "gave up") == (again.id, again.attempt, again.state, again.error)
+        assert (first.id, 17, "open", "") == (again.id, again.attempt, again.state, again.error)
         assert (NOON + timedelta(seconds=60), first.entry) == (again.due, again.entry)
         assert [second] == find(store, ALL)
 

@@ -30,7 +30,7 @@ class UpkeepVerbs(LogVerbs):
     def reopen(self, ids: Sequence[int]) -> list[int]:
         chosen, now = self._chosen(ids), self.now()
         again = {
-            number: structs.replace(row, state="open", attempt=row.attempt + 1, chosen=now)
+            number: structs.replace(row, state="open", attempt=row.attempt + 1, chosen=now, error="")
             for number, row in chosen.items()
         }
         self.state.deliveries = {**self.state.deliveries, **again}

@@ -20,7 +20,7 @@ from earnorm.backends.sqlalchemy.boundary import log_of, logs_of
 from earnorm.backends.sqlalchemy.mapping import Mapping, _mappings
 from earnorm.lifecycle import HOOK_KINDS
 
-__all__ = ["LOOK_AGAIN", "LOUD", "listening"]
+__all__ = ["LOOK_AGAIN", "LOUD", "listening", "loud"]
 
 # Seconds for which a model that nobody is subscribed to is passed over without a look at the subscriptions.
 LOOK_AGAIN: Final = 5.0
@@ -54,6 +54,11 @@ def listening(session: Session, cls: type) -> Mapping | None:
         _look(session, found)
     silence = found.bus.silences[cls] = _silence(found)
     return found if silence is LOUD else None
+
+
+def loud(mapping: Mapping) -> bool:
+    """Whether this process knows of somebody who hears of the model, in whatever database."""
+    return _silence(mapping) is LOUD
 
 
 def _silence(mapping: Mapping) -> _Silence:

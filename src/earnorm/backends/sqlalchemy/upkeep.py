@@ -50,7 +50,8 @@ class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
 
     def reopen(self, ids: Sequence[int]) -> list[int]:
         now = microseconds(self.now())
-        return self._each_of(update(delivery).values(state="open", attempt=delivery.c.attempt + 1, due=now), ids)
+        again = update(delivery).values(state="open", attempt=delivery.c.attempt + 1, due=now, error="")
+        return self._each_of(again, ids)
 
     def discard(self, ids: Sequence[int]) -> list[int]:
         for chosen in _conditions(Selection(ids=tuple(ids))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Boolean, Insert, Table, UniqueConstraint, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, Insert, Integer, Table, UniqueConstraint, column, literal_column, select, tuple_
 
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, in_chunks
@@ -58,13 +58,21 @@ def _upserted(execution: Execution, statement: Insert) -> Outcome | None:
     """What was done; None if a row was updated that was not there when we looked."""
     shape, before = execution.shape, _there(execution, statement)
     # Of PostgreSQL, and of what speaks like it: a row that was updated rather than inserted has an xmax.
-    met = [literal_column(f"({shape.table.name}.xmax <> 0)", Boolean).label("earnorm_met")] if locks(execution) else []
+    met = [_met(shape.table)] if locks(execution) else []
     result, tuples = returning(execution, statement, *met)
     after = {row.key: row for row in shape.rows(tuples)}
     if met and sum(values[-1] for values in tuples) != len(before.keys() & after.keys()):
         return None
     created = [Fact("created", row) for key, row in after.items() if key not in before]
     return Outcome(result, [*created, *changed(before, after)], {})
+
+
+def _met(table: Table) -> ColumnElement[bool]:
+    # A column of the table, so that its name is quoted where it must be: a table may well be called "order" or "User".
+    xmax: Any = column("xmax", Integer)
+    xmax.table = table
+    met: ColumnElement[bool] = (xmax != literal_column("0")).label("earnorm_met")
+    return met
 
 
 def _there(execution: Execution, statement: Insert) -> dict[Key, Row]:
