@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from earnorm.codec._together import column, lines
-from earnorm.codec._words import Refer, Refusal
+from earnorm.codec._read import Reader
+from earnorm.codec._together import are_plain, column, lines
+from earnorm.codec._words import Refer, Reference, Refusal
 from earnorm.codec._write import Writer
 
-__all__ = ["FieldChange", "Table", "written_columns"]
+__all__ = ["FieldChange", "Table", "read_column", "write_column", "written_columns"]
 
 
 class FieldChange(Protocol):
@@ -64,6 +65,32 @@ def written_columns(table: Table, some: slice, hidden: frozenset[str], refer: Re
         return lines(list(map(_Data, identities, payloads, changes)))
     except (Refusal, UnicodeEncodeError):
         return None
+
+
+def write_column(values: Sequence[Any]) -> tuple[bool, Sequence[Any]] | None:
+    """A column as JSON can hold it, and whether that is in words of the codec; None where it cannot."""
+    if are_plain(values):
+        return False, values
+    try:
+        return True, column(values, Writer(_no_model), 2)
+    except Refusal:
+        return None
+
+
+def read_column(worded: bool, values: list[Any]) -> list[Any]:  # noqa: FBT001  as `write_column` gives it
+    """What `write_column` was given."""
+    if not worded:
+        return values
+    read = Reader(_no_record).value
+    return [read(value, 2) for value in values]
+
+
+def _no_model(_value: object) -> None:
+    """No column of a table holds records."""
+
+
+def _no_record(reference: Reference) -> Reference:
+    return reference
 
 
 def _changes(
