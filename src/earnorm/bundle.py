@@ -6,9 +6,7 @@ appended at once, to the byte: it is made by the same code of the same values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -26,11 +24,6 @@ PART = 5_000
 
 # A value of hundreds of megabytes is nothing that a database likes to be handed.
 _MOST_BYTES = 8 * 1024 * 1024
-
-# What the codec gives back as it was, whatever classes the process that reads it has imported.
-_FIT: frozenset[type] = frozenset(
-    {str, int, bool, float, type(None), datetime, date, time, timedelta, Decimal, UUID, bytes}
-)
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +85,7 @@ def bundled(records: Records, hidden: frozenset[str]) -> bytes | None:
     if not isinstance(records, Columns):
         return None
     seen = records if hidden.isdisjoint(records.names) else _without(records, hidden)
-    if seen is None or not all(map(_is_fit, (*seen.columns, *(old for _, old, _ in seen.changed)))):
+    if seen is None:
         return None
     columns = [write_column(values) for values in seen.columns]
     changed = [(name, write_column(old), None if all(where) else where) for name, old, where in seen.changed]
@@ -115,10 +108,6 @@ def _without(records: Columns, hidden: frozenset[str]) -> Columns | None:
     key = tuple(kept.index(place) for place in records.key)
     names = tuple(records.names[place] for place in kept)
     return Columns(names, [records.columns[place] for place in kept], key, records.changed)
-
-
-def _is_fit(values: Sequence[Any]) -> bool:
-    return set(map(type, values)) <= _FIT
 
 
 def _columns(content: bytes) -> Columns:

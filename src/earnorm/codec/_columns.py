@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from itertools import repeat, starmap
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
@@ -67,10 +70,21 @@ def written_columns(table: Table, some: slice, hidden: frozenset[str], refer: Re
         return None
 
 
+# Beside what JSON has a word for: values that come back as they were, whatever classes their reader knows.
+_GIVEN_BACK: frozenset[type] = frozenset(
+    {str, int, bool, float, type(None), datetime, date, time, timedelta, Decimal, UUID, bytes}
+)
+
+
 def write_column(values: Sequence[Any]) -> tuple[bool, Sequence[Any]] | None:
-    """A column as JSON can hold it, and whether that is in words of the codec; None where it cannot."""
+    """A column as JSON can hold it, and whether that is in words of the codec.
+
+    None where it cannot, or where it might come back as something else.
+    """
     if are_plain(values):
         return False, values
+    if not set(map(type, values)) <= _GIVEN_BACK:
+        return None
     try:
         return True, column(values, Writer(_no_model), 2)
     except Refusal:

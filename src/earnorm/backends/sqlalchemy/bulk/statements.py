@@ -77,7 +77,7 @@ def inserted(execution: Execution, statement: Insert) -> Outcome:
         last = last_given(connection, shape.key_columns[0])
         if last is not None:
             execution.run(statement)
-            values = rising(connection, shape, last) if shape.plain is not None else None
+            values = rising(connection, shape, last, len(execution.params or ())) if shape.plain is not None else None
             if values is not None and shape.plain is not None:
                 told: Facts = alike("created", shape.plain, values)
             else:
