@@ -28,12 +28,12 @@ def keys_of(model: Model, values: Iterable[Mapping[str, Any]]) -> list[Key]:
 
 def key_columns_of(model: Model, values: Sequence[Mapping[str, Any]]) -> Values:
     """`keys_of` as columns: thousands of tuples cost more to collect than all else that is done with them."""
-    if len(model.primary_key) > 1:
-        return list(zip(*keys_of(model, values), strict=True)) or [()] * len(model.primary_key)
-    (name,) = model.primary_key
-    found = dict.fromkeys([given.get(name) for given in values])
-    found.pop(None, None)
-    return [list(found)]
+    if len(model.primary_key) == 1:
+        (name,) = model.primary_key
+        found = dict.fromkeys([given.get(name) for given in values])
+        found.pop(None, None)
+        return [list(found)]
+    return list(zip(*keys_of(model, values), strict=True)) or [()] * len(model.primary_key)
 
 
 def updated_by_key(session: Session, shape: Shape, keys: Values, write: Callable[[], Any]) -> tuple[Any, Facts]:
