@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import overload
 
-__all__ = ["uuid7", "uuid7s", "uuid_of"]
+__all__ = ["Sixteens", "joined_uuid7s", "uuid7", "uuid7s", "uuid_of"]
 
 # A UUID refuses setattr; its slots do not, and its own questions take three times as long as the rest.
 _set_int = vars(uuid.UUID)["int"].__set__
@@ -30,12 +31,40 @@ def uuid_of(number: int) -> uuid.UUID:
     return new
 
 
+class Sixteens(Sequence[bytes]):
+    """Ids as one value of sixteen bytes each, cut up when somebody asks."""
+
+    __slots__ = ("joined",)
+
+    def __init__(self, joined: bytes) -> None:
+        self.joined = joined
+
+    def __len__(self) -> int:
+        return len(self.joined) // 16
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[bytes]: ...
+
+    def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        start = 16 * range(len(self))[place]
+        return self.joined[start : start + 16]
+
+    def __iter__(self) -> Iterator[bytes]:
+        joined = self.joined
+        return iter([joined[start : start + 16] for start in range(0, len(joined), 16)])
+
+
 if sys.version_info >= (3, 14):
     uuid7 = uuid.uuid7
 
-    def uuid7s(count: int) -> list[bytes]:
-        """So many of them, rising, as their sixteen bytes."""
-        return [uuid.uuid7().bytes for _ in range(count)]
+    def joined_uuid7s(count: int) -> bytes:
+        """So many of them, rising, sixteen bytes each."""
+        return b"".join([uuid.uuid7().bytes for _ in range(count)])
 
 else:
     _last = 0  # the 60 bits of time last given: milliseconds, then 4096ths of one
@@ -52,8 +81,8 @@ else:
         chance = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
         return uuid_of((ticks >> 12) << 80 | _VERSION_AND_VARIANT | (ticks & 0xFFF) << 64 | chance)
 
-    def uuid7s(count: int) -> list[bytes]:
-        """So many of them, rising, as their sixteen bytes: in a quarter of the time."""
+    def joined_uuid7s(count: int) -> bytes:
+        """So many of them, rising, sixteen bytes each: in a tenth of the time."""
         global _last  # noqa: PLW0603  as above
         with _lock:
             first = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
@@ -64,7 +93,11 @@ else:
             8 * count, "big"
         )
         times = struct.pack(f">{count}Q", *_halves(first, count))
-        return [times[start : start + 8] + chances[start : start + 8] for start in range(0, 8 * count, 8)]
+        joined = bytearray(16 * count)
+        # The first bytes of all, then the second ones: sixteen steps of C.
+        for place in range(8):
+            joined[place::16], joined[place + 8 :: 16] = times[place::8], chances[place::8]
+        return bytes(joined)
 
     def _halves(first: int, count: int) -> Iterator[int]:
         """The first eight bytes of ids of so many ticks: those of one millisecond follow each other."""
@@ -85,3 +118,8 @@ else:
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_renew_lock)
+
+
+def uuid7s(count: int) -> list[bytes]:
+    """So many of them, rising, as their sixteen bytes."""
+    return list(Sixteens(joined_uuid7s(count)))

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
-from earnorm._uuid7 import uuid7s, uuid_of
+from earnorm._uuid7 import Sixteens, joined_uuid7s, uuid7s, uuid_of
+from earnorm.bundle import PART, Bundle, bundled
 from earnorm.event import Changes, Entries, Running, running
 from earnorm.occurrence import Kind, Occurrence
-from earnorm.records import Records
+from earnorm.records import Columns, Records
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
 
@@ -84,6 +85,33 @@ class Multitude:
             depth=0 if cause is None else cause.depth + 1,
             tenant=self.tenant,
         )
+
+    def bundles(self) -> list[Bundle] | None:
+        """For the log, to make entries of later, under the ids that each has from now on; None where that cannot be."""
+        records, hidden = self.records, self.info.sensitive
+        if not isinstance(records, Columns):
+            return None
+        lots = [slice(start, start + PART) for start in range(0, len(self), PART)]
+        contents = [bundled(records.part(some), hidden) for some in lots]
+        if None in contents:
+            return None
+        ids = joined_uuid7s(len(self))
+        self.ids = Sixteens(ids)
+        cause = None if self.link is None else self.link.event
+        return [
+            Bundle(
+                ids=ids[16 * some.start : 16 * some.stop],
+                content=content or b"",
+                name=self.name,
+                subject=self.info.subject,
+                at=datetime.fromtimestamp(self.at, UTC),
+                correlation_id=None if cause is None else cause.correlation_id,
+                causation_id=None if cause is None else cause.id,
+                depth=0 if cause is None else cause.depth + 1,
+                tenant=self.tenant,
+            )
+            for some, content in zip(lots, contents, strict=True)
+        ]
 
     def occurrences(self) -> Iterator[Occurrence]:
         """Each as one of its own, under the id that the log has of it, if it has."""

@@ -133,6 +133,11 @@ class Columns:
         ]
         return Columns(self.names, kept, self.key, changed)
 
+    def part(self, some: slice) -> Columns:
+        """Some of them that follow each other."""
+        changed = [Changed(name, old[some], where[some]) for name, old, where in self.changed]
+        return Columns(self.names, [column[some] for column in self.columns], self.key, changed)
+
     def written(self, refer: Refer, hidden: frozenset[str]) -> list[bytes]:
         if any(name in hidden for name, _, _ in self.changed):
             return self._listed().written(refer, hidden)

@@ -127,7 +127,7 @@ def status_of(transaction: Transaction) -> Status:
         workers=workers,
         stall=stall,
         dead=sum(dead.values()),
-        problems=[*_problems(subscriptions, stall), *_dead(dead)],
+        problems=[*_problems(subscriptions, stall), *_bundled(transaction.bundled_since(), now), *_dead(dead)],
     )
 
 
@@ -223,6 +223,15 @@ def _problems(subscriptions: Sequence[SubscriptionStatus], stall: Stall | None) 
         yield (
             f"{one.name} has had events waiting for {one.seconds:.0f} s and no worker knows it; start one that imports "
             f"it, or: earnorm handlers retire {one.name}"
+        )
+
+
+def _bundled(since: datetime | None, now: datetime) -> Iterator[str]:
+    waited = 0.0 if since is None else (now - since).total_seconds()
+    if waited >= _UNKNOWN:
+        yield (
+            f"events of a bulk write have waited for {waited:.0f} s to be taken into the log, and later ones behind "
+            f"them; start a worker: earnorm worker MODULE:DB"
         )
 
 

@@ -118,3 +118,7 @@ class Upkeep(Protocol):
     def stall(self) -> Stall | None:
         """Who keeps the horizon back now, if anybody does."""
         ...
+
+    def bundled_since(self) -> datetime | None:
+        """Since when entries wait that a commit left for later (a bundle), if any do; the horizon is in front."""
+        ...

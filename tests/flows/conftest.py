@@ -21,6 +21,7 @@ ON_EACH = {
     "test_audit",
     "test_boundary",
     "test_bulk",
+    "test_bundles",
     "test_captures",
     "test_composition",
     "test_deleted",

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from earnorm import BaseModel
 from earnorm.envelope import event_of
+from earnorm.orm.intakes import Bundles
 
 
 class Look:
@@ -24,8 +25,14 @@ class Look:
         self.engine.dispose()
 
 
+def unbundle(db):
+    """What a commit left for a worker's pass."""
+    Bundles(db.store).take_all()
+
+
 def log(db):
     """The events in the log, in order, as a handler would get them."""
+    unbundle(db)
     with db.store.begin(readonly=True) as transaction:
         return [event_of(entry) for entry in transaction.read(0, transaction.horizon(), 10_000)]
 

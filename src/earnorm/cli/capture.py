@@ -18,6 +18,7 @@ from earnorm.errors import PayloadError
 from earnorm.orm.audit import Audit, Drift
 from earnorm.orm.captures import Work
 from earnorm.orm.database import Database
+from earnorm.orm.intakes import Bundles
 
 __all__ = ["audit", "capture"]
 
@@ -78,7 +79,8 @@ def audit(app: str, model: str, *, as_json: bool) -> None:
     # Not `with database`, which would begin to deliver events here.
     with target.read() as connection:
         migrations.check(connection)
-        found = Audit(_model(database, model), database.store.own_engine, database.captures, ready=lambda: None)
+        store = database.store
+        found = Audit(_model(database, model), store.own_engine, Bundles(store), database.captures, ready=lambda: None)
         for drift in found:
             click.echo(json.dumps(_as_json(drift)) if as_json else "\n".join(_lines(drift)))
     click.echo(json.dumps(_summary(found)) if as_json else _verdict(model, found))

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from earnorm.codec._columns import Table, written_columns
+from earnorm.codec._columns import Table, read_column, write_column, written_columns
 from earnorm.codec._read import Reader
 from earnorm.codec._together import written_together
 from earnorm.codec._words import (
@@ -56,8 +56,10 @@ __all__ = [
     "encode_records",
     "encode_values",
     "fields_of",
+    "read_column",
     "register_enum",
     "register_type",
+    "write_column",
 ]
 
 _to_json = msgspec.json.Encoder().encode

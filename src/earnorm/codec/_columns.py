@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from itertools import repeat, starmap
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 
-from earnorm.codec._together import column, lines
-from earnorm.codec._words import Refer, Refusal
+from earnorm.codec._read import Reader
+from earnorm.codec._together import are_plain, column, lines
+from earnorm.codec._words import Refer, Reference, Refusal
 from earnorm.codec._write import Writer
 
-__all__ = ["FieldChange", "Table", "written_columns"]
+__all__ = ["FieldChange", "Table", "read_column", "write_column", "written_columns"]
 
 
 class FieldChange(Protocol):
@@ -64,6 +68,43 @@ def written_columns(table: Table, some: slice, hidden: frozenset[str], refer: Re
         return lines(list(map(_Data, identities, payloads, changes)))
     except (Refusal, UnicodeEncodeError):
         return None
+
+
+# Beside what JSON has a word for: values that come back as they were, whatever classes their reader knows.
+_GIVEN_BACK: frozenset[type] = frozenset(
+    {str, int, bool, float, type(None), datetime, date, time, timedelta, Decimal, UUID, bytes}
+)
+
+
+def write_column(values: Sequence[Any]) -> tuple[bool, Sequence[Any]] | None:
+    """A column as JSON can hold it, and whether that is in words of the codec.
+
+    None where it cannot, or where it might come back as something else.
+    """
+    if are_plain(values):
+        return False, values
+    if not set(map(type, values)) <= _GIVEN_BACK:
+        return None
+    try:
+        return True, column(values, Writer(_no_model), 2)
+    except Refusal:
+        return None
+
+
+def read_column(worded: bool, values: list[Any]) -> list[Any]:  # noqa: FBT001  as `write_column` gives it
+    """What `write_column` was given."""
+    if not worded:
+        return values
+    read = Reader(_no_record).value
+    return [read(value, 2) for value in values]
+
+
+def _no_model(_value: object) -> None:
+    """No column of a table holds records."""
+
+
+def _no_record(reference: Reference) -> Reference:
+    return reference
 
 
 def _changes(

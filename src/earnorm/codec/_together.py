@@ -11,7 +11,7 @@ import msgspec
 from earnorm.codec._words import MAX_BYTES, Refer, Refusal
 from earnorm.codec._write import Writer
 
-__all__ = ["column", "lines", "written_together"]
+__all__ = ["are_plain", "column", "lines", "written_together"]
 
 _to_lines = msgspec.json.Encoder().encode_lines
 
@@ -47,13 +47,13 @@ def lines(records: list[Any]) -> list[bytes] | None:
 
 
 def _rows(rows: Sequence[Sequence[Any]], writer: Writer) -> Iterable[Any]:
-    if _are_plain(list(chain.from_iterable(rows))):
+    if are_plain(list(chain.from_iterable(rows))):
         return rows
     return ([_value(part, writer, 2) for part in row] for row in rows)
 
 
 def _members(records: Sequence[Mapping[str, Any]], writer: Writer) -> Iterable[Mapping[str, Any]]:
-    if _are_plain([value for record in records for value in record.values()]):
+    if are_plain([value for record in records for value in record.values()]):
         return map(_as_dict, records)
     names = records[0].keys()
     if any(record.keys() != names for record in records):
@@ -64,13 +64,13 @@ def _members(records: Sequence[Mapping[str, Any]], writer: Writer) -> Iterable[M
 
 def column(values: Sequence[Any], writer: Writer, depth: int) -> Sequence[Any]:
     """Values of one name, a record each, as JSON can hold them. Raises Refusal."""
-    return values if _are_plain(values) else [_value(value, writer, depth) for value in values]
+    return values if are_plain(values) else [_value(value, writer, depth) for value in values]
 
 
 def _pairs(changes: Sequence[Mapping[str, Any]], writer: Writer) -> Iterable[Mapping[str, Any]]:
     if not any(changes):
         return repeat({}, len(changes))
-    if _are_plain([value for named in changes for pair in named.values() for value in pair]):
+    if are_plain([value for named in changes for pair in named.values() for value in pair]):
         return map(_as_dict, changes)
     return ({name: [_value(part, writer, 3) for part in pair] for name, pair in named.items()} for named in changes)
 
@@ -85,7 +85,7 @@ def _value(value: Any, writer: Writer, depth: int) -> Any:
     return writer.value(value, depth)
 
 
-def _are_plain(values: Sequence[Any]) -> bool:
+def are_plain(values: Sequence[Any]) -> bool:
     kinds = set(map(type, values))
     if kinds <= _PLAIN:
         return True

@@ -61,7 +61,7 @@ class Absence:
         names = set(self._names())
         ours = {(f.group, f.cursor) for f in transaction.followers() if f.name in names}
         lowest = min((c.position for c in transaction.cursors() if (c.group, c.name) in ours), default=None)
-        if lowest is None or lowest >= transaction.horizon():
+        if lowest is None or (lowest >= transaction.horizon() and transaction.bundled_since() is None):
             return None
         now = transaction.now()
         alive = any(worker.expires > now and worker.knows & names for worker in transaction.workers())

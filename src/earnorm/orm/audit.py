@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.orm import Mapper
 
+from earnorm.backends.sqlalchemy.bundles import is_bundled
 from earnorm.backends.sqlalchemy.capture.changes import read_values
 from earnorm.backends.sqlalchemy.capture.rows import peek
 from earnorm.backends.sqlalchemy.dialects import READONLY
@@ -22,6 +23,7 @@ from earnorm.codec import decode
 from earnorm.errors import UnmappedModel
 from earnorm.occurrence import key_of
 from earnorm.orm.captures import Captures
+from earnorm.orm.intakes import Bundles
 from earnorm.portal import refuse_in_coroutine
 
 __all__ = ["Audit", "Drift"]
@@ -52,12 +54,15 @@ class Audit:
     there were, `unlogged` how many of them the log knows nothing of, since they are older or were written unseen.
     """
 
-    def __init__(self, model: type, engine: Engine, captures: Captures, ready: Callable[[], object]) -> None:
+    def __init__(
+        self, model: type, engine: Engine, bundles: Bundles, captures: Captures, ready: Callable[[], object]
+    ) -> None:
         found = mapping_of(model)
         if found is None:
             raise UnmappedModel(model.__name__)
         self._mapper: Mapper[Any] = inspect(model)
         self._engine = engine
+        self._bundles = bundles
         self._captures = captures
         self._ready = ready
         self.rows = 0
@@ -80,15 +85,25 @@ class Audit:
     def _drifts(self) -> Generator[Drift]:
         self._ready()
         self.rows = self.unlogged = self.drifted = 0
-        while self._captures.take():
-            pass
-        with self._snapshot() as connection:
+        with self._whole() as connection:
             waiting = self._waiting(connection)
             for mapper in self._mapper.self_and_descendants:
                 mapping = mapping_of(mapper.class_)
                 if mapping is not None:
                     yield from self._counted(self._of_rows(connection, mapper, mapping, waiting))
                     yield from self._counted(self._of_log(connection, mapper, mapping, waiting))
+
+    @contextmanager
+    def _whole(self) -> Iterator[Connection]:
+        """A snapshot in which all entries are there: a bulk write may commit between taking them in and looking."""
+        while True:
+            self._bundles.take_all()
+            while self._captures.take():
+                pass
+            with self._snapshot() as connection:
+                if not is_bundled(connection):
+                    yield connection
+                    return
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:

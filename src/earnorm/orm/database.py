@@ -30,6 +30,7 @@ from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
 from earnorm.orm.connected import BY_NAME, databases
 from earnorm.orm.engines import Engines, Schemas
+from earnorm.orm.intakes import Bundles, Intakes
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.stage import DatabaseStages
@@ -90,6 +91,7 @@ class Database:
             waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
         )
         self.captures = self.log.captures
+        self._bundles = Bundles(self.store)
         self.runner = self.log.runner(version)
         self.wakeup = self._engines.new_wakeup(self.store)
         self.retention = None if retention is None else seconds_of(retention)
@@ -102,7 +104,7 @@ class Database:
             clock=self._clock,
             groups=groups,
             loop=self._own_loop,
-            intake=self.captures,
+            intake=Intakes(self._bundles, self.captures),
             trimming=trimming,
             wakeup=self.wakeup,
             stages=DatabaseStages(self),
@@ -155,7 +157,7 @@ class Database:
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it, `for` or `async for`, for each record changed unseen."""
         self._require_open("audit()")
-        return Audit(model, self.store.own_engine, self.captures, self.ready)
+        return Audit(model, self.store.own_engine, self._bundles, self.captures, self.ready)
 
     @property
     def tenant_engine(self) -> Engine:
@@ -270,6 +272,8 @@ class Database:
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
+        # A new subscription starts at the horizon, which is in front of them.
+        self._bundles.take_all()
         with self.store.begin() as transaction:
             self.log.subscribe(transaction)
         self._subscribed = version

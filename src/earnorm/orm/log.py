@@ -17,6 +17,7 @@ from earnorm.backends.sqlalchemy import mapping as mappings
 from earnorm.backends.sqlalchemy.appending import Appending
 from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
+from earnorm.backends.sqlalchemy.dialects import MANY
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
@@ -206,6 +207,9 @@ class DatabaseLog:
                 continue
             for many in some:
                 assert isinstance(many, Multitude)
+                # What triggers saw they have seen by now: nothing of a bundle is ever taken back.
+                if len(many) >= MANY and transaction.append_bundled(many):
+                    continue
                 met = transaction.append_many_meeting(self._entries_of(many)) or met
         return met
 

@@ -65,14 +65,14 @@ class ValuesValidator:
 
     def _pass_together(self, rows: Sequence[Mapping[str, Any]], *, complete: bool) -> bool:
         """Whether all pass, by the column; rows of unlike names are looked at one by one."""
-        (names, *others) = dict.fromkeys(map(tuple, rows))
-        if others or (complete and not self._required <= set(names)):
+        names = rows[0].keys()
+        if {*map(len, rows)} != {len(names)} or (complete and not self._required <= names):
             return False
-        return all(
-            column_passes(*self._rules(name), [values[name] for values in rows])
-            for name in names
-            if name in self._specs
-        )
+        try:
+            columns = {name: [values[name] for values in rows] for name in names if name in self._specs}
+        except KeyError:
+            return False
+        return all(column_passes(*self._rules(name), values) for name, values in columns.items())
 
     def check(self, values: Mapping[str, Any], *, complete: bool) -> None:
         """Raise `ValidationFailed` with all faults; `complete` values are those of a new row, so none may be absent."""

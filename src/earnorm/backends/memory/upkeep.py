@@ -76,6 +76,9 @@ class UpkeepVerbs(LogVerbs):
         states = {name: [row.state for row in rows if row.subscription == name] for name in names}
         return {name: Tally(found.count("open"), found.count("dead")) for name, found in states.items()}
 
+    def bundled_since(self) -> None:
+        """Entries are entries at once."""
+
     def stall(self) -> None:
         """Whoever writes is alone."""
 

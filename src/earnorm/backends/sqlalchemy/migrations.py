@@ -77,6 +77,10 @@ def _quicken_the_horizon(connection: Connection) -> None:
         connection.execute(DDL(guard))  # type: ignore[no-untyped-call]  # as above
 
 
+def _make_bundles(connection: Connection) -> None:
+    _create(connection, tables.bundle)
+
+
 Step = Callable[[Connection], None]
 STEPS: tuple[Step, ...] = (
     _make_log,
@@ -87,6 +91,7 @@ STEPS: tuple[Step, ...] = (
     _make_capture,
     _make_idempotency_keys,
     _quicken_the_horizon,
+    _make_bundles,
 )
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from msgspec import ValidationError, convert, json
 
 from earnorm._uuid7 import uuid_of
+from earnorm.bundle import Bundle
 from earnorm.delivery import Attempt, Delivery
 from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
@@ -89,7 +90,7 @@ def to_key(row: Any) -> IdempotencyKey:
     )
 
 
-def shared_row(entries: Entries) -> tuple[Any, ...]:
+def shared_row(entries: Entries | Bundle) -> tuple[Any, ...]:
     """What they share, in the order of SHARED_COLUMNS; no correlation id means that each is its own."""
     correlation, cause = entries.correlation_id, entries.causation_id
     return (

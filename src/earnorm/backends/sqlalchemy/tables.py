@@ -25,6 +25,7 @@ __all__ = [
     "SHARED_COLUMNS",
     "alias",
     "attempt",
+    "bundle",
     "capture",
     "cursor",
     "delivery",
@@ -88,6 +89,24 @@ log = Table(
     Index("earnorm_log_key", "key", "position"),
     # AUTOINCREMENT, or SQLite would give the positions of a pruned log out again, below cursors that passed them.
     sqlite_autoincrement=True,
+)
+
+# Thousands of entries as one row, until the first who works the log makes rows of the log of them: `bundles`.
+bundle = Table(
+    "earnorm_bundle",
+    metadata,
+    # The lowest and the highest of their positions, which are theirs from the beginning.
+    Column("first", _Position, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    # All of them, as a list, where others have taken some in between.
+    Column("positions", Text),
+    Column("ids", LargeBinary, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    *(
+        Column(column.name, column.type, nullable=column.nullable or column.name == "correlation_id")
+        for column in _entry_columns()
+        if column.name in SHARED_COLUMNS
+    ),
 )
 
 group = Table(

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Delete, Update, delete, func, or_, select, update
 
 from earnorm.backends.sqlalchemy.attempt_statements import is_attempt_at
+from earnorm.backends.sqlalchemy.bundles import BundleVerbs
 from earnorm.backends.sqlalchemy.entries import LogVerbs
 from earnorm.backends.sqlalchemy.leases import LeaseVerbs
 from earnorm.backends.sqlalchemy.rows import parse_id, to_delivery
@@ -24,7 +25,7 @@ __all__ = ["UpkeepVerbs"]
 _VALUES_A_LIST = 10_000
 
 
-class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
+class UpkeepVerbs(BundleVerbs, LogVerbs, SubscriptionVerbs, LeaseVerbs):
     """What those who run a system ask."""
 
     __slots__ = ()
@@ -73,6 +74,8 @@ class UpkeepVerbs(LogVerbs, SubscriptionVerbs, LeaseVerbs):
             if not self._dialect.lock_pruning(self._connection):
                 return None
             self._share_groups()
+            # Where nobody works the log, its bundles are as old as the rest.
+            self.unbundle()
         reach = reach_of(self.followers(), self.cursors(), self.workers(), unseen=unseen, now=self.now())
         # A span of positions, not a search for old entries: what is looked at is `limit` rows, however long the log.
         upto = self._upto(self.horizon() if reach.passed is None else reach.passed, limit, after)

@@ -128,7 +128,7 @@ def _update_by_key(execution: Execution, statement: Update) -> Any:
     _validate(execution.model, values, complete=False)
 
     def write(execution: Execution, statement: Update) -> Outcome:
-        keys = methods.keys_of(execution.model, values)
+        keys = methods.key_columns_of(execution.model, values)
         run = lambda: execution.run(statement)  # noqa: E731  # a thunk
         result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run)
         return Outcome(result, facts, {})
@@ -290,7 +290,7 @@ def _before_mappings(
 def _write_mappings(session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]) -> Facts:
     isstates = options["isstates"]
     if options["isupdate"]:
-        keys = methods.keys_of(model, [_given(model, value, isstates=isstates) for value in values])
+        keys = methods.key_columns_of(model, [_given(model, value, isstates=isstates) for value in values])
 
         def write() -> None:
             _bulk_save_mappings(session, shape.mapper, values, **options)

@@ -13,7 +13,7 @@ from earnorm.backends.sqlalchemy.bulk.telling import Alike, Fact
 from earnorm.occurrence import Kind
 from earnorm.records import Changed, Columns, changed_between
 
-__all__ = ["Values", "aligned", "alike", "columns_of", "updated_alike"]
+__all__ = ["Values", "aligned", "alike", "columns_of", "joined", "updated_alike"]
 
 Values = Sequence[Sequence[Any]]
 """A column of values for each of a shape's columns."""
@@ -61,3 +61,8 @@ def aligned(before: Values, keys: Sequence[Any], after: Values, keys_after: Sequ
         [[column[first] for first, _ in both] for column in before],
         [[column[second] for _, second in both] for column in after],
     )
+
+
+def joined(keys: Values) -> Sequence[Any]:
+    """Columns of a key as a value for each row."""
+    return keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))

@@ -9,51 +9,53 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, columns_of, updated_alike
+from earnorm.backends.sqlalchemy.bulk.arrays import by_keys
+from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, joined, updated_alike
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Plain, Row, Shape
 from earnorm.backends.sqlalchemy.bulk.statements import changed
 from earnorm.backends.sqlalchemy.bulk.telling import Fact, Facts, run_before
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.occurrence import Kind
 
-__all__ = ["before_objects", "inserted_mappings", "keys_of", "prepared", "updated_by_key"]
+__all__ = ["before_objects", "inserted_mappings", "key_columns_of", "keys_of", "prepared", "updated_by_key"]
 
 
 def keys_of(model: Model, values: Iterable[Mapping[str, Any]]) -> list[Key]:
     """The primary keys among dictionaries of values; those that have none yet are left out."""
-    if len(model.primary_key) == 1:
-        (name,) = model.primary_key
-        found = dict.fromkeys([given.get(name) for given in values])
-        found.pop(None, None)
-        return list(zip(found, strict=True))
     keys = (tuple(given.get(name) for name in model.primary_key) for given in values)
     return [key for key in dict.fromkeys(keys) if None not in key]
 
 
-def updated_by_key(session: Session, shape: Shape, keys: Sequence[Key], write: Callable[[], Any]) -> tuple[Any, Facts]:
+def key_columns_of(model: Model, values: Sequence[Mapping[str, Any]]) -> Values:
+    """`keys_of` as columns: thousands of tuples cost more to collect than all else that is done with them."""
+    if len(model.primary_key) == 1:
+        (name,) = model.primary_key
+        found = dict.fromkeys([given.get(name) for given in values])
+        found.pop(None, None)
+        return [list(found)]
+    return list(zip(*keys_of(model, values), strict=True)) or [()] * len(model.primary_key)
+
+
+def updated_by_key(session: Session, shape: Shape, keys: Values, write: Callable[[], Any]) -> tuple[Any, Facts]:
     """Old and new values by SELECTs around the write: what it sets need not be what the database makes of it."""
     connection = session.connection(bind_arguments={"mapper": shape.mapper})
     if shape.plain is not None:
         return _updated_plain(connection, shape, shape.plain, keys, write)
-    before = shape.read(connection, keys, lock=True)
+    before = shape.read(connection, zip(*keys, strict=True), lock=True)
     result = write()
     return result, list(changed(before, shape.read(connection, before)))
 
 
 def _updated_plain(
-    connection: Connection, shape: Shape, plain: Plain, keys: Sequence[Key], write: Callable[[], Any]
+    connection: Connection, shape: Shape, plain: Plain, keys: Values, write: Callable[[], Any]
 ) -> tuple[Any, Facts]:
     """The same, of rows of one model: column by column, as long as nobody asks for one of them."""
-    width = len(shape.columns)
-    before = columns_of(shape.lots(connection, keys, lock=True), width)
-    found = _keys_in(before, plain)
+    before = by_keys(connection, shape, keys, lock=True)
+    found = [before[place] for place in plain.key]
     result = write()
-    after = columns_of(shape.lots(connection, found), width)
-    return result, updated_alike(plain, *aligned(before, found, after, _keys_in(after, plain)))
-
-
-def _keys_in(values: Values, plain: Plain) -> list[Key]:
-    return list(zip(*(values[place] for place in plain.key), strict=True))
+    after = by_keys(connection, shape, found)
+    written = [after[place] for place in plain.key]
+    return result, updated_alike(plain, *aligned(before, joined(found), after, joined(written)))
 
 
 def inserted_mappings(session: Session, shape: Shape, model: Model, values: Sequence[Mapping[str, Any]]) -> list[Fact]:

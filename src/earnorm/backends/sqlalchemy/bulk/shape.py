@@ -31,13 +31,13 @@ from sqlalchemy.sql import ColumnElement
 
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 
-__all__ = ["ROWS_A_STATEMENT", "Key", "Plain", "Row", "Shape", "among", "in_chunks", "shape_of"]
+__all__ = ["HAS_JSON", "ROWS_A_STATEMENT", "Key", "Plain", "Row", "Shape", "among", "in_chunks", "is_among", "shape_of"]
 
 ROWS_A_STATEMENT = 1000
 """Rows that one statement of ours reads or tells: far below the parameters any database takes."""
 
 # Before, it was an option that few builds had left out.
-_HAS_JSON = sqlite_version_info >= (3, 38)
+HAS_JSON = sqlite_version_info >= (3, 38)
 
 # An array takes as many as one likes; but each statement has its price.
 _KEYS_A_VALUE = 10 * ROWS_A_STATEMENT
@@ -150,21 +150,26 @@ class Shape:
 
     def _read_some(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
         if not self.joined:
-            return self.rows(self._find(connection, keys, lock=lock).all())
+            which = among(self.key_columns, keys, connection.dialect.name)
+            return self.rows(self._find(connection, which, lock=lock).all())
         return self._load(connection, keys, lock=lock)
 
     def lots(
-        self, connection: Connection, keys: Iterable[Key], *, lock: bool = False
+        self, connection: Connection, keys: Sequence[Sequence[Any]], *, lock: bool = False
     ) -> Iterator[Sequence[Sequence[Any]]]:
-        """The rows with these keys as they come, some at a time, of a shape that is not joined."""
-        listed = _are_listed(self.key_columns, connection.dialect.name)
-        for some in in_chunks(keys, ROWS_A_STATEMENT if listed else _KEYS_A_VALUE):
-            yield from self._find(connection, some, lock=lock).partitions(ROWS_A_STATEMENT)
+        """The rows with these keys, by the column, as they come, some at a time; of no joined shape."""
+        database = connection.dialect.name
+        size = ROWS_A_STATEMENT if _are_listed(self.key_columns, database) else _KEYS_A_VALUE
+        for start in range(0, len(keys[0]), size):
+            some = [column[start : start + size] for column in keys]
+            if len(some) == 1:
+                which = is_among(self.key_columns[0], some[0], database)
+            else:
+                which = among(self.key_columns, list(zip(*some, strict=True)), database)
+            yield from self._find(connection, which, lock=lock).partitions(ROWS_A_STATEMENT)
 
-    def _find(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> CursorResult[Any]:
-        statement = select(*self.columns).where(among(self.key_columns, keys, connection.dialect.name))
-        statement = _locking(statement, lock=lock)
-        return connection.execute(statement)
+    def _find(self, connection: Connection, which: ColumnElement[bool], *, lock: bool) -> CursorResult[Any]:
+        return connection.execute(_locking(select(*self.columns).where(which), lock=lock))
 
     def _load(self, connection: Connection, keys: Sequence[Key], *, lock: bool) -> Iterator[Row]:
         if lock:
@@ -200,8 +205,12 @@ def among(columns: Sequence[Any], keys: Sequence[Key], database: str = "") -> Co
     """Whether a row's key is one of these, of which there may be any number where the `database` has arrays."""
     if len(columns) > 1:
         return tuple_(*columns).in_(keys)
-    (column,), some = columns, [key[0] for key in keys]
-    if _are_listed(columns, database):
+    return is_among(columns[0], [key[0] for key in keys], database)
+
+
+def is_among(column: Any, some: Sequence[Any], database: str) -> ColumnElement[bool]:
+    """`among` of a key that is one column."""
+    if _are_listed([column], database):
         return column.in_(some)  # type: ignore[no-any-return]  # SQLAlchemy's own condition
     if database == "postgresql":
         # One parameter: 10,000 of them take longer than the statement.
@@ -217,9 +226,7 @@ def _are_listed(columns: Sequence[Any], database: str) -> bool:
     """Whether each key is a parameter of its own; else they are one value."""
     if len(columns) > 1:
         return True
-    return database != "postgresql" and not (
-        database == "sqlite" and _HAS_JSON and isinstance(columns[0].type, Integer)
-    )
+    return database != "postgresql" and not (database == "sqlite" and HAS_JSON and isinstance(columns[0].type, Integer))
 
 
 def in_chunks(values: Iterable[T], size: int = ROWS_A_STATEMENT) -> Iterator[list[T]]:

@@ -15,7 +15,8 @@ from sqlalchemy.engine.cursor import null_dml_result
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import LoaderOption
 
-from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, alike, columns_of, updated_alike
+from earnorm.backends.sqlalchemy.bulk.arrays import rising
+from earnorm.backends.sqlalchemy.bulk.columns import aligned, alike, columns_of, joined, updated_alike
 from earnorm.backends.sqlalchemy.bulk.given import Params
 from earnorm.backends.sqlalchemy.bulk.rowids import last_given, rises, since
 from earnorm.backends.sqlalchemy.bulk.shape import ROWS_A_STATEMENT, Key, Plain, Row, Shape, among, in_chunks
@@ -76,7 +77,11 @@ def inserted(execution: Execution, statement: Insert) -> Outcome:
         last = last_given(connection, shape.key_columns[0])
         if last is not None:
             execution.run(statement)
-            told = _told("created", shape, since(connection, shape, last))
+            values = rising(connection, shape, last, len(execution.params or ())) if shape.plain is not None else None
+            if values is not None and shape.plain is not None:
+                told: Facts = alike("created", shape.plain, values)
+            else:
+                told = _told("created", shape, since(connection, shape, last))
             return Outcome(_counted(told.columns if isinstance(told, Alike) else told), told, {})
     if not shape.joined:
         result, tuples = returning(execution, statement)
@@ -208,14 +213,10 @@ def _updated_plain(execution: Execution, statement: Update, sets: Sequence[str],
     result = execution.run(_with_defaults(narrowed, shape.key_columns, wanted))
     found = columns_of(in_chunks(_beside(result, wanted)), len(wanted))
     written = [found[wanted.index(column)] for column in shape.key_columns]
-    before, found = aligned(before, _joined(keys), found, _joined(written))
+    before, found = aligned(before, joined(keys), found, joined(written))
     new = dict(zip(wanted, found, strict=True))
     after = [new.get(column, old) for column, old in zip(shape.columns, before, strict=True)]
     return Outcome(result, updated_alike(plain, before, after), {})
-
-
-def _joined(keys: Values) -> Sequence[Any]:
-    return keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
 
 
 def _wanted(execution: Execution, plain: Plain, sets: Sequence[str]) -> list[Any]:

@@ -75,6 +75,21 @@ class Dialect(Protocol):
         """Add entries that share most of their columns to the log, in order, as `append` does."""
         ...
 
+    def can_bundle(self, connection: Connection) -> bool:
+        """Whether entries may be left in a bundle here: triggers saw nothing of this transaction, and it has the right.
+
+        If so, whatever positions it takes from now on are above any horizon that is read until it has ended.
+        """
+        ...
+
+    def bundle(self, connection: Connection, count: int, row: tuple[Any, ...]) -> None:
+        """Add a bundle of so many entries, and take their positions. `row` lacks these."""
+        ...
+
+    def append_at(self, connection: Connection, positions: Sequence[int], entries: Entries) -> None:
+        """Add entries to the log at positions that were taken for them."""
+        ...
+
     def insert(self, connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add `rows` in the order given, in one statement where many would cost.
 

@@ -79,6 +79,9 @@ AND l.classid::bigint >> 16 = '{tables.log.name}'::regclass::oid::bigint & {_NAM
 _BOUND = f"(((l.classid::bigint & {_NAMESPACE_BITS}) << 32) | l.objid::bigint)"
 _LOWEST = f"SELECT min({_BOUND}) FROM pg_locks l WHERE {_IS_OURS}"  # noqa: S608  names of ours
 
+# In front of the lowest bundle.
+_IN_FRONT = f"SELECT min(first) - 1 FROM {tables.bundle.name}"  # noqa: S608  a name of ours
+
 _LOWEST_OF_OTHERS = f"{_LOWEST} AND l.pid IS DISTINCT FROM pg_backend_pid()"
 
 # The locks of a prepared transaction have no pid; one of them is on its xid, which leads to its gid.
@@ -143,16 +146,27 @@ class Horizon:
         if last == self._safe:
             return last
         lowest: int | None = connection.exec_driver_sql(_LOWEST_OF_OTHERS if self.passes_own else _LOWEST).scalar_one()
-        horizon = self.between(last, lowest, clock)
+        # Between the locks and the rows. A bundle whose writer's lock is not seen any more is committed, and seen here;
+        # or gone with its entries committed, which the statement that reads the rows will find. In one statement with
+        # the locks it might be neither: what that sees of tables is older than what it sees of locks.
+        bundled: int | None = connection.exec_driver_sql(_IN_FRONT).scalar_one()
+        horizon = self.between(last, lowest, bundled, clock)
         if self.is_to_warn(clock):
             self._warn(connection, horizon)
         return horizon
 
-    def between(self, last: int, lowest: int | None, clock: Clock) -> int:
-        """The horizon, by the last position and the lowest lock, which were asked for in this order."""
+    def between(self, last: int, lowest: int | None, bundled: int | None, clock: Clock) -> int:
+        """The horizon, by the last position, the lowest lock and the lowest bundle, which were asked for in this order.
+
+        A bundle below the horizon never comes later: its positions are taken under a lock that is lower.
+        """
         if lowest is None or lowest >= last:
-            self._safe, self._stalled, self._warned = last, None, False
-            return last
+            self._safe = last if bundled is None else None
+            self._stalled, self._warned = None, False
+            return last if bundled is None else min(last, bundled)
+        return self._held_back(lowest, clock) if bundled is None else min(self._held_back(lowest, clock), bundled)
+
+    def _held_back(self, lowest: int, clock: Clock) -> int:
         if self._stalled is None or self._stalled[0] != lowest:
             self._stalled, self._warned = (lowest, clock.monotonic()), False
         return lowest

@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import MANY, Seen
+from earnorm.backends.sqlalchemy.dialects import postgresql_bundles as bundles
 from earnorm.backends.sqlalchemy.dialects.horizon import GUARDS, SEQUENCE, TRIGGER, Horizon, holder_of
 from earnorm.backends.sqlalchemy.dialects.idling import limit_idling
-from earnorm.backends.sqlalchemy.rows import shared_row
+from earnorm.backends.sqlalchemy.rows import entry_row, shared_row
 from earnorm.clock import Clock, SystemClock
 from earnorm.errors import UnsoundLog
 from earnorm.event import Entries
@@ -46,6 +47,10 @@ _CONNECTION_GONE = ("08", "57P")
 # where policies look at each row.
 _BEFORE_COPY = f"SELECT {_IS_CAPTURED}, row_security_active('{tables.log.name}') WHERE {_LIMIT_IDLING}"
 
+# A role that may append entries need not be one that may leave bundles.
+_MAY_BUNDLE = f"coalesce(has_table_privilege(to_regclass('{tables.bundle.name}'), 'INSERT'), false)"
+_CAN_BUNDLE = f"SELECT NOT {_IS_CAPTURED} AND {_MAY_BUNDLE} WHERE {_LIMIT_IDLING}"
+
 # What a multitude shares in any case.
 _SHARED = tuple(name for name in tables.SHARED_COLUMNS if name != "correlation_id")
 
@@ -58,6 +63,9 @@ _NOW = "SELECT clock_timestamp()"
 _LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtext('earnorm schema'), hashtext(current_schema()))"
 _LOCK_PRUNING = "SELECT pg_try_advisory_xact_lock(hashtext('earnorm pruning'), hashtext(current_schema()))"
 
+# Of entries that are there, or left in a bundle.
+_HIGHEST = f"SELECT greatest(max(position), (SELECT max(last) FROM {tables.bundle.name})) FROM {tables.log.name}"  # noqa: S608  names of ours
+
 _CHECK = f"""\
 SELECT
   pg_is_in_recovery(),
@@ -67,7 +75,7 @@ SELECT
      JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE t.tgrelid = '{tables.log.name}'::regclass AND t.tgname = '{TRIGGER}'),
   (SELECT last_value - (NOT is_called)::int FROM {SEQUENCE}),
-  (SELECT coalesce(max(position), 0) FROM {tables.log.name})"""  # noqa: S608  names of ours
+  coalesce(({_HIGHEST}), 0)"""  # noqa: S608  names of ours
 
 
 class PostgreSQL:
@@ -125,6 +133,33 @@ class PostgreSQL:
             if met is not None:
                 return met
         return self._append_in_lots(connection, entries, slots)
+
+    def can_bundle(self, connection: Connection) -> bool:
+        if not connection.exec_driver_sql(_CAN_BUNDLE).scalar():
+            return False
+        connection.exec_driver_sql(bundles.LOCK)
+        return True
+
+    def bundle(self, connection: Connection, count: int, row: tuple[Any, ...]) -> None:
+        connection.exec_driver_sql(self._bundle_text, (count, *row))
+
+    @cached_property
+    def _bundle_text(self) -> str:
+        return bundles.insert_text(self._dialect, self._place)
+
+    def append_at(self, connection: Connection, positions: Sequence[int], entries: Entries) -> None:
+        slots = slots_of(entries.keys, entries.ids)
+        if (driver := _driver_of(connection)) is not None:
+            names = ("position", "id", "key", "data", "correlation_id", "slot", *_SHARED)
+            lots = zip(_in_lots(positions), _shares(entries, slots), strict=True)
+            if self._copy(connection, driver, names, ([some, *lot] for some, lot in lots)) is not None:
+                return
+        rows = [entry_row(entry) for entry in entries]
+        connection.exec_driver_sql(self._log_text, (list(positions), *_columns(rows)))
+
+    @cached_property
+    def _log_text(self) -> str:
+        return bundles.log_text(self._dialect, self._place)
 
     def _append_in_lots(self, connection: Connection, entries: Entries, slots: Sequence[int]) -> bool:
         # Not arrays of bytea and text, which drivers write element by element, in Python.
@@ -253,8 +288,8 @@ class PostgreSQL:
         answers = postgresql_glance.answers_of(driver, span)
         if answers is None:
             return None
-        (first,), (lock,), *entries, beside = answers
-        horizon = self._horizon.between(first[0], lock[0], clock)
+        (first,), (lock,), (bundled,), *entries, beside = answers
+        horizon = self._horizon.between(first[0], lock[0], bundled[0], clock)
         groups, waiting = ([row[1:] for row in beside if row[0] == kind] for kind in (1, 2))
         return Seen(horizon, groups, entries[0] if entries else (), waiting)
 
@@ -301,7 +336,7 @@ class PostgreSQL:
         if last < highest:
             raise UnsoundLog(
                 f"sequence {SEQUENCE} stands at {last} and the log at {highest}, so positions would be given out twice",
-                f"SELECT setval('{SEQUENCE}', (SELECT max(position) FROM {tables.log.name}));",  # noqa: S608  names of ours
+                f"SELECT setval('{SEQUENCE}', ({_HIGHEST}));",
             )
 
     def is_lost(self, error: BaseException) -> bool:

@@ -16,7 +16,7 @@ from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from earnorm.backends.sqlalchemy import tables
-from earnorm.backends.sqlalchemy.dialects.horizon import _LAST, _LOWEST
+from earnorm.backends.sqlalchemy.dialects.horizon import _IN_FRONT, _LAST, _LOWEST
 from earnorm.backends.sqlalchemy.dialects.postgresql_commit import (
     Statement,
     _forget,
@@ -60,10 +60,10 @@ def _asked(text: str) -> Statement:
 
 
 def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | None:
-    """The last position, the lowest lock, the span's entries if it is given, and the groups beside what is set aside.
+    """What was asked for, in order: the last position, the lowest lock, what lies in front of the lowest bundle.
 
-    None where they cannot be asked together, or were refused: whoever asks one by one is told why. Raises
-    ConnectionLost.
+    Then the span's entries if it is given, and the groups beside what is set aside. None where they cannot be asked
+    together, or were refused: whoever asks one by one is told why. Raises ConnectionLost.
     """
     if not isinstance(driver, Connection) or not _can_ask(driver):
         return None
@@ -97,10 +97,10 @@ def _questions(span: Span | None) -> list[Statement]:
     words = _words()
     first, last = _asked(_FIRST), _asked(words.groups_and_waiting.text)
     if span is None:
-        return [first, _asked(_LOWEST), last]
+        return [first, _asked(_LOWEST), _asked(_IN_FRONT), last]
     reading, values = words.reading(span.after, _FAR, span.limit, span.slots)
     lowest = _statement(_LOWEST_IF_ANY, [span.after])
-    return [first, lowest, _statement(reading.text, reading.ordered(values)), last]
+    return [first, lowest, _asked(_IN_FRONT), _statement(reading.text, reading.ordered(values)), last]
 
 
 def _statement(text: str, values: Sequence[int]) -> Statement:

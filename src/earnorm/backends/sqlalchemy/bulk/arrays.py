@@ -1,0 +1,93 @@
+"""Arrays: rows that SQLite gives back as one JSON array a column, in a third of the time of a tuple for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import lt
+from typing import Any
+
+from msgspec import ValidationError
+from msgspec.json import Decoder
+from sqlalchemy import JSON, Boolean, Connection, Date, DateTime, Enum, Integer, String, Time, Uuid, func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.sql import ColumnElement
+
+from earnorm.backends.sqlalchemy.bulk.columns import Values, columns_of
+from earnorm.backends.sqlalchemy.bulk.shape import HAS_JSON, Shape, is_among
+
+__all__ = ["by_keys", "rising"]
+
+# A text of a gigabyte is more than SQLite makes.
+_MOST = 10_000
+
+# What is kept as a number or a text, each of which comes back from JSON as it is. A number with a point does not: it
+# may be written with fewer digits than it has.
+_KEPT_PLAIN: frozenset[type] = frozenset({Integer, String, Boolean, DateTime, Date, Time, Enum, Uuid, JSON})
+_decode = Decoder(list[int | str | None]).decode
+
+_Read = Callable[[ColumnElement[bool]], "list[list[Any]] | None"]
+"""The columns of the rows that meet a condition; None where they are to be read one by one."""
+
+
+def by_keys(connection: Connection, shape: Shape, keys: Values, *, lock: bool = False) -> Values:
+    """The columns of the rows with these keys, locked where the database has row locks; of no joined shape."""
+    read = _reading(connection, shape)
+    if read is not None:
+        found = list(map(read, _conditions(shape.key_columns[0], keys[0])))
+        if None not in found:
+            return _one_after_the_other(found, len(shape.columns))
+    return columns_of(shape.lots(connection, keys, lock=lock), len(shape.columns))
+
+
+def _conditions(key: Any, numbers: Sequence[Any]) -> Iterator[ColumnElement[bool]]:
+    for start in range(0, len(numbers), _MOST):
+        some = numbers[start : start + _MOST]
+        # No key is there twice: then it is each number from the lowest to the highest, in half the time.
+        is_row = {*map(type, some)} == {int} and max(some) - min(some) == len(some) - 1
+        yield key.between(min(some), max(some)) if is_row else is_among(key, some, "sqlite")
+
+
+def rising(connection: Connection, shape: Shape, last: int, count: int) -> Values | None:
+    """The columns of the rows whose number is above `last`, in its order, some `count`.
+
+    None where they are to be read one by one.
+    """
+    read, found = _reading(connection, shape), list[Values]()
+    (key,) = shape.key_columns
+    place, highest = shape.columns.index(key), connection.execute(select(func.max(key))).scalar_one()
+    if read is None or highest is None or highest - last > count + _MOST:
+        return None
+    while last < highest:
+        some = read(key.between(last + 1, last := last + _MOST))
+        # By the table itself, which is in this order.
+        if some is None or not all(map(lt, some[place], islice(some[place], 1, None))):
+            return None
+        found.append(some)
+    return _one_after_the_other(found, len(shape.columns)) if found else None
+
+
+def _one_after_the_other(lots: Sequence[Any], width: int) -> Values:
+    if len(lots) == 1:
+        return lots[0]  # type: ignore[no-any-return]  # as `_Read` gives it
+    return [[value for some in lots for value in some[place]] for place in range(width)]
+
+
+def _reading(connection: Connection, shape: Shape) -> _Read | None:
+    """How columns of these rows are read; None where they are not to be had."""
+    if connection.dialect.name != "sqlite" or not HAS_JSON or len(shape.key_columns) != 1:
+        return None
+    if not all(column.type._type_affinity in _KEPT_PLAIN for column in shape.columns):
+        return None
+    makers = [column.type.result_processor(connection.dialect, None) for column in shape.columns]
+    statement = select(*map(func.json_group_array, shape.columns))
+
+    def read(which: ColumnElement[bool]) -> list[list[Any]] | None:
+        try:
+            found = list(map(_decode, connection.execute(statement.where(which)).one()))
+        except (OperationalError, ValidationError):
+            # A BLOB or a number with a point where a text should be.
+            return None
+        return [values if make is None else list(map(make, values)) for values, make in zip(found, makers, strict=True)]
+
+    return read
