@@ -55,7 +55,7 @@ ON_EACH = {
 }
 
 # Those where the async half has a driver of its own to get wrong.
-BY_ASYNCPG_TOO = {"test_tenants", "test_transactional"}
+BY_ASYNCPG_TOO = {"test_bundles", "test_tenants", "test_transactional"}
 
 
 def pytest_generate_tests(metafunc):

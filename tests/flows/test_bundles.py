@@ -65,6 +65,16 @@ def test_a_commit_leaves_thousands_in_a_bundle_and_a_drain_delivers_each(db, Use
     assert MANY == len(heard)
 
 
+async def test_an_async_session_s_commit_leaves_them_in_a_bundle_as_well(db, User):
+    earnorm.event_handler("user.created", name="hear")(lambda event: None)
+    async with db.asession() as session:
+        await session.execute(insert(User), ROWS)
+        await session.commit()
+
+    assert (1, 0) == kept(db)
+    assert MANY == (await db.adrain(60))["done"]
+
+
 def test_fewer_are_entries_at_once(db, User):
     execute(db, (insert(User), ROWS[:-1]))
 
@@ -253,8 +263,9 @@ with SQLAlchemyStore(engine).begin() as transaction:
 
 
 @pytest.mark.parametrize("step", ["DELETE FROM earnorm_bundle", "INSERT INTO earnorm_log", "before the commit"])
-def test_a_worker_that_is_killed_amid_it_loses_nothing_and_doubles_nothing(db, url, User, step):
+def test_a_worker_that_is_killed_amid_it_loses_nothing_and_doubles_nothing(db, User, step):
     execute(db, (insert(User), ROWS))
+    url = db.engine.url.render_as_string(hide_password=False)
     told = [sys.executable, "-c", CHILD, url, step]
     assert -signal.SIGKILL == subprocess.run(told, env=os.environ, check=False, timeout=60).returncode
     assert (1, 0) == kept(db)

@@ -5,12 +5,14 @@ import logging
 import threading
 
 import pytest
-from sqlalchemy import create_engine, event, select
+from sqlalchemy import create_engine, event, func, insert, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from earnorm import BaseModel, IntegerField, StringField, connect, event_handler, post_commit, post_rollback
+from earnorm.backends.sqlalchemy import tables
+from earnorm.backends.sqlalchemy.dialects import MANY
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
 from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
@@ -114,6 +116,27 @@ def test_a_session_joined_to_a_connection_s_two_phases_ends_with_them(two_phases
 
     assert ([], ["+one"]) == (before, seen)
     assert ["note.created"] == names(two_phases)
+
+
+def test_what_a_bulk_write_leaves_in_a_bundle_is_prepared_with_it(two_phases):
+    class Note(BaseModel):
+        text = StringField()
+
+    two_phases.ready()
+
+    def bundles():
+        with two_phases.engine.connect() as connection:
+            return connection.execute(select(func.count()).select_from(tables.bundle)).scalar_one()
+
+    event_handler("note.created", name="hear")(lambda event: None)
+    with Session(two_phases.engine, twophase=True) as session:
+        session.execute(insert(Note), [{"text": "one of many"}] * MANY)
+        session.prepare()
+        between = bundles()
+        session.commit()
+
+    assert (0, 1) == (between, bundles())
+    assert MANY == two_phases.drain(60)["done"]
 
 
 def test_a_savepoint_rolled_back_before_the_first_phase_takes_its_events_along(two_phases, Note):
