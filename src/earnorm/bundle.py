@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from earnorm._uuid7 import Sixteens
-from earnorm.codec import read_column, write_column
+from earnorm.codec import no_model, read_column, write_column
 from earnorm.event import Entries
 from earnorm.records import Changed, Columns, Records
 
@@ -49,7 +49,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
         return Entries(
             ids=list(Sixteens(self.ids)),
             keys=columns.keys(self.subject),
-            data=columns.written(_no_model, frozenset()),
+            data=columns.written(no_model, frozenset()),
             name=self.name,
             subject=self.subject,
             at=self.at,
@@ -119,7 +119,3 @@ def _columns(content: bytes) -> Columns:
         for each in read.changed
     ]
     return Columns(read.names, columns, read.key, changed)
-
-
-def _no_model(_value: object) -> None:
-    """There are no records among what is fit."""

@@ -72,19 +72,7 @@ class Multitude:
     def entries(self, data: Sequence[bytes]) -> Entries:
         """For the log, with the data of each; from now on each has its id."""
         self.ids = uuid7s(len(self))
-        cause = None if self.link is None else self.link.event
-        return Entries(
-            ids=self.ids,
-            keys=self.keys,
-            data=data,
-            name=self.name,
-            subject=self.info.subject,
-            at=datetime.fromtimestamp(self.at, UTC),
-            correlation_id=None if cause is None else cause.correlation_id,
-            causation_id=None if cause is None else cause.id,
-            depth=0 if cause is None else cause.depth + 1,
-            tenant=self.tenant,
-        )
+        return Entries(ids=self.ids, keys=self.keys, data=data, **self._shared())
 
     def bundles(self) -> list[Bundle] | None:
         """For the log, to make entries of later, under the ids that each has from now on; None where that cannot be."""
@@ -97,21 +85,24 @@ class Multitude:
             return None
         ids = joined_uuid7s(len(self))
         self.ids = Sixteens(ids)
-        cause = None if self.link is None else self.link.event
+        shared = self._shared()
         return [
-            Bundle(
-                ids=ids[16 * some.start : 16 * some.stop],
-                content=content or b"",
-                name=self.name,
-                subject=self.info.subject,
-                at=datetime.fromtimestamp(self.at, UTC),
-                correlation_id=None if cause is None else cause.correlation_id,
-                causation_id=None if cause is None else cause.id,
-                depth=0 if cause is None else cause.depth + 1,
-                tenant=self.tenant,
-            )
+            Bundle(ids=ids[16 * some.start : 16 * some.stop], content=content or b"", **shared)
             for some, content in zip(lots, contents, strict=True)
         ]
+
+    def _shared(self) -> dict[str, Any]:
+        """What all of them have in common in the log."""
+        cause = None if self.link is None else self.link.event
+        return {
+            "name": self.name,
+            "subject": self.info.subject,
+            "at": datetime.fromtimestamp(self.at, UTC),
+            "correlation_id": None if cause is None else cause.correlation_id,
+            "causation_id": None if cause is None else cause.id,
+            "depth": 0 if cause is None else cause.depth + 1,
+            "tenant": self.tenant,
+        }
 
     def occurrences(self) -> Iterator[Occurrence]:
         """Each as one of its own, under the id that the log has of it, if it has."""

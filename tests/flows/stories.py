@@ -25,6 +25,14 @@ class Look:
         self.engine.dispose()
 
 
+def execute(db, *statements):
+    """Statements, each with its parameters if it has any, in one transaction."""
+    with db.session() as session:
+        for statement, *parameters in statements:
+            session.execute(statement, *parameters)
+        session.commit()
+
+
 def unbundle(db):
     """What a commit left for a worker's pass."""
     Bundles(db.store).take_all()

@@ -7,7 +7,7 @@ from sqlalchemy import insert, update
 
 from earnorm import BaseModel, BooleanField, DateField, DateTimeField, IntegerField, JSONField, StringField
 from earnorm.backends.sqlalchemy.bulk import arrays, shape
-from tests.flows.stories import log, pairs
+from tests.flows.stories import execute, log, pairs
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -37,13 +37,6 @@ def singly(monkeypatch):
 
     monkeypatch.setattr(shape.Shape, "lots", counting)
     return counted
-
-
-def execute(db, *statements):
-    with db.session() as session:
-        for statement, *parameters in statements:
-            session.execute(statement, *parameters)
-        session.commit()
 
 
 def things(**words):

@@ -14,7 +14,7 @@ from earnorm import BaseModel, DateTimeField, EnumField, IntegerField, StringFie
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import MANY
 from earnorm.telemetry import Appended
-from tests.flows.stories import log
+from tests.flows.stories import execute, log
 
 ROWS = [{"name": f"n{number}"} for number in range(MANY)]
 
@@ -29,13 +29,6 @@ def User():
         seen_at = DateTimeField(required=False)
 
     return User
-
-
-def execute(db, *statements):
-    with db.session() as session:
-        for statement, *parameters in statements:
-            session.execute(statement, *parameters)
-        session.commit()
 
 
 def count(db, table):

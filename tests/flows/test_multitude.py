@@ -17,7 +17,7 @@ from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
 from earnorm.codec import decode
 from earnorm.event import caused_by
 from earnorm.telemetry import Appended, RolledBack
-from tests.flows.stories import log, names, pairs, unbundle
+from tests.flows.stories import execute, log, names, pairs, unbundle
 
 DOZEN = [{"name": f"n{number}"} for number in range(12)]
 
@@ -45,13 +45,6 @@ def together(monkeypatch):
 
     monkeypatch.setattr(SQLAlchemyTransaction, "append_many_meeting", append_many_meeting)
     return sizes
-
-
-def execute(db, *statements):
-    with db.session() as session:
-        for statement, *parameters in statements:
-            session.execute(statement, *parameters)
-        session.commit()
 
 
 def entries(db):

@@ -33,6 +33,8 @@ from earnorm.codec._words import (
     Refusal,
     Resolve,
     fields_of,
+    itself,
+    no_model,
     register_enum,
     register_type,
     too_large,
@@ -56,6 +58,7 @@ __all__ = [
     "encode_records",
     "encode_values",
     "fields_of",
+    "no_model",
     "read_column",
     "register_enum",
     "register_type",
@@ -72,15 +75,7 @@ _TOGETHER = 500
 _FEW, _SHORT = 64, 2048
 
 
-def _no_model(_value: object) -> None:
-    return None
-
-
-def _itself(reference: Reference) -> Reference:
-    return reference
-
-
-def encode(payload: Mapping[str, Any], *, refer: Refer = _no_model) -> bytes:
+def encode(payload: Mapping[str, Any], *, refer: Refer = no_model) -> bytes:
     """The payload as JSON; PayloadError names the path of a value that could not be read back as it was.
 
     `refer` gives subject and key of what is a model, None for anything else.
@@ -124,7 +119,7 @@ def _is_flat(item: object) -> bool:
 
 
 def encode_record(
-    identity: Iterable[Any], payload: Mapping[str, Any], changes: Mapping[str, Any], *, refer: Refer = _no_model
+    identity: Iterable[Any], payload: Mapping[str, Any], changes: Mapping[str, Any], *, refer: Refer = no_model
 ) -> bytes | None:
     """What `encode` makes of a record's identity, values and changes (name to old and new), in half the time.
 
@@ -151,7 +146,7 @@ def encode_records(
     payloads: Sequence[Mapping[str, Any]],
     changes: Sequence[Mapping[str, Any]],
     *,
-    refer: Refer = _no_model,
+    refer: Refer = no_model,
 ) -> list[bytes | None]:
     """What `encode_record` makes of each of many records, in a third of the time where they are alike."""
     found: list[bytes | None] = []
@@ -166,7 +161,7 @@ def encode_records(
 
 
 def encode_columns(
-    table: Table, hidden: frozenset[str] = frozenset(), *, refer: Refer = _no_model
+    table: Table, hidden: frozenset[str] = frozenset(), *, refer: Refer = no_model
 ) -> list[bytes | None]:
     """What `encode_record` makes of each of many records, of which there are columns; those of `hidden` are left out.
 
@@ -195,7 +190,7 @@ def _written_with_care(payload: object, refer: Refer) -> bytes:
     return _to_json(Writer(refer, careful=True).value(payload, 0))
 
 
-def decode(data: bytes, *, resolve: Resolve = _itself) -> dict[str, Any]:
+def decode(data: bytes, *, resolve: Resolve = itself) -> dict[str, Any]:
     """What `encode` was given; PayloadError for bytes that it did not write. What `resolve` raises passes through."""
     tree = _parsed(data)
     if type(tree) is dict and _is_plain(data):
@@ -231,7 +226,7 @@ _identified = msgspec.json.Decoder(_Identified).decode
 def decode_identity(data: bytes) -> Any:
     """`decode(data).get("identity", ())`, in a third of the time: nothing is made of what else is there."""
     try:
-        return Reader(_itself).sequence(_identified(data).identity, 1)
+        return Reader(itself).sequence(_identified(data).identity, 1)
     except (msgspec.MsgspecError, RecursionError, TypeError, Refusal):
         # It says what is wrong.
         return decode(data).get("identity", ())
@@ -248,7 +243,7 @@ def _parsed(data: bytes) -> Any:
         raise PayloadError("", data, f"it is no JSON ({error})") from error
 
 
-def encode_values(values: Mapping[str, Any], refer: Refer = _no_model) -> tuple[bytes, list[str]]:
+def encode_values(values: Mapping[str, Any], refer: Refer = no_model) -> tuple[bytes, list[str]]:
     """A record's values as JSON, and the names of those left out because they cannot be kept. Raises nothing.
 
     Each value may take MAX_BYTES, all together MAX_RECORD_BYTES; the first ones stay.

@@ -14,7 +14,7 @@ import msgspec
 
 from earnorm.codec._read import Reader
 from earnorm.codec._together import are_plain, column, lines
-from earnorm.codec._words import Refer, Reference, Refusal
+from earnorm.codec._words import Refer, Refusal, itself, no_model
 from earnorm.codec._write import Writer
 
 __all__ = ["FieldChange", "Table", "read_column", "write_column", "written_columns"]
@@ -86,7 +86,7 @@ def write_column(values: Sequence[Any]) -> tuple[bool, Sequence[Any]] | None:
     if not set(map(type, values)) <= _GIVEN_BACK:
         return None
     try:
-        return True, column(values, Writer(_no_model), 2)
+        return True, column(values, Writer(no_model), 2)
     except Refusal:
         return None
 
@@ -95,16 +95,8 @@ def read_column(worded: bool, values: list[Any]) -> list[Any]:  # noqa: FBT001  
     """What `write_column` was given."""
     if not worded:
         return values
-    read = Reader(_no_record).value
+    read = Reader(itself).value
     return [read(value, 2) for value in values]
-
-
-def _no_model(_value: object) -> None:
-    """No column of a table holds records."""
-
-
-def _no_record(reference: Reference) -> Reference:
-    return reference
 
 
 def _changes(

@@ -36,6 +36,15 @@ Refer = Callable[[object], tuple[str, list[Any]] | None]
 Resolve = Callable[[Reference], Any]
 
 
+def no_model(_value: object) -> None:
+    """`Refer` where there are no records."""
+
+
+def itself(reference: Reference) -> Reference:
+    """`Resolve` where nobody loads records."""
+    return reference
+
+
 class Refusal(Exception):
     """A value that cannot be; the path is put together on the way out, so a good value pays nothing for it."""
 

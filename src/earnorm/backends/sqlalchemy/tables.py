@@ -21,6 +21,7 @@ from sqlalchemy.sql import ColumnElement, FromClause
 
 __all__ = [
     "BEYOND",
+    "BUNDLE_COLUMNS",
     "ENTRY_COLUMNS",
     "SHARED_COLUMNS",
     "alias",
@@ -58,6 +59,8 @@ _Time = BigInteger
 ENTRY_COLUMNS = ("name", "subject", "key", "data", "at", "correlation_id", "causation_id", "depth", "tenant", "version")
 # Those that many entries of one kind have in common.
 SHARED_COLUMNS = tuple(name for name in ENTRY_COLUMNS if name not in ("key", "data"))
+# A bundle's, beside its positions.
+BUNDLE_COLUMNS = ("ids", "content", *SHARED_COLUMNS)
 
 
 def _entry_columns() -> Iterator[Column[object]]:

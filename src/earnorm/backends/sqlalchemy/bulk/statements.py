@@ -77,11 +77,12 @@ def inserted(execution: Execution, statement: Insert) -> Outcome:
         last = last_given(connection, shape.key_columns[0])
         if last is not None:
             execution.run(statement)
-            values = rising(connection, shape, last, len(execution.params or ())) if shape.plain is not None else None
-            if values is not None and shape.plain is not None:
-                told: Facts = alike("created", shape.plain, values)
-            else:
+            assert shape.plain is not None  # or they would not rise
+            values = rising(connection, shape, last, len(execution.params or ()))
+            if values is None:
                 told = _told("created", shape, since(connection, shape, last))
+            else:
+                told = alike("created", shape.plain, values)
             return Outcome(_counted(told.columns if isinstance(told, Alike) else told), told, {})
     if not shape.joined:
         result, tuples = returning(execution, statement)

@@ -163,8 +163,10 @@ class Horizon:
         if lowest is None or lowest >= last:
             self._safe = last if bundled is None else None
             self._stalled, self._warned = None, False
-            return last if bundled is None else min(last, bundled)
-        return self._held_back(lowest, clock) if bundled is None else min(self._held_back(lowest, clock), bundled)
+            horizon = last
+        else:
+            horizon = self._held_back(lowest, clock)
+        return horizon if bundled is None else min(horizon, bundled)
 
     def _held_back(self, lowest: int, clock: Clock) -> int:
         if self._stalled is None or self._stalled[0] != lowest:

@@ -15,7 +15,7 @@ __all__ = ["LOCK", "insert_text", "log_text"]
 # position is given out.
 LOCK = f"INSERT INTO {tables.log.name} (id) SELECT ''::bytea WHERE false"
 
-_GIVEN = [column for column in tables.bundle.c if column.name not in ("first", "last", "positions")]
+_GIVEN = [tables.bundle.c[name] for name in tables.BUNDLE_COLUMNS]
 _WRITTEN = [column for column in tables.log.c if column.name != "due"]
 
 # Others may have taken some in between.

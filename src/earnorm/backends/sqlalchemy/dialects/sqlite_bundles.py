@@ -11,10 +11,9 @@ __all__ = ["HORIZON", "insert_bundle"]
 _LOG = f"'{tables.log.name}'"
 _MOVED = f"UPDATE sqlite_sequence SET seq = seq + ? WHERE name = {_LOG}"  # noqa: S608  a name of ours
 _BEGUN = f"INSERT INTO sqlite_sequence (name, seq) VALUES ({_LOG}, ?)"  # noqa: S608  as above
-_GIVEN = [column.name for column in tables.bundle.c if column.name not in ("first", "last", "positions")]
 _INSERT = (
-    f"INSERT INTO {tables.bundle.name} (first, last, {', '.join(_GIVEN)}) "  # noqa: S608  as above
-    f"SELECT seq - ? + 1, seq, {', '.join('?' * len(_GIVEN))} FROM sqlite_sequence WHERE name = {_LOG}"
+    f"INSERT INTO {tables.bundle.name} (first, last, {', '.join(tables.BUNDLE_COLUMNS)}) "  # noqa: S608  as above
+    f"SELECT seq - ? + 1, seq, {', '.join('?' * len(tables.BUNDLE_COLUMNS))} FROM sqlite_sequence WHERE name = {_LOG}"
 )
 
 # One statement sees one state: a bundle is there, or its entries are. Not max(position), which falls back when the log
