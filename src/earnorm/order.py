@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from earnorm.errors import OrderCycle, UnknownNeighbour
 from earnorm.handler import Handler, Phase, identity_of
@@ -34,13 +34,12 @@ def _rank(handler: Handler, cls: type | None) -> tuple[int, int, str, int]:
 def _constrained(listed: list[Handler]) -> list[Handler]:
     """Stable topological order: of those that may come next, always the one ranked first."""
     graph: graphlib.TopologicalSorter[int] = graphlib.TopologicalSorter(dict.fromkeys(range(len(listed)), ()))
-    known = [_names_of(handler) for handler in listed]
+    places = _places(listed)
     for i, handler in enumerate(listed):
-        for j, names in enumerate(known):
-            if i != j and _is_named(handler.options.before, names):
-                graph.add(j, i)
-            if i != j and _is_named(handler.options.after, names):
-                graph.add(i, j)
+        for j in _named(handler.options.before, places, i):
+            graph.add(j, i)
+        for j in _named(handler.options.after, places, i):
+            graph.add(i, j)
     try:
         graph.prepare()
     except graphlib.CycleError as error:
@@ -69,18 +68,32 @@ def require_neighbours(handlers: Iterable[Handler], known: Iterable[Handler], mo
     Those of durable handlers may be known to another process alone.
     """
     known, models = list(known), list(models)
-    every = [name for handler in known for name in _names_of(handler)]
+    every = _places(known)
     for handler in handlers:
         if handler.phase is Phase.DURABLE:
             continue
         for option, wanted in (("before", handler.options.before), ("after", handler.options.after)):
             for name in wanted:
-                if not _is_named((name,), every) and not _is_disabled(name, handler, models):
+                if name not in every and not _is_disabled(name, handler, models):
                     raise UnknownNeighbour(handler.name, option, name, [other.name for other in known])
 
 
-def _is_named(wanted: Iterable[str], names: Iterable[str]) -> bool:
-    return any(name == whole or whole.endswith(f".{name}") for whole in names for name in wanted)
+def _places(handlers: Iterable[Handler]) -> dict[str, list[int]]:
+    """Where each name stands: whole, and every end of it that begins behind a dot."""
+    places: dict[str, list[int]] = {}
+    for i, handler in enumerate(handlers):
+        for end in {end for name in _names_of(handler) for end in _ends(name)}:
+            places.setdefault(end, []).append(i)
+    return places
+
+
+def _ends(name: str) -> Iterator[str]:
+    yield name
+    yield from (name[i + 1 :] for i, sign in enumerate(name) if sign == ".")
+
+
+def _named(wanted: Iterable[str], places: Mapping[str, Sequence[int]], own: int) -> list[int]:
+    return [j for name in wanted for j in places.get(name, ()) if j != own]
 
 
 def _names_of(handler: Handler) -> list[str]:

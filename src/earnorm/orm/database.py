@@ -20,6 +20,7 @@ from earnorm.backends.sqlalchemy import boundary, opening
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
+from earnorm.circles import refuse_circles
 from earnorm.clock import Clock, SystemClock
 from earnorm.durations import Duration, seconds_of
 from earnorm.errors import DatabaseClosed, DrainInTransaction
@@ -272,6 +273,7 @@ class Database:
             self.store.require_sound()
             self._prepared = tables
         self.bus.registry.check_all()
+        refuse_circles(self.bus)
         # A new subscription starts at the horizon, which is in front of them.
         self._bundles.take_all()
         with self.store.begin() as transaction:
