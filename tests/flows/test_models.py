@@ -5,6 +5,7 @@ import copy
 import pickle
 import sys
 from datetime import datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -76,6 +77,15 @@ async def test_aget_and_afind_are_their_twins():
         await User.aget(uuid4())
 
 
+async def test_no_record_has_the_key_none():
+    """SQLAlchemy warned of it on the way, and warnings are errors here."""
+    User = make_user()
+
+    for door in (User.aget, partial(asyncio.to_thread, User.get)):
+        with pytest.raises(NotFound, match="no User has the primary key None"):
+            await door(None)
+
+
 def test_find_takes_expressions_and_values():
     User = make_user()
     for name, visits in (("Ada", 1), ("Bob", 5), ("Cy", 9)):
@@ -98,6 +108,9 @@ def test_a_composite_key_is_a_tuple():
     Line(order=1, number=2).save()
 
     assert (1, 2) == (Line.get((1, 2)).order, Line.get((1, 2)).number)
+    for key in ((None, None), (1, None), (None, 2)):
+        with pytest.raises(NotFound):
+            Line.get(key)
 
 
 def test_refresh_loads_over_unsaved_changes():

@@ -188,9 +188,11 @@ class BaseModel(DeclarativeBase):
     @classmethod
     def _get(cls, key: Any) -> Self:
         def look(session: Session) -> Any:
-            for column, part in zip(inspect(cls).primary_key, key if isinstance(key, tuple) else (key,), strict=False):
+            columns, parts = inspect(cls).primary_key, key if isinstance(key, tuple) else (key,)
+            for column, part in zip(columns, parts, strict=False):
                 require_kind(cls.__name__, "get", column, part)
-            return session.get(cls, key)
+            # SQLAlchemy warns of a key of nothing but NULL, and finds none.
+            return None if parts == (None,) * len(columns) else session.get(cls, key)
 
         found: Self | None = _read(cls, "get", key, lambda: inspect(cls).primary_key, look)
         if found is None:
