@@ -911,11 +911,17 @@ class Fault:
 
 
 class ValidationFailed(RecordError):
-    """A record breaks rules of its model; nothing was written. All its faults are in `faults`."""
+    """A record breaks rules of its model; nothing was written. All its faults are in `faults`.
 
-    def __init__(self, model: str, key: str, faults: Sequence[Fault]) -> None:
+    `key` is empty for a new record, and for a statement's `update` of records that it does not name.
+    """
+
+    def __init__(self, model: str, key: str, faults: Sequence[Fault], *, update: bool = False) -> None:
         lines = "\n".join(f"  {model}.{fault.field}: {fault.message}" for fault in faults)
-        super().__init__(f"{key or 'a new ' + model} cannot be saved:\n{lines}")
+        what = f"an update of {key or model}" if update else key or f"a new {model}"
+        if update:
+            lines += "\nnothing was written; correct it and run the statement again"
+        super().__init__(f"{what} cannot be saved:\n{lines}")
         self.model = model
         self.key = key
         self.faults = tuple(faults)

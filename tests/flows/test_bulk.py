@@ -570,6 +570,35 @@ def test_values_of_bulk_writes_are_validated_before_anything_is_written(db, writ
     assert [] == User.find() == names(db)
 
 
+def test_a_faulty_row_of_an_update_is_told_with_its_key_and_what_to_do(db):
+    """It was told that "a new User" cannot be saved."""
+    User = make_user()
+    rows = [{"id": 6, "name": "Ada"}, {"id": 7, "name": "x" * 21, "visits": None}]
+    told = (
+        "an update of User:7 cannot be saved:\n"
+        "  User.name: name = 'xxxxxxxxxxxxxxxxxxxxx' is longer than 20 characters\n"
+        "  User.visits: visits is required\n"
+        "nothing was written; correct it and run the statement again"
+    )
+
+    for write in (lambda s: s.execute(update(User), rows), lambda s: s.bulk_update_mappings(User, rows)):
+        with db.session() as session, pytest.raises(ValidationFailed) as failed:
+            write(session)
+        assert (told, "User:7") == (str(failed.value), failed.value.key)
+
+
+def test_an_update_of_rows_that_it_does_not_name_is_told_as_one(db):
+    User = make_user()
+
+    with (
+        db.session() as session,
+        pytest.raises(ValidationFailed, match=r"an update of User cannot be saved:") as failed,
+    ):
+        session.execute(update(User).values(id=9, name=7))
+
+    assert "" == failed.value.key
+
+
 def test_expressions_are_for_the_database_to_judge(db):
     User = make_user()
     execute(db, insert(User).values(name=func.upper("ada")))

@@ -28,16 +28,22 @@ def validate(record: object) -> None:
 
 
 def validate_values(
-    model: str, key: str, specs: Mapping[str, FieldSpec], values: Mapping[str, Any], required: Collection[str] = ()
+    model: str,
+    key: str,
+    specs: Mapping[str, FieldSpec],
+    values: Mapping[str, Any],
+    required: Collection[str] = (),
+    *,
+    update: bool = False,
 ) -> None:
-    """The same for values that are not a record yet, such as those of a bulk insert.
+    """The same for values that are no record, such as those of a bulk insert; with `update`, of records that exist.
 
     None in a required field is a fault; that one of them is absent, only for the names in `required`.
     """
     faults = [fault for name, spec in specs.items() for fault in _faults(name, spec, values.get(name, MISSING))]
     faults += [_fault(name, specs[name], None, _REQUIRED) for name in required if name not in values]
     if faults:
-        raise ValidationFailed(model, key, faults)
+        raise ValidationFailed(model, key, faults, update=update)
 
 
 class _Rules(NamedTuple):

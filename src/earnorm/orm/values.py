@@ -45,6 +45,7 @@ class ValuesValidator:
     """The rules of one model for values that are no record, compiled."""
 
     def __init__(self, mapper: Mapper[Any]) -> None:
+        self._mapper = mapper
         self._model = mapper.class_.__name__
         self._specs = specs_of(mapper)
         self._filled_later = _filled_later(mapper)
@@ -56,12 +57,12 @@ class ValuesValidator:
         spec = self._specs[name]
         return spec.required and not spec.has_default and name not in self._filled_later
 
-    def check_all(self, rows: Sequence[Mapping[str, Any]], *, complete: bool) -> None:
+    def check_all(self, rows: Sequence[Mapping[str, Any]], *, complete: bool, by_key: bool = False) -> None:
         """`check` of each."""
         if len(rows) >= _MANY and self._pass_together(rows, complete=complete):
             return
         for values in rows:
-            self.check(values, complete=complete)
+            self.check(values, complete=complete, by_key=by_key)
 
     def _pass_together(self, rows: Sequence[Mapping[str, Any]], *, complete: bool) -> bool:
         """Whether all pass, by the column; rows of unlike names are looked at one by one."""
@@ -74,12 +75,15 @@ class ValuesValidator:
             return False
         return all(column_passes(*self._rules(name), values) for name, values in columns.items())
 
-    def check(self, values: Mapping[str, Any], *, complete: bool) -> None:
-        """Raise `ValidationFailed` with all faults; `complete` values are those of a new row, so none may be absent."""
+    def check(self, values: Mapping[str, Any], *, complete: bool, by_key: bool = False) -> None:
+        """Raise `ValidationFailed` with all faults; `complete` values are those of a new row, so none may be absent.
+
+        Others update rows, `by_key` the one whose primary key is among them.
+        """
         given = complete, tuple(values)
         screen = self._screens.get(given) or self._new_screen(*given)
         if not screen(values):
-            self._refuse(values, complete=complete)
+            self._refuse(values, complete=complete, by_key=by_key)
 
     def _new_screen(self, complete: bool, names: tuple[str, ...]) -> Screen:  # noqa: FBT001  # the two halves of a key
         if len(self._screens) >= _SCREENS:
@@ -100,10 +104,15 @@ class ValuesValidator:
 
         return spec, may_be_none, passes
 
-    def _refuse(self, values: Mapping[str, Any], *, complete: bool) -> None:
+    def _refuse(self, values: Mapping[str, Any], *, complete: bool, by_key: bool) -> None:
         specs: dict[str, FieldSpec] = {
             name: spec
             for name, spec in self._specs.items()
             if values.get(name, MISSING) is not None or name not in self._filled_later
         }
-        validate_values(self._model, "", specs, values, self._required if complete else ())
+        key = self._key(values) if by_key else ""
+        validate_values(self._model, key, specs, values, self._required if complete else (), update=not complete)
+
+    def _key(self, values: Mapping[str, Any]) -> str:
+        identity = [values.get(self._mapper.get_property_by_column(column).key) for column in self._mapper.primary_key]
+        return "" if None in identity else f"{self._model}:{'/'.join(map(str, identity))}"

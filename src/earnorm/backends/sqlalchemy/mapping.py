@@ -35,9 +35,12 @@ Screen = Callable[[Values[str, Any]], bool]
 
 
 class ValidateValues(Protocol):
-    """Checks values that are no record, by attribute, for a row each; with `complete` they are all that it is given."""
+    """Checks values that are no record, by attribute, for a row each; with `complete` they are all that it is given.
 
-    def __call__(self, rows: Sequence[Values[str, Any]], *, complete: bool) -> None: ...
+    Otherwise they update rows, `by_key` the one whose primary key is among them.
+    """
+
+    def __call__(self, rows: Sequence[Values[str, Any]], *, complete: bool, by_key: bool = False) -> None: ...
 
 
 _mappings: dict[type, Mapping] = {}

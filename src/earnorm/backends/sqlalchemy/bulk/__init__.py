@@ -125,7 +125,7 @@ def _update(execution: Execution, statement: Update) -> Any:
 
 def _update_by_key(execution: Execution, statement: Update) -> Any:
     values = _listed(execution.params)
-    _validate(execution.model, values, complete=False)
+    _validate(execution.model, values, complete=False, by_key=True)
 
     def write(execution: Execution, statement: Update) -> Outcome:
         keys = methods.key_columns_of(execution.model, values)
@@ -217,9 +217,9 @@ _CANNOT_RUN = (
 )
 
 
-def _validate(model: Model, values: Sequence[Mapping[str, Any]], *, complete: bool) -> None:
+def _validate(model: Model, values: Sequence[Mapping[str, Any]], *, complete: bool, by_key: bool = False) -> None:
     if model.validate_values is not None:
-        model.validate_values(values, complete=complete)
+        model.validate_values(values, complete=complete, by_key=by_key)
 
 
 def _name(column: Any, mapper: Mapper[Any]) -> str | None:
@@ -281,7 +281,7 @@ def _before_mappings(
     if hooks and kind == "updated":
         raise BulkRefused(model.info.name, "session.bulk_update_mappings()", _CANNOT_RUN.format(hooks[0]))
     if not hooks:
-        _validate(model, values, complete=kind == "created")
+        _validate(model, values, complete=kind == "created", by_key=kind == "updated")
         return
     for given in values:
         given.update(methods.prepared(session, model, given))
