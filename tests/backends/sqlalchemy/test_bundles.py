@@ -60,7 +60,10 @@ def store(engine):
 
 
 def many(*numbers):
-    columns = Columns(("id", "name"), [list(numbers), [f"n{number}" for number in numbers]], (0,))
+    return many_of(Columns(("id", "name"), [list(numbers), [f"n{number}" for number in numbers]], (0,)))
+
+
+def many_of(columns):
     return Multitude("order.created", "created", ModelInfo(cls=Order, subject="order"), columns)
 
 
@@ -188,6 +191,18 @@ def test_a_transaction_of_which_triggers_saw_something_appends_entries(store, en
             )
 
         assert not store.join(connection).append_bundled(many(1, 2))
+
+
+def test_what_cannot_be_a_bundle_asks_the_database_nothing(store, engine):
+    """It was asked, and PostgreSQL locked the horizon, before it was known that there would be no bundle."""
+    lone = Columns(("id", "name"), [[1], ["\ud800"]], (0,))
+    with engine.begin() as connection:
+        asked = []
+        event.listen(connection, "before_cursor_execute", lambda *given: asked.append(given[2]))
+
+        assert not store.join(connection).append_bundled(many_of(lone))
+
+    assert [] == asked
 
 
 def test_pruning_takes_a_bundle_of_old_events_that_nobody_worked(store):

@@ -37,7 +37,8 @@ class BundleVerbs(Verbs):
 
     def append_bundled(self, many: Multitude) -> bool:
         """Append a multitude as bundles; False, with nothing done, where it has to be appended as entries."""
-        if not self._dialect.can_bundle(self._connection) or (bundles := many.bundles()) is None:
+        # Made first: PostgreSQL holds the lock from the question on, in front of whoever asks for the horizon.
+        if (bundles := many.bundles()) is None or not self._dialect.can_bundle(self._connection):
             return False
         for each in bundles:
             self._dialect.bundle(self._connection, len(each), (each.ids, each.content, *shared_row(each)))
