@@ -29,7 +29,7 @@ EarnORMError
 │   ├── AutocommitRefused, BulkRefused, DrainInTransaction, OutcomesTooEarly
 │   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
-    ├── LeaseLost, ConnectionLost, OutcomesPending
+    ├── LeaseLost, ConnectionLost, OutcomesPending, EntriesPending
     ├── UnknownSubscription, AmbiguousName, StillKnown
     └── UnsoundLog
 
@@ -67,6 +67,7 @@ __all__ = [
     "DrainInTransaction",
     "EarnORMError",
     "EmitRolledBack",
+    "EntriesPending",
     "EventError",
     "EventLoopError",
     "Fault",
@@ -1181,6 +1182,17 @@ class OutcomesPending(StoreError, TimeoutError):
         self.seconds = seconds
         self.pending = tuple(names)
         self.outcomes = dict(outcomes)
+
+
+class EntriesPending(StoreError):
+    """Events of bulk writes are still on their way into the log, held up by a transaction of somebody else's."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(
+            f"{what} needs the whole log, and for {seconds:.0f} s others have been at events of bulk writes that are "
+            f"not in it yet; run it again when they are done, or end the session that holds rows of earnorm_bundle"
+        )
+        self.seconds = seconds
 
 
 class UnsoundLog(StoreError):

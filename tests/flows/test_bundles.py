@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from enum import Enum
 
 import pytest
@@ -13,6 +14,8 @@ import earnorm
 from earnorm import BaseModel, DateTimeField, EnumField, IntegerField, StringField, telemetry
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import MANY
+from earnorm.clock import SystemClock
+from earnorm.errors import EntriesPending
 from earnorm.telemetry import Appended
 from tests.flows.stories import execute, log
 
@@ -177,6 +180,52 @@ def test_an_audit_waits_for_a_bundle_that_came_meanwhile(db, User):
     audit._bundles.take_all = take_all_and_write
 
     assert ([], 0, 2 * MANY) == (list(audit), audit.unlogged, audit.rows)
+
+
+class Waits(SystemClock):
+    """Waits no time, and does something meanwhile."""
+
+    def __init__(self, meanwhile):
+        self.pauses, self.meanwhile = [], meanwhile
+
+    def wait(self, event, seconds):
+        self.pauses.append(seconds)
+        self.meanwhile(len(self.pauses))
+        return False
+
+
+@contextmanager
+def taken_by_another(db):
+    """As while another process makes entries of the bundle."""
+    with db.engine.connect() as connection:
+        connection.execute(select(tables.bundle).with_for_update())
+        yield connection
+
+
+def test_an_audit_pauses_while_another_process_is_at_a_bundle(kind, db, User):
+    """It looked again at once, for ever."""
+    if kind == "sqlite":
+        pytest.skip("SQLite has one writer, who is waited for")
+    execute(db, (insert(User), ROWS))
+    with taken_by_another(db) as other:
+        clock = db.store._clock = Waits(lambda count: other.rollback() if count == 6 else None)
+
+        assert [] == list(db.audit(User))
+
+    assert [0.05, 0.1, 0.2, 0.4, 0.8, 1.0] == clock.pauses
+
+
+def test_an_audit_gives_up_on_a_bundle_that_stays_with_another_process(kind, db, User):
+    if kind == "sqlite":
+        pytest.skip("SQLite has one writer, who is waited for")
+    execute(db, (insert(User), ROWS))
+    with taken_by_another(db):
+        clock = db.store._clock = Waits(lambda count: None)
+
+        with pytest.raises(EntriesPending, match="an audit of User needs the whole log, and for 60 s"):
+            list(db.audit(User))
+
+    assert 59 < sum(clock.pauses) < 61
 
 
 def test_a_handler_that_is_new_is_not_given_what_was_left_before_it(db, User):

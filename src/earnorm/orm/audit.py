@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.orm import Mapper
 
 from earnorm.backends.sqlalchemy.bundles import is_bundled
@@ -19,14 +20,19 @@ from earnorm.backends.sqlalchemy.capture.rows import peek
 from earnorm.backends.sqlalchemy.dialects import READONLY
 from earnorm.backends.sqlalchemy.history import Line, histories, last_lines, row_pages, there
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
+from earnorm.backoff import Backoff
 from earnorm.codec import decode
-from earnorm.errors import UnmappedModel
+from earnorm.errors import EntriesPending, UnmappedModel
 from earnorm.occurrence import key_of
 from earnorm.orm.captures import Captures
 from earnorm.orm.intakes import Bundles
 from earnorm.portal import refuse_in_coroutine
 
 __all__ = ["Audit", "Drift"]
+
+# Looks in a row at which others were at all that there was: the first soon again, for a minute in all.
+_PATIENCE = Backoff(attempts=64, first=0.05, longest=1.0)
 
 _VERBS = ("created", "updated", "trashed", "restored", "deleted")
 
@@ -55,13 +61,13 @@ class Audit:
     """
 
     def __init__(
-        self, model: type, engine: Engine, bundles: Bundles, captures: Captures, ready: Callable[[], object]
+        self, model: type, store: SQLAlchemyStore, bundles: Bundles, captures: Captures, ready: Callable[[], object]
     ) -> None:
         found = mapping_of(model)
         if found is None:
             raise UnmappedModel(model.__name__)
         self._mapper: Mapper[Any] = inspect(model)
-        self._engine = engine
+        self._store = store
         self._bundles = bundles
         self._captures = captures
         self._ready = ready
@@ -95,22 +101,40 @@ class Audit:
 
     @contextmanager
     def _whole(self) -> Iterator[Connection]:
-        """A snapshot in which all entries are there: a bulk write may commit between taking them in and looking."""
+        """A snapshot in which all entries are there: a bulk write may commit between taking them in and looking.
+
+        What somebody else is taking in is waited for. Raises EntriesPending.
+        """
+        vain = 0
         while True:
-            self._bundles.take_all()
-            while self._captures.take():
-                pass
+            vain = 0 if self._take_in() else vain + 1
             with self._snapshot() as connection:
                 if not is_bundled(connection):
                     yield connection
                     return
+            if vain:
+                self._pause(vain)
+
+    def _take_in(self) -> bool:
+        """Whether there was anything to take into the log."""
+        took = self._bundles.take_all()
+        while self._captures.take():
+            took = True
+        return took
+
+    def _pause(self, vain: int) -> None:
+        if _PATIENCE.exhausted(vain):
+            waited = sum(_PATIENCE.wait(attempt, 0.0) for attempt in range(1, vain))
+            raise EntriesPending(f"an audit of {self._mapper.class_.__name__}", waited)
+        self._store.clock.wait(threading.Event(), _PATIENCE.wait(vain, 0.0))
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
         options: dict[str, Any] = dict(READONLY)
-        if self._engine.dialect.name == "postgresql":
+        engine = self._store.own_engine
+        if engine.dialect.name == "postgresql":
             options["isolation_level"] = "REPEATABLE READ"
-        with self._engine.execution_options(**options).begin() as connection:
+        with engine.execution_options(**options).begin() as connection:
             yield connection
 
     def _waiting(self, connection: Connection) -> set[tuple[Any, ...]]:

@@ -158,7 +158,7 @@ class Database:
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it, `for` or `async for`, for each record changed unseen."""
         self._require_open("audit()")
-        return Audit(model, self.store.own_engine, self._bundles, self.captures, self.ready)
+        return Audit(model, self.store, self._bundles, self.captures, self.ready)
 
     @property
     def tenant_engine(self) -> Engine:

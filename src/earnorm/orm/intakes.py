@@ -24,10 +24,12 @@ class Bundles:
         with self._store.begin() as transaction:
             return transaction.unbundle()
 
-    def take_all(self) -> None:
-        """For those who look at the log as a whole."""
+    def take_all(self) -> bool:
+        """For those who look at the log as a whole; whether there was one that nobody else was at."""
+        took = False
         while self.take():
-            pass
+            took = True
+        return took
 
 
 class Intakes:

@@ -48,6 +48,10 @@ class SQLAlchemyStore:
         """The engine with the options of the store's own transactions."""
         return self._engine
 
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
     @contextmanager
     def begin(self, *, readonly: bool = False) -> Iterator[SQLAlchemyTransaction]:
         engine = self._reader if readonly else self._engine
