@@ -45,6 +45,7 @@ ON_EACH = {
     "test_salvage",
     "test_several_databases",
     "test_tenants",
+    "test_strays",
     "test_subscriptions",
     "test_taken",
     "test_transactional",

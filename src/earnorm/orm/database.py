@@ -35,6 +35,7 @@ from earnorm.orm.intakes import Bundles, Intakes
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
 from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.stage import DatabaseStages
+from earnorm.orm.strays import Strays
 from earnorm.orm.tables import Tables, count_tables, look_after
 from earnorm.orm.transaction import OpenTransactions, Transaction
 from earnorm.portal import LoopThread, await_here, can_await, refuse_in_coroutine
@@ -85,11 +86,12 @@ class Database:
             clock=self._clock,
             kept=log,
             read=self.read,
-            subscribed=self._is_subscribed,
+            subscribed=lambda: self._subscribed == bus.registry.version,
             wake=self._wake,
             claim=lambda: self.wakeup.claim(),  # noqa: PLW0108  a test that is rolled back has another one
             ready=self.ready,
             waiter=Outcomes(name, self.store, self._clock, lambda: self.worker, self.ready),
+            strays=Strays(self._engines.sync, schemas),
         )
         self.captures = self.log.captures
         self._bundles = Bundles(self.store)
@@ -244,9 +246,6 @@ class Database:
 
     def _is_ready(self) -> bool:
         return self._subscribed == self.bus.registry.version and self._prepared == count_tables()
-
-    def _is_subscribed(self) -> bool:
-        return self._subscribed == self.bus.registry.version
 
     def _wake(self, told: bool = False) -> None:  # noqa: FBT001, FBT002  # told by a COMMIT, as most of them are not
         self.worker.wake()

@@ -34,6 +34,7 @@ from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
 from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.stage import StageScope
+from earnorm.orm.strays import TRANSLATED, Strays
 from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
@@ -79,7 +80,7 @@ class DatabaseLog:
     `read` does some work in a session for reading, `subscribed` says whether every known handler is recorded. `wake` is
     called after a commit, with whether that told the workers of other processes, as `claim` lets it. `ready` makes the
     tables be there, `waiter` waits for outcomes. `kept` is what it keeps of models that do not say so themselves, and
-    of events about none.
+    of events about none. `strays` is told of what is written where it will not be found.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class DatabaseLog:
         claim: Callable[[], str | None],
         ready: Callable[[], object],
         waiter: Outcomes,
+        strays: Strays,
     ) -> None:
         self.name = name
         self.captures = Captures(self, ready)
@@ -110,6 +112,7 @@ class DatabaseLog:
         self._wake = wake
         self._claim = claim
         self.waiter = waiter
+        self._strays = strays
 
     # --- who is subscribed -------------------------------------------------------------------
 
@@ -149,6 +152,17 @@ class DatabaseLog:
         subject = info.subject if info is not None else ""
         return self._interests.hears(happening.name, subject, happening.changes)
 
+    def _is_handed_on(self, happening: Happening) -> bool:
+        """Whether a handler after the commit hears it, as far as it knows who is subscribed."""
+        if isinstance(happening, Multitude):
+            return any(self._chosen(happening))
+        info, changes = happening.info, happening.changes
+        if self._interests.hears(happening.name, info.subject if info is not None else "", changes):
+            return True
+        if info is None or happening.kind == "event":
+            return bool(happening.later)
+        return bool(self.bus.plans.later(info.cls, happening.kind, changes, durable=False))
+
     def _chosen(self, many: Multitude) -> list[bool]:
         return [self._interests.hears(many.name, many.info.subject, changes) for changes in many.records.changes]
 
@@ -180,6 +194,8 @@ class DatabaseLog:
         if not all(map(self._keeps, told)):
             self.look(connection)
             kept = [some for happening in told if (some := self._kept_of(happening)) is not None]
+        if connection.get_execution_options().get(TRANSLATED):
+            self._strays.notice(connection, kept, self._is_handed_on)
         if muted or self.captures.expects(kept):
             return Appending(self._append_joined(transaction, kept, muted))
         entries = self._entries_alone(kept)
