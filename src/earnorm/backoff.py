@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -64,14 +64,18 @@ class Backoff:
             return self.longest if self.first else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RetryRules:
     """What a handler's `retry=` comes to: a backoff by class of error. Of several the most specific class decides.
 
-    Errors of no named class are retried as the worker does by itself.
+    Errors of no named class are retried as the worker does by itself. `given` is what was written there.
     """
 
     by_class: tuple[tuple[type[BaseException], Backoff], ...]
+    given: object = field(compare=False)
+
+    def __repr__(self) -> str:
+        return repr(self.given)
 
     @classmethod
     def parse(cls, given: object) -> RetryRules:
@@ -80,8 +84,8 @@ class RetryRules:
         Raises ValueError.
         """
         if isinstance(given, Mapping):
-            return cls(tuple(_named(given)))
-        return cls(((BaseException, _backoff(given)),))
+            return cls(tuple(_named(given)), dict(given))
+        return cls(((BaseException, _backoff(given)),), given)
 
     def backoff(self, error: type[BaseException], otherwise: Backoff) -> Backoff:
         """The one for errors of this class."""

@@ -286,7 +286,8 @@ def _refuse_durable_options(decorator: str, options: Options, phase: Phase) -> N
     for option, what in _DURABLE_ONLY.items():
         if (value := getattr(options, option)) not in (None, ()):
             why = f"only durable handlers {what}, this one runs {phase.value}"
-            raise OptionWithoutMeaning(decorator, option, value, why)
+            given = value.given if isinstance(value, RetryRules) else value
+            raise OptionWithoutMeaning(decorator, option, given, why)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -9,6 +9,7 @@ from sqlalchemy import String
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column, relationship
 
 from earnorm import (
+    Backoff,
     BaseModel,
     StringField,
     aemit,
@@ -246,6 +247,20 @@ def test_an_option_without_meaning_in_its_phase_is_refused(decorator, options):
             @decorator(**options)
             def hook(self):
                 pass
+
+
+@pytest.mark.parametrize("retry", [3, False, Backoff(attempts=3), {OSError: 9}])
+def test_a_retry_without_meaning_is_told_as_it_was_written(retry):
+    """What was made of it was told, which nobody had written."""
+    with pytest.raises(OptionWithoutMeaning) as refused:
+
+        class Note(BaseModel):
+            @pre_save(retry=retry)
+            def hook(self):
+                pass
+
+    assert str(refused.value).startswith(f"pre_save(retry={retry!r}) means nothing here")
+    assert retry == refused.value.value
 
 
 def test_an_option_without_meaning_on_a_global_handler_is_refused():

@@ -1,6 +1,5 @@
 """Strays: what is written in another schema than its handlers look in is said, and nothing else is."""
 
-
 import pytest
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
