@@ -333,6 +333,19 @@ def test_missing_tables_end_with_one(refused, request, tmp_path, dialect):
     assert "earnorm db upgrade" in line
 
 
+@pytest.mark.parametrize("tables", ["create", "check", "none"])
+def test_a_database_of_a_newer_version_ends_with_one(refused, tmp_path, tables):
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with connect(url, worker=False) as db, db.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO earnorm_schema (step) VALUES (99)")
+
+    code, line = refused(SHOP.format(url=url, go="").replace('tables="create"', f'tables="{tables}"'))
+
+    assert 1 == code
+    assert "the log's tables are at step 99" in line
+    assert "upgrade the package" in line
+
+
 def test_a_server_that_does_not_answer_ends_with_three(refused):
     code, line = refused(SHOP.format(url="postgresql+psycopg://ada:secret@127.0.0.1:1/shop", go=""))
 

@@ -44,8 +44,8 @@ def connect(
     `retention` is how long events stay in the log that every subscription has passed; None keeps them for ever.
     `version` is that of your code, kept with every attempt that fails (default: the environment's
     EARNORM_CODE_VERSION).
-    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, InvalidDuration, HandlerNameNeeded; MissingTables and
-    UnsoundLog on first use.
+    Raises AlreadyConnected, UnsupportedDatabase, MissingExtra, InvalidDuration, HandlerNameNeeded; MissingTables,
+    SchemaTooNew and UnsoundLog on first use.
     """
     if url is None:
         url = os.environ.get("EARNORM_DATABASE_URL")

@@ -32,7 +32,7 @@ def count_tables() -> int:
 
 
 def look_after(connection: Connection, how: Tables) -> None:
-    """Make what is missing, refuse it or trust that nothing is. Raises MissingTables."""
+    """Make what is missing, refuse it or trust that nothing is. Raises MissingTables, SchemaTooNew."""
     if how == "create":
         # The lock that `upgrade` takes lasts until the end of this transaction, so the models' tables have it too.
         migrations.upgrade(connection)
@@ -46,3 +46,6 @@ def look_after(connection: Connection, how: Tables) -> None:
         missing = sorted(table.fullname for table in tables if table.name not in there[table.schema])
         if missing:
             raise MissingTables(missing)
+    else:
+        # Of what a newer version keeps elsewhere than in the log, a worker of this one would deliver nothing.
+        migrations.refuse_newer(connection)

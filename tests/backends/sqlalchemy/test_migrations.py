@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, event, text
 
 import earnorm.errors
+from earnorm import connect, emit
 from earnorm.backends.sqlalchemy import migrations, tables
 from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
 from earnorm.errors import MissingTables, SchemaTooNew
@@ -224,6 +225,23 @@ def test_a_schema_from_the_future_is_refused_and_left_alone(engine):
             door(connection)
         assert (99, len(ALL)) == (caught.value.found, caught.value.known)
     assert before == schema(engine)
+
+
+@pytest.mark.parametrize("how", ["create", "check", "none"])
+@pytest.mark.parametrize("worker", [True, False])
+def test_a_process_of_an_older_version_does_not_start(engine, url, how, worker):
+    """With tables="none" it did; and a worker that knows no bundles would have passed over what is in them."""
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"INSERT INTO earnorm_schema VALUES ({len(ALL) + 1})"))
+    db = connect(url, tables=how, worker=worker)
+
+    with pytest.raises(SchemaTooNew, match="upgrade the package"):
+        db.ready()
+    with pytest.raises(SchemaTooNew):
+        emit("day.closed")
+    assert [] == [thread.name for thread in threading.enumerate() if thread.name.startswith("earnorm-worker")]
+    db.close()
 
 
 def test_check_names_the_steps_that_are_missing(engine):

@@ -18,7 +18,7 @@ from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import dialect_named
 from earnorm.errors import MissingTables, SchemaTooNew, UnknownStep
 
-__all__ = ["Status", "check", "sql", "status", "step_name", "upgrade"]
+__all__ = ["Status", "check", "refuse_newer", "sql", "status", "step_name", "upgrade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ def check(connection: Connection) -> None:
     _refuse_newer(found.applied)
     if found.pending:
         raise MissingTables([f"step {step} ({step_name(step)})" for step in found.pending])
+
+
+def refuse_newer(connection: Connection) -> None:
+    """Raise SchemaTooNew if a newer version has upgraded the tables; that they are there is not asked."""
+    _refuse_newer(_applied(connection))
 
 
 def step_name(step: int) -> str:
