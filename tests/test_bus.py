@@ -749,6 +749,39 @@ def test_a_callable_object_is_a_handler(bus, seen):
     assert ["a"] == seen
 
 
+# --- what handlers are given ---
+
+
+def test_what_a_handler_writes_into_its_event_reaches_no_argument_of_others(bus, seen):
+    """In memory it did where the argument was optional, or `**data`, or that of a condition."""
+
+    @bus.on("a.b", priority=1)
+    def meddle(event):
+        event.payload["x"], event.payload["y"] = 7, 7
+
+    bus.on("a.b", name="optional")(lambda event, *, x=0, y=0: seen.append((x, y)))
+    bus.on("a.b", name="rest")(lambda event, **data: seen.append(data))
+    bus.on("a.b", name="condition", when=lambda *, x: x == 1)(lambda: seen.append("met"))
+
+    bus.emit("a.b", None, x=1)
+
+    assert [(1, 0), {"x": 1}, "met"] == seen
+
+
+async def test_nor_those_of_a_declared_event_that_is_awaited(bus, seen):
+    @event_type("thing.weighed")
+    @dataclass
+    class ThingWeighed:
+        grams: int = 1
+
+    bus.on("thing.weighed", name="meddle", priority=1)(lambda event: event.payload.update(grams=7))
+    bus.on("thing.weighed", name="rest")(lambda event, **data: seen.append(data))
+
+    await bus.aemit(ThingWeighed())
+
+    assert [{"grams": 1}] == seen
+
+
 # --- order ---
 
 

@@ -157,11 +157,20 @@ class _Writer:
         if any(step.binding.uses(Source.CREATED, Source.DECLARED, Source.SESSION) or step.when for step in self.steps):
             self.lines.append(f"    m = Moment(None, False, {self.given if self.declared else 'None'})")
         if self._wants_event:
-            payload = f"payload_of({self.given})" if self.inlined else "p"
+            payload = f"payload_of({self.given})" if self.inlined else "{**p}" if self._reads_after_others() else "p"
             made = f"(event_name, s, {payload})"
             # The usual one is made without a call of ours around it.
             usual = f"SeenEvent{made} if not tenants or tenant() is None else " if version_of(self.name) == 1 else ""
             self.lines.append(f"    e = {usual}event_for{made}")
+
+    def _reads_after_others(self) -> bool:
+        """Whether a handler is given of the payload what another one, which has the event, could have written there.
+
+        Not what it requires, which is taken before the first one runs.
+        """
+        writers = [step for step in self.steps if step.when or step.binding.uses(Source.EVENT, Source.CONTEXT)]
+        readers = [step for step in self.steps if step.when or _reads_late(step.binding)]
+        return any(reader is not writer for reader in readers for writer in writers)
 
     def _take_keys(self) -> None:
         """All keys are looked up before the first handler runs: a missing one starts nothing.
@@ -278,7 +287,12 @@ def _in_process(phase: Phase) -> Phase:
 
 
 def _inlinable(step: Step) -> bool:
-    return step.when is None and not any(a.optional or a.source is Source.REST for a in step.binding.arguments)
+    return step.when is None and not _reads_late(step.binding)
+
+
+def _reads_late(binding: Binding) -> bool:
+    """Whether it takes of the payload what may be absent, and so looks for it when its turn comes."""
+    return any(argument.optional or argument.source is Source.REST for argument in binding.arguments)
 
 
 def noted(error: Exception, handler: Handler, event: str) -> Exception:
