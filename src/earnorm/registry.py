@@ -105,7 +105,7 @@ class Registry:
     def add(self, handler: Handler, events: Sequence[Any]) -> Handler:
         """Register `handler` for `events`; the same function again is the same handler.
 
-        Raises InvalidName, HandlerNameTaken, OrderCycle, UnsatisfiableArgument.
+        Raises InvalidName, HandlerNameTaken, UnsatisfiableArgument.
         """
         known = self._known(handler)
         target = known if known is not None and known.target is handler.target else handler
