@@ -103,7 +103,7 @@ class PostgreSQLWakeup:
         self._notifier.told()
 
     def claim(self) -> str | None:
-        return self._token if self._notifier.may_others_tell() else None
+        return self._notifier.claim()
 
     def begin_anew(self) -> None:
         self._token = self._notifier.token = self._listener.token = secrets.token_hex(4)
@@ -130,14 +130,14 @@ class _Notifier(SideThread):
         self._asked = self._claimed = self._told = 0
         self._moment, self._silent_until = _MOMENT, 0.0
 
-    def may_others_tell(self) -> bool:
-        """Whether it has been silent for a moment; whoever asks begins another one, and says `told` if it did tell."""
+    def claim(self) -> str | None:
+        """None if it was not silent for a moment; else another one begins."""
         now = time.monotonic()
         if now < self._silent_until:
-            return False
+            return None
         self._begin_moment(now)
         self._claimed = self._asked
-        return True
+        return self.token
 
     def told(self) -> None:
         self._told = self._claimed
