@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import force_setattr
 
-from earnorm._uuid7 import uuid7, uuid7s, uuid_of
+from earnorm._uuid7 import uuid7, uuid_of
 from earnorm.instants import microseconds, to_time
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Runs",
     "caused_by",
     "current_event",
-    "identify",
     "running",
 ]
 
@@ -156,13 +155,6 @@ class Event(msgspec.Struct, frozen=True, eq=False, weakref=True):
     def stop_propagation(self) -> None:
         """Let the later handlers of this event in this in-process phase not run. In a durable handler: an error."""
         force_setattr(self, "_stopped", True)
-
-
-def identify(events: Iterable[Event]) -> None:
-    """Give those an id that have none yet, in the order given: together in half the time."""
-    new = [event for event in events if event._id is None]
-    for event, sixteen in zip(new, uuid7s(len(new)), strict=True):
-        force_setattr(event, "_id", uuid_of(int.from_bytes(sixteen)))
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import repeat
 from typing import Any
 
-from earnorm._uuid7 import Sixteens, joined_uuid7s, uuid7s, uuid_of
+from earnorm._uuid7 import Sixteens, joined_uuid7s, uuid7s
 from earnorm.bundle import PART, Bundle, bundled
 from earnorm.event import Changes, Entries, Running, running
 from earnorm.occurrence import Kind, Occurrence
@@ -125,7 +125,7 @@ class Multitude:
         )
         one.database, one.link, one.tenant, one.at = self.database, self.link, self.tenant, self.at
         if sixteen:
-            one.identify(uuid_of(int.from_bytes(sixteen)))
+            one.identify(sixteen)
         return one
 
 

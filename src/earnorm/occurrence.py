@@ -6,23 +6,26 @@ The Event itself is made when somebody asks for it: a hook that takes only `self
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal
-from uuid import UUID
 
 from msgspec import structs
+from msgspec.structs import force_setattr
 
+from earnorm._uuid7 import sixteen, uuid7s, uuid_of
 from earnorm.binding import Moment
 from earnorm.declared import version_of
-from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Event, Origin, Running, running
+from earnorm.envelope import entry_of
+from earnorm.event import NO_CHANGES, NO_PAYLOAD, Changes, Entry, Event, Origin, Running, running
 from earnorm.handle import Emission
 from earnorm.handler import Handler, Phase
+from earnorm.instants import microseconds, microseconds_of
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
 
-__all__ = ["CHANGING", "Kind", "Occurrence", "key_of"]
+__all__ = ["CHANGING", "Kind", "Occurrence", "identify", "key_of"]
 
 Kind = Literal["created", "updated", "trashed", "restored", "deleted", "event"]
 CHANGING: frozenset[Kind] = frozenset({"updated", "trashed", "restored"})
@@ -47,6 +50,7 @@ class Occurrence:
 
     __slots__ = (
         "_event",
+        "_id",
         "async_session",
         "at",
         "bubble",
@@ -105,6 +109,7 @@ class Occurrence:
         self.tenant = current_tenant()
         self.at = time.time()
         self._event = event
+        self._id = b""
 
     @property
     def event(self) -> Event:
@@ -113,17 +118,45 @@ class Occurrence:
             found = self._event = self._make()
         return found
 
-    def identify(self, id_: UUID) -> None:
-        """Its event has this id, by which it is known elsewhere already."""
-        self._event = structs.replace(self._make(), _id=id_)
+    def identify(self, id_: bytes) -> None:
+        """Its event has this id."""
+        if self._event is None:
+            self._id = id_
+        else:
+            force_setattr(self._event, "_id", uuid_of(int.from_bytes(id_)))
 
     def _make(self) -> Event:
         # What a handler writes there, no log takes for what happened. The payload is a dict, since JSON takes no other.
         changes = NO_CHANGES if self.changes is NO_CHANGES else MappingProxyType(self.changes)
-        return Event(self.name, self.subject, dict(self.payload), changes, self.key, self._origin(), _at=self.at)
+        id_ = uuid_of(int.from_bytes(self._id)) if self._id else None
+        return Event(self.name, self.subject, dict(self.payload), changes, self.key, self._origin(), id_, self.at)
+
+    def entry(self, data: bytes) -> Entry:
+        """As the log keeps it. Nobody here may ever want the Event of it, so that none is made for this."""
+        if self._event is not None or self.link is not None:
+            return entry_of(self.event, data, self.due)
+        self._id = id_ = self._id or sixteen()
+        due = self.due
+        return Entry(
+            raw_id=id_,
+            name=self.name,
+            subject=self.key.partition(":")[0],
+            key=self.key,
+            data=data,
+            raw_at=microseconds_of(self.at),
+            raw_correlation_id=id_,
+            raw_causation_id=None,
+            depth=0,
+            tenant=self.tenant,
+            version=self._version(),
+            raw_due=None if due is None else microseconds(due),
+        )
+
+    def _version(self) -> int:
+        return version_of(self.name) if self.kind == "event" else 1
 
     def _origin(self) -> Origin:
-        version = version_of(self.name) if self.kind == "event" else 1
+        version = self._version()
         if self.link is None:
             return Origin(database=self.database, tenant=self.tenant, version=version)
         cause = self.link.event
@@ -173,6 +206,13 @@ class Occurrence:
         again.later = self.later
         again.tenant = self.tenant
         return again
+
+
+def identify(occurrences: Iterable[Occurrence]) -> None:
+    """Give those an id that have none yet, in the order given: together in half the time."""
+    new = [one for one in occurrences if not (one._id if one._event is None else one._event._id)]
+    for one, id_ in zip(new, uuid7s(len(new)), strict=True):
+        one.identify(id_)
 
 
 def recast(

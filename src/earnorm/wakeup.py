@@ -93,6 +93,10 @@ class Wakeup(Protocol):
         """What a COMMIT may tell the workers right behind itself, in place of `notify`; None if it had better not."""
         ...
 
+    def told(self) -> None:
+        """A COMMIT told what `claim` gave it: the workers know of all that was committed here before that."""
+        ...
+
     def begin_anew(self) -> None:
         """In a fork: threads and connections stayed with the parent."""
         ...
@@ -129,6 +133,9 @@ class Polling:
         """Nobody hears it."""
 
     def claim(self) -> None:
+        """Nobody hears it."""
+
+    def told(self) -> None:
         """Nobody hears it."""
 
     def begin_anew(self) -> None:

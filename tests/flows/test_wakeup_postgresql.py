@@ -1,6 +1,7 @@
 """Waking on PostgreSQL: what NOTIFY tells, who hears it, and what is found without."""
 
 import threading
+import time
 
 import psycopg
 import pytest
@@ -71,12 +72,8 @@ def test_what_was_committed_while_nobody_listened_is_found_by_the_first_look(res
     wakeup.close()
 
 
-def test_commits_of_a_moment_share_a_notification_which_their_own_process_does_not_hear(listening, another):
+def test_commits_of_a_moment_share_a_notification_which_their_own_process_does_not_hear(listening, another, sends):
     assert another.wakeup.wait(Bell(), EVENTUALLY)
-    sends = []
-    send = another.wakeup._notifier._send
-    another.wakeup._notifier._send = lambda: (sends.append(1), send())
-
     with another.wakeup._notifier.lock:
         for _ in range(100):
             another.wakeup.notify()
@@ -114,17 +111,64 @@ def test_the_commit_itself_holds_no_notify(url, resting, another):
     assert not [statement for statement in statements if "notify" in statement.lower()]
 
 
-def test_the_first_commit_of_a_moment_tells_the_workers_right_behind_itself(resting, another, rang, monkeypatch):
+@pytest.fixture
+def sends(another):
+    """What the thread beside has sent."""
+    sent, send = [], another.wakeup._notifier._send
+    another.wakeup._notifier._send = lambda: (sent.append(1), send())
+    return sent
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A moment lasts until `end_moment`, and then the thread beside leaves it all to the next commit."""
     monkeypatch.setattr(postgresql_wakeup, "_MOMENT", EVENTUALLY)
+    monkeypatch.setattr(postgresql_wakeup, "_GRACE", EVENTUALLY)
+
+
+def end_moment(db):
+    db.wakeup._notifier._silent_until = time.monotonic()
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_first_commit_of_a_moment_tells_the_workers_right_behind_itself(another, rang):
     ring(another)
 
     assert rang.wait(EVENTUALLY)
     assert another.wakeup._notifier._thread is None
 
-    rang.clear()
+
+def test_a_commit_behind_it_is_told_by_the_thread_beside_once_the_moment_is_over(another, rang, sends):
+    assert another.wakeup.claim()
     ring(another)
-    assert another.wakeup._notifier._thread is not None
+
     assert rang.wait(EVENTUALLY)
+    assert sends
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_first_commit_of_the_next_moment_tells_of_all_before_it(another, rang, sends):
+    ring(another)
+    ring(another)
+    end_moment(another)
+    ring(another)
+    another.wakeup.close()
+
+    assert rang.wait(EVENTUALLY)
+    assert not sends
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_a_commit_was_to_tell_and_could_not_is_told_by_the_thread_beside(another, rang, sends):
+    assert another.wakeup.claim()
+    ring(another)
+    end_moment(another)
+
+    assert another.wakeup.claim()  # and its COMMIT fails
+    another.wakeup.close()
+
+    assert rang.wait(EVENTUALLY)
+    assert sends
 
 
 def test_a_notifier_gives_its_connection_back_after_a_silence(another, monkeypatch):
@@ -133,7 +177,7 @@ def test_a_notifier_gives_its_connection_back_after_a_silence(another, monkeypat
 
     another.wakeup.notify()
 
-    until(lambda: notifier._thread is not None and not notifier._pending)
+    until(lambda: notifier._thread is not None and notifier._told == notifier._asked)
     until(lambda: notifier._connection is None)
 
 

@@ -129,7 +129,7 @@ def encode_record(
     try:
         data = _to_json(
             {
-                "identity": [writer.value(part, 2) for part in identity],
+                "identity": writer.parts(identity),
                 "payload": writer.members(payload),
                 "changes": {name: [writer.value(old, 3), writer.value(new, 3)] for name, (old, new) in changes.items()}
                 if changes

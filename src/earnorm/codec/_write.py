@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -75,6 +75,15 @@ class Writer:
             else self.value(item, 2)
             for name, item in values.items()
         }
+
+    def parts(self, key: Iterable[Any]) -> list[Any]:
+        """The parts of a record's key, as `members`."""
+        return [
+            part
+            if (kind := type(part)) is str or (kind is int and -0x8000_0000_0000_0000 <= part <= 0x7FFF_FFFF_FFFF_FFFF)
+            else self.value(part, 2)
+            for part in key
+        ]
 
     def sequence(self, value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
         self._enter(value, depth, 2 * len(value))

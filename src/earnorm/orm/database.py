@@ -249,7 +249,9 @@ class Database:
 
     def _wake(self, told: bool = False) -> None:  # noqa: FBT001, FBT002  # told by a COMMIT, as most of them are not
         self.worker.wake()
-        if not told:
+        if told:
+            self.wakeup.told()
+        else:
             self.wakeup.notify()
         if self._absence is not None:
             self._absence.notice()

@@ -24,12 +24,12 @@ from earnorm.bus import EventBus
 from earnorm.clock import Clock
 from earnorm.codec import Reference
 from earnorm.declared import declared_of
-from earnorm.envelope import encode_change, entry_of, event_of, identity_of, payload_of
-from earnorm.event import Entries, Entry, Event, identify
+from earnorm.envelope import encode_change, event_of, identity_of, payload_of
+from earnorm.event import Entries, Entry, Event
 from earnorm.handler import require_durable_name
 from earnorm.interest import Interests, interests_of
 from earnorm.multitude import FEW, Happening, Multitude, singly
-from earnorm.occurrence import Occurrence
+from earnorm.occurrence import Occurrence, identify
 from earnorm.orm.captures import Captures
 from earnorm.orm.loading import hint_of, load, load_together, snapshot
 from earnorm.orm.outcomes import Outcomes
@@ -245,7 +245,7 @@ class DatabaseLog:
     def _entries(self, occurrences: Iterable[Occurrence]) -> list[Entry]:
         found = list(occurrences)
         if len(found) >= FEW:
-            identify(occurrence.event for occurrence in found)
+            identify(found)
         return [self._entry(occurrence) for occurrence in found]
 
     def wait_for_settle(self, occurrence: Occurrence) -> bool:
@@ -264,10 +264,10 @@ class DatabaseLog:
 
     def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:
-            return entry_of(occurrence.event, occurrence.data, occurrence.due)
+            return occurrence.entry(occurrence.data)
         hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
         data = encode_change(occurrence.identity, occurrence.payload, occurrence.changes, mappings.refer, hidden)
-        return entry_of(occurrence.event, data, occurrence.due)
+        return occurrence.entry(data)
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -12,6 +12,7 @@ from msgspec import json
 from sqlalchemy import Column, Connection, Table
 from sqlalchemy.engine import Dialect as SQLAlchemyDialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.types import TypeEngine
 
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.dialects import MANY, Seen
@@ -93,7 +94,7 @@ class PostgreSQL:
         self._dialect = dialect
         self._horizon = Horizon()
         self._text = lru_cache(maxsize=16)(self._compose)
-        self._last_text = lru_cache(maxsize=4)(self._compose_last)
+        self._last = lru_cache(maxsize=4)(self._compose_last)
 
     # --- writing ---
 
@@ -113,16 +114,12 @@ class PostgreSQL:
         driver = _driver_of(connection)
         if driver is None:
             return None
-        from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
-
+        together = _together()
         written = rows()
-        width = len(written[0])
-        if len(written) == 1:
-            given = together.values(written[0])
-        else:
-            given = together.arrays([column.type for column in _given(tables.log)[:width]], written)
-        last = together.Statement(self._last_text(width, alone=len(written) == 1), *given)
-        tell = claim()
+        width, alone = len(written[0]), len(written) == 1
+        text, types, formats = self._last(width, alone=alone)
+        given = together.values(written[0]) if alone else together.arrays(types, written)
+        last, tell = together.Statement(text, given, formats), claim()
         return tell is not None if together.send_with_commit(driver, last, tell) else None
 
     def append_many(self, connection: Connection, entries: Entries) -> bool:
@@ -220,9 +217,14 @@ class PostgreSQL:
             return connection.exec_driver_sql(self._text(table, len(rows[0]), tail, alone=False), _columns(rows))
         return None
 
-    def _compose_last(self, columns: int, *, alone: bool) -> bytes:
-        """An append that goes with COMMIT: below SQLAlchemy, so with the server's own marks for parameters."""
-        return self._compose(tables.log, columns, f" WHERE {_NOT_CAPTURED}", alone=alone, place="${}".format).encode()
+    def _compose_last(self, columns: int, *, alone: bool) -> tuple[bytes, list[TypeEngine[Any]], list[int]]:
+        """An append that goes with COMMIT: below SQLAlchemy, so with the server's own marks for parameters.
+
+        Its text, the columns' types and the formats of what it is given.
+        """
+        text = self._compose(tables.log, columns, f" WHERE {_NOT_CAPTURED}", alone=alone, place="${}".format)
+        types = [column.type for column in _given(tables.log)[:columns]]
+        return text.encode(), types, _together().formats(types, alone=alone)
 
     def _compose(
         self, table: Table, columns: int, tail: str, *, alone: bool, place: Callable[[int], str] | None = None
@@ -357,9 +359,15 @@ def _driver_of(connection: Connection) -> Any:
     """The connection of psycopg, where one may talk to the server past SQLAlchemy; else None."""
     if not connection.dialect.driver.startswith("psycopg"):
         return None
-    from earnorm.backends.sqlalchemy.dialects import postgresql_commit as together
+    return _together().driver_of(connection)
 
-    return together.driver_of(connection)
+
+@cache
+def _together() -> Any:
+    """Where psycopg is there. An import in a function, of what is imported already, is seven functions a commit."""
+    from earnorm.backends.sqlalchemy.dialects import postgresql_commit
+
+    return postgresql_commit
 
 
 def _in_lots(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, Connection, errors, generators
 from psycopg._preparing import Prepare
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from sqlalchemy import Connection as SQLAlchemyConnection
-from sqlalchemy import LargeBinary, SmallInteger, String
+from sqlalchemy import Integer, LargeBinary, SmallInteger, String
 from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection
 from sqlalchemy.types import BigInteger, TypeEngine
 from sqlalchemy.util import await_only
@@ -26,9 +26,10 @@ from earnorm.backends.sqlalchemy.dialects import is_heard
 from earnorm.backends.sqlalchemy.dialects.postgresql_pipeline import REFUSED, answers, has_pipelines, leave
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import CHANNEL
 
-__all__ = ["Driver", "Statement", "arrays", "driver_of", "elements", "send_with_commit", "values"]
+__all__ = ["Driver", "Statement", "arrays", "driver_of", "elements", "formats", "send_with_commit", "values"]
 
 Driver = Connection[Any] | AsyncConnection[Any]
+_DRIVERS = (Connection, AsyncConnection)
 
 _SAVEPOINT = b"SAVEPOINT earnorm_append"
 _UNDO = b"ROLLBACK TO SAVEPOINT earnorm_append; RELEASE SAVEPOINT earnorm_append"
@@ -47,7 +48,7 @@ def driver_of(connection: SQLAlchemyConnection) -> Driver | None:
     """The connection of psycopg, if a statement can go with COMMIT there and nobody wants to hear of each statement."""
     found: Any = connection.connection.dbapi_connection
     driver = found.driver_connection if isinstance(found, AsyncAdapt_psycopg_connection) else found
-    if not isinstance(driver, Connection | AsyncConnection) or not _can_send(driver):
+    if not isinstance(driver, _DRIVERS) or not _can_send(driver):
         return None
     return None if is_heard(connection) else driver
 
@@ -56,7 +57,7 @@ def _can_send(driver: Driver) -> bool:
     pgconn = driver.pgconn
     # Where statements may be prepared, the session is one's own (`postgresql_engines`): no pooler is in between, which
     # may not know of pipelines.
-    if driver.prepare_threshold is None or driver.autocommit or not has_pipelines():
+    if driver._prepared.prepare_threshold is None or driver._autocommit or not has_pipelines():
         return False
     if pgconn.pipeline_status != PipelineStatus.OFF or pgconn.parameter_status(b"client_encoding") != b"UTF8":
         return False
@@ -159,22 +160,22 @@ def _forget(driver: Driver, statement: Statement) -> None:
 # --- values, as the protocol has them ---------------------------------------------------------
 
 
-def values(row: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
-    """A row's values, and the format of each. Text goes as it is, too: as a C string it would end at a NUL."""
-    given: list[bytes | None] = list(row)
-    formats: list[int] = [Format.BINARY] * len(row)
-    for place, each in enumerate(row):
-        if isinstance(each, str):
-            given[place] = each.encode()
-        elif isinstance(each, int):
-            given[place], formats[place] = b"%d" % each, Format.TEXT
-    return given, formats
+def values(row: Sequence[Any]) -> list[bytes | None]:
+    return [
+        each if each is None or (kind := type(each)) is bytes else b"%d" % each if kind is int else each.encode()
+        for each in row
+    ]
 
 
-def arrays(types: Sequence[TypeEngine[Any]], rows: Sequence[tuple[Any, ...]]) -> tuple[list[bytes | None], list[int]]:
+def formats(types: Sequence[TypeEngine[Any]], *, alone: bool) -> list[int]:
+    """Those of one row's `values`, or of the `arrays` of many."""
+    # Text goes as it is, too: as a C string it would end at a NUL.
+    return [Format.TEXT if alone and isinstance(type_, Integer) else Format.BINARY for type_ in types]
+
+
+def arrays(types: Sequence[TypeEngine[Any]], rows: Sequence[tuple[Any, ...]]) -> list[bytes | None]:
     """The columns of many rows, each as an array of its type."""
-    columns = [_array(type_, column) for type_, column in zip(types, zip(*rows, strict=True), strict=True)]
-    return list(columns), [Format.BINARY] * len(columns)
+    return [_array(type_, column) for type_, column in zip(types, zip(*rows, strict=True), strict=True)]
 
 
 _NULL = b"\xff\xff\xff\xff"

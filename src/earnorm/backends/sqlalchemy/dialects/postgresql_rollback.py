@@ -27,7 +27,11 @@ def _roll_back(ordinary: Callable[[Any], None], connection: Any) -> None:
     driver = getattr(connection, "driver_connection", connection)
     # The one connection of a test that is rolled back may be asyncpg's.
     pgconn = getattr(driver, "pgconn", None)
-    if pgconn is None or pgconn.transaction_status != TransactionStatus.INTRANS:
+    status = None if pgconn is None else pgconn.transaction_status
+    if status == TransactionStatus.IDLE and not (driver._tpc or driver._num_transactions or driver._pipeline):
+        # As after each commit, on the way back to the pool; psycopg takes its lock to find that out.
+        return
+    if status != TransactionStatus.INTRANS:
         # What failed may be a statement that was prepared for a table as it was.
         ordinary(connection)
         return

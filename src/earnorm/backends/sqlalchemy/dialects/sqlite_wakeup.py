@@ -54,6 +54,9 @@ class SQLiteWakeup(Ears):
     def claim(self) -> None:
         """The file tells it."""
 
+    def told(self) -> None:
+        """The file tells it."""
+
     def leave(self) -> None:
         super().leave()
         # Versions are those of one connection.
