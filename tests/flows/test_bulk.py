@@ -933,3 +933,38 @@ def test_a_cte_that_writes_a_table_or_a_model_that_nobody_hears_is_built():
 
     with pytest.raises(BulkRefused, match="of Row"):
         update(Row).values(id=1).returning(Row.id).cte("written")
+
+
+WRITES = [
+    pytest.param(lambda user: insert(user).values(id=3, name="Ada"), id="insert"),
+    pytest.param(lambda user: update(user).values(name="Ada"), id="update"),
+    pytest.param(lambda user: delete(user), id="delete"),
+]
+
+
+@pytest.mark.parametrize("build", WRITES)
+def test_a_write_inside_a_select_is_refused(db, build):
+    """`select(User).from_statement(insert(User).returning(User))` wrote its rows and told nothing."""
+    User = make_user()
+    User(id=1, name="Bob").save()
+    with db.session() as session:
+        with pytest.raises(BulkRefused, match=r"in select\(\.\.\.\)\.from_statement\(\) of User.*session\.scalars"):
+            session.execute(select(User).from_statement(build(User).returning(User)))
+        assert ["Bob"] == session.scalars(select(User.name)).all()
+        assert 1 == len(session.scalars(select(User).from_statement(select(User))).all())
+
+
+@pytest.mark.parametrize("build", WRITES)
+def test_a_write_of_a_model_on_a_connection_is_refused(db, build):
+    """No Session is there to tell of it; `connection.execute(update(User))` wrote its rows and told nothing."""
+    User = make_user()
+    User(id=1, name="Bob").save()
+    with db.engine.begin() as connection:
+        with pytest.raises(BulkRefused, match=r"on a Connection of User.*session\.execute.*__table__"):
+            connection.execute(build(User))
+        assert ["Bob"] == connection.scalars(select(User.name)).all()
+        connection.execute(insert(User.__table__).values(id=2, name="Cy", visits=0))
+    with db.engine.connect() as connection, Session(connection) as session:
+        session.execute(build(User))
+        session.commit()
+    assert len(names(db)) >= 2

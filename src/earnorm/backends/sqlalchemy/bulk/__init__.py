@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
-from earnorm.backends.sqlalchemy.bulk import ctes, methods
+from earnorm.backends.sqlalchemy.bulk import methods, outside
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
 from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
@@ -48,7 +48,7 @@ def listen() -> None:
     _wrap(_BulkORMDelete, "a DELETE statement", _delete)
     method: Any = _save_mappings
     Session._bulk_save_mappings = method  # type: ignore[method-assign]  # there is no event for it
-    ctes.listen()
+    outside.listen()
 
 
 # --- statements ------------------------------------------------------------------------------
