@@ -11,6 +11,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    UniqueConstraint,
     delete,
     event,
     func,
@@ -968,3 +969,112 @@ def test_a_write_of_a_model_on_a_connection_is_refused(db, build):
         session.execute(build(User))
         session.commit()
     assert len(names(db)) >= 2
+
+
+# --- upserts ---------------------------------------------------------------------
+
+
+def make_setting():
+    fields = {
+        "id": IntegerField(primary_key=True),
+        "scope": StringField(default="global"),
+        "name": StringField(),
+        "place": StringField(default=lambda: "here"),
+        "value": IntegerField(default=0),
+        "__table_args__": (UniqueConstraint("scope", "name"), UniqueConstraint("place", "name")),
+    }
+    return type("Setting", (BaseModel,), {"__module__": __name__, "__qualname__": "Setting", **fields})
+
+
+@pytest.mark.parametrize("in_list", [False, True], ids=["values", "list"])
+def test_an_upsert_knows_the_row_that_it_meets_by_a_default(db, in_list):
+    """SQLite told `created` of the row that was there, and PostgreSQL gave up after five looks."""
+    Setting = make_setting()
+    Setting(id=1, name="lang").save()
+    given = {"id": 2, "name": "lang", "value": 7}
+    statement = upsert(db, Setting) if in_list else upsert(db, Setting).values(given)
+    statement = statement.on_conflict_do_update(index_elements=["scope", "name"], set_={"value": 7})
+    execute(db, statement, [given] if in_list else None)
+    assert ["setting.created", "setting.updated"] == names(db)
+    assert {"value": (0, 7)} == pairs(log(db)[-1])
+
+
+def test_an_upsert_that_only_the_database_can_match_is_refused(db):
+    Setting = make_setting()
+    Setting(id=1, name="lang").save()
+    statement = upsert(db, Setting).values(name="lang", value=7)
+    statement = statement.on_conflict_do_update(index_elements=["place", "name"], set_={"value": 7})
+    with pytest.raises(BulkRefused, match="place gets its default only as the row is inserted.*give a value"):
+        execute(db, statement)
+    assert ["setting.created"] == names(db)
+
+
+def test_an_upsert_that_gives_a_row_another_key_is_refused(db):
+    """It told of a new record and forgot the old one."""
+    Setting = make_setting()
+    Setting(id=1, name="lang").save()
+    statement = upsert(db, Setting).values(id=2, name="lang", value=7)
+    new = {column.name: column for column in statement.excluded}
+    with pytest.raises(BulkRefused, match="sets the primary key 'id'; leave that out of set_"):
+        execute(db, statement.on_conflict_do_update(index_elements=["scope", "name"], set_=new))
+    # By the key itself it stays what it is.
+    execute(db, statement.values(id=1).on_conflict_do_update(index_elements=["id"], set_=new))
+    assert ["setting.created", "setting.updated"] == names(db)
+
+
+def test_insert_or_replace_is_refused(db):
+    """It told `created` of rows that were there, and nothing of those that it deleted."""
+    User = make_user()
+    User(id=1, name="Ada").save()
+    with pytest.raises(BulkRefused, match="OR REPLACE deletes rows.*on_conflict_do_update"):
+        execute(db, insert(User).prefix_with("OR REPLACE"), [{"id": 1, "name": "Bob"}])
+    assert ["user.created"] == names(db)
+
+
+# --- classes of one table --------------------------------------------------------
+
+
+def make_papers(db):
+    class Paper(BaseModel):
+        id = IntegerField(primary_key=True)
+        title = StringField(unique=True)
+
+    class Memo(Paper):
+        text = StringField(required=False)
+
+    class Bill(Paper):
+        total = IntegerField(required=False)
+
+    Memo(id=1, title="m").save()
+    Bill(id=2, title="b", total=3).save()
+    return Paper, Memo, Bill
+
+
+def test_a_statement_that_changes_the_class_of_its_rows_is_refused(db):
+    """It told nothing, though one record went and another came."""
+    Paper, Memo, _ = make_papers(db)
+    told = names(db)
+    for model in (Paper, Memo):
+        with pytest.raises(BulkRefused, match=f"of {model.__name__}.*sets 'kind'.*__table__"):
+            execute(db, update(model).values(kind="bill"))
+    for given in ({"id": 1, "kind": "bill"}, {"id": 1, "kind": "unheard"}):
+        with pytest.raises(BulkRefused, match="sets 'kind' of Memo 1"):
+            execute(db, update(Paper), [given])
+        with db.session() as session, pytest.raises(BulkRefused, match="sets 'kind' of Memo 1"):
+            session.bulk_update_mappings(Paper, [given])
+    assert told == names(db)
+    execute(db, update(Paper), [{"id": 1, "kind": "memo", "title": "n"}, {"id": 2, "kind": "bill", "title": "b"}])
+    assert [*told, "memo.updated"] == names(db)
+
+
+def test_an_upsert_that_meets_a_record_of_another_class_is_refused(db):
+    """It was a KeyError."""
+    Paper, Memo, Bill = make_papers(db)
+    told = names(db)
+    for model, met in ((Bill, "Memo 1"), (Memo, "Bill 2")):
+        statement = upsert(db, model)
+        statement = statement.on_conflict_do_update(index_elements=["title"], set_={"title": "new"})
+        title = "m" if model is Bill else "b"
+        with pytest.raises(BulkRefused, match=f"it meets {met}, a record of another class"):
+            execute(db, statement, [{"id": 9, "title": title}])
+    assert told == names(db)
