@@ -112,8 +112,9 @@ def _refuse_key(execution: Execution, statement: Insert) -> None:
     keys = execution.shape.key_columns
     for clause in conflicts(statement):
         met = _target(execution, clause) if hasattr(clause, "update_values_to_set") else keys
-        for column in dict(getattr(clause, "update_values_to_set", ())):
-            key = next((key for key in keys if column is key or column in (key.name, key.key)), None)
+        for given in dict(getattr(clause, "update_values_to_set", ())):
+            name = getattr(given, "key", given)
+            key = next((key for key in keys if name in (key.name, key.key)), None)
             if key is not None and key not in met:
                 raise execution.refuse(f"its DO UPDATE sets the primary key {key.name!r}; leave that out of set_")
 
