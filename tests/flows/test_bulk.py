@@ -206,6 +206,38 @@ def test_d8_old_and_new_are_exact_for_generated_columns(db):
     assert [{}, {"count": (1, 5), "twice": (2, 10)}, {"count": (5, 6), "twice": (10, 12)}] == list(map(pairs, log(db)))
 
 
+@pytest.mark.parametrize("forget", ["expire", "commit"])
+def test_d8_old_and_new_are_exact_for_generated_columns_that_are_not_loaded(db, forget):
+    """After a commit SQLAlchemy's sessions have nothing loaded; what an UPDATE changed by itself then was left out."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Item(Base):
+        __tablename__ = "items"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        count: Mapped[int]
+        twice: Mapped[int] = mapped_column(Computed("count * 2", persisted=True))
+        saves: Mapped[int] = mapped_column(default=0, onupdate=lambda: 7)
+
+    earnorm.attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    db.ready()
+    with Session(db.engine) as session:
+        items = [Item(id=number, count=number) for number in (1, 2)]
+        session.add_all(items)
+        session.commit()
+        for item in items:
+            if forget == "expire":
+                session.refresh(item)
+                session.expire(item, ["twice", "saves"])
+            item.count = 5
+        session.commit()
+
+    told = [{"count": (was, 5), "twice": (2 * was, 10), "saves": (0, 7)} for was in (1, 2)]
+    assert told == [pairs(found) for found in log(db)[2:]]
+
+
 def test_d8_an_expression_in_a_new_record_is_read_back(db):
     User = make_user()
     User(name="Ada", visits=func.abs(-7)).save()
