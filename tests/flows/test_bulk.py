@@ -1055,6 +1055,37 @@ def test_an_upsert_that_gives_a_row_another_key_is_refused(db):
     assert ["setting.created", "setting.updated"] == names(db)
 
 
+def test_an_upsert_into_a_partitioned_table_is_told(db, kind):
+    """PostgreSQL gives no xmax of its rows back, and the upsert failed."""
+    if kind == "sqlite":
+        pytest.skip("SQLite has no partitions")
+
+    class Reading(BaseModel):
+        id = IntegerField(primary_key=True)
+        day = IntegerField(primary_key=True)
+        value = IntegerField(default=0)
+        __table_args__ = {"postgresql_partition_by": "RANGE (day)"}
+
+    db.ready()
+    with db.engine.begin() as connection:
+        for number in (0, 1):
+            limits = f"FROM ({10 * number}) TO ({10 * number + 10})"
+            connection.exec_driver_sql(f"CREATE TABLE readings_{number} PARTITION OF readings FOR VALUES {limits}")
+    execute(db, insert(Reading), [{"id": 1, "day": 1}, {"id": 1, "day": 11}])
+    for value in (5, 6):
+        statement = upsert(db, Reading)
+        statement = statement.on_conflict_do_update(index_elements=["id", "day"], set_={"value": value})
+        execute(db, statement, [{"id": 1, "day": 11}, {"id": value, "day": 2}])
+    assert ["created", "created"] == [name.removeprefix("reading.") for name in names(db)[:2]]
+    told = sorted((found.name, found.key, str(pairs(found))) for found in log(db)[2:])
+    assert [
+        ("reading.created", "reading:5/2", "{}"),
+        ("reading.created", "reading:6/2", "{}"),
+        ("reading.updated", "reading:1/11", "{'value': (0, 5)}"),
+        ("reading.updated", "reading:1/11", "{'value': (5, 6)}"),
+    ] == told
+
+
 def test_insert_or_replace_is_refused(db):
     """It told `created` of rows that were there, and nothing of those that it deleted."""
     User = make_user()

@@ -103,6 +103,8 @@ class Shape:
         self._place: dict[Any, int] = {column: number for number, column in enumerate(self.columns)}
         self._kind = self._place.get(mapper.polymorphic_on) if mapper.polymorphic_on is not None else None
         self._readers: dict[Any, _Reader | None] = {}
+        # Found out by the first upsert.
+        self.is_partitioned = False
 
     # --- rows of this shape --------------------------------------------------------------------
 

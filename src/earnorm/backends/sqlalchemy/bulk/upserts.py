@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Insert, Integer, Table, UniqueConstraint, column, literal_column, select, tuple_
+from sqlalchemy.exc import DBAPIError
 
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of, inserted_values, is_sql
-from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, in_chunks
+from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, among, in_chunks
 from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, changed, locks, returning
 from earnorm.backends.sqlalchemy.bulk.telling import Fact
 
@@ -16,6 +17,9 @@ __all__ = ["conflicts", "is_upsert", "set_values", "upserted"]
 
 
 _LOOKS = 5
+
+# "cannot retrieve a system column in this context", as PostgreSQL says it.
+_NOT_SUPPORTED = "0A000"
 
 
 def conflicts(statement: Insert) -> list[Any]:
@@ -46,11 +50,16 @@ def upserted(execution: Execution, statement: Insert) -> Outcome:
         return outcome
     # A row that another transaction has made between our look and our INSERT is met all the same: look again.
     for _ in range(_LOOKS):
-        with execution.connection.begin_nested() as savepoint:
-            outcome = _upserted(execution, statement)
-            if outcome is not None:
-                return outcome
-            savepoint.rollback()
+        try:
+            with execution.connection.begin_nested() as savepoint:
+                outcome = _upserted(execution, statement)
+                if outcome is not None:
+                    return outcome
+                savepoint.rollback()
+        except DBAPIError as error:
+            if execution.shape.is_partitioned or getattr(error.orig, "sqlstate", None) != _NOT_SUPPORTED:
+                raise
+            execution.shape.is_partitioned = True
     raise execution.refuse(f"others made and deleted the rows it meets, {_LOOKS} times in a row; do it again")
 
 
@@ -58,11 +67,13 @@ def _upserted(execution: Execution, statement: Insert) -> Outcome | None:
     """What was done; None if a row was updated that was not there when we looked."""
     shape, before = execution.shape, _there(execution, statement)
     # Of PostgreSQL, and of what speaks like it: a row that was updated rather than inserted has an xmax.
-    met = [_met(shape.table)] if locks(execution) else []
+    met = [_met(shape.table)] if locks(execution) and not shape.is_partitioned else []
     result, tuples = returning(execution, statement, *met)
     after = {row.key: row for row in shape.rows(tuples)}
-    if met and sum(values[-1] for values in tuples) != len(before.keys() & after.keys()):
-        return None
+    if locks(execution):
+        updated = sum(values[-1] for values in tuples) if met else _count_met(execution, after)
+        if updated != len(before.keys() & after.keys()):
+            return None
     created = [Fact("created", row) for key, row in after.items() if key not in before]
     return Outcome(result, [*created, *changed(before, after)], {})
 
@@ -73,6 +84,17 @@ def _met(table: Table) -> ColumnElement[bool]:
     xmax.table = table
     met: ColumnElement[bool] = (xmax != literal_column("0")).label("earnorm_met")
     return met
+
+
+def _count_met(execution: Execution, keys: Iterable[Key]) -> int:
+    """Of rows of a partitioned table, whose INSERT returns no xmax; a SELECT does."""
+    shape, connection = execution.shape, execution.connection
+    found = 0
+    for some in in_chunks(keys):
+        which = among(shape.key_columns, some, connection.dialect.name)
+        looked = select(_met(shape.table)).select_from(shape.table).where(which)
+        found += sum(connection.scalars(looked))
+    return found
 
 
 def _there(execution: Execution, statement: Insert) -> dict[Key, Row]:
