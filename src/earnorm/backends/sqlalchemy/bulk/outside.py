@@ -1,20 +1,23 @@
 """Outside: an INSERT, UPDATE or DELETE of a model where no Session executes it as such, so that no row of it is told.
 
 It is refused where that is seen: a CTE where it is built, since what is executed is the statement around it, often a
-SELECT of columns that belong to no model, and to look into each of those would be paid by all; the inside of a
-`from_statement`, and what is given to a Connection, where it is executed.
+SELECT of columns that belong to no model, and to look into each of those would be paid by all; what is given to a
+Connection, where it is executed. What is inside a `from_statement` the Session is given as it is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.context import FromStatement, _ORMFromStatementCompileState
+from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.selectable import CTE
 
 from earnorm.backends.sqlalchemy.attention import loud
 from earnorm.backends.sqlalchemy.bulk.shape import shape_of
+from earnorm.backends.sqlalchemy.mapping import Mapping
 from earnorm.errors import BulkRefused
 
 __all__ = ["listen"]
@@ -31,11 +34,18 @@ def listen() -> None:
 
 def _refuse(statement: UpdateBase, what: str, why: str) -> None:
     """Raises BulkRefused if the statement writes a model that somebody hears."""
+    for model in _known(statement):
+        if loud(model):
+            raise BulkRefused(model.info.name, what.format(type(statement).__name__), why)
+
+
+def _is_heard(statement: UpdateBase) -> bool:
+    return any(map(loud, _known(statement)))
+
+
+def _known(statement: UpdateBase) -> tuple[Mapping, ...]:
     mapper = statement.table._annotations.get("parententity")
-    if mapper is not None and mapper.is_mapper:
-        for model in shape_of(mapper).known:
-            if loud(model):
-                raise BulkRefused(model.info.name, what.format(type(statement).__name__), why)
+    return shape_of(mapper).known if mapper is not None and mapper.is_mapper else ()
 
 
 # --- a CTE -----------------------------------------------------------------------------------
@@ -58,16 +68,27 @@ _INSIDE = (
 _from_statement: Any = _ORMFromStatementCompileState.orm_execute_statement
 
 
-def _told_from_statement(_cls: Any, session: Any, statement: FromStatement[Any], *rest: Any) -> Any:
+def _told_from_statement(_cls: Any, session: Session, statement: FromStatement[Any], *rest: Any) -> Any:
     inside = statement.element
-    if isinstance(inside, UpdateBase):
-        _refuse(inside, "{} in select(...).from_statement()", _FROM)
+    if isinstance(inside, UpdateBase) and _is_heard(inside):
+        if not _asks_for_the_same(statement, inside):
+            _refuse(inside, "{} in select(...).from_statement()", _FROM)
+        # What one had to write before RETURNING gave records.
+        params, options, binds, _ = rest
+        own = {name: value for name, value in options.items() if not name.startswith("_sa_")}
+        loading: Any = inside.options(*statement._with_options)
+        return session.execute(loading, params, execution_options=own, bind_arguments={**binds, "clause": inside})
     return _from_statement(session, statement, *rest)
 
 
+def _asks_for_the_same(statement: FromStatement[Any], inside: UpdateBase) -> bool:
+    wanted, given = statement._raw_columns, inside._returning
+    return len(wanted) == len(given) and all(map(ClauseElement.compare, wanted, given))
+
+
 _FROM = (
-    "inside a SELECT its rows cannot be told; execute it itself, which gives the same records: "
-    "session.scalars(statement.returning(Model)), with populate_existing=True if they are to be read anew"
+    "inside a SELECT of something else its rows cannot be told; execute it itself, and have it return what you want: "
+    "session.execute(statement.returning(...))"
 )
 
 # --- connection.execute(...) -----------------------------------------------------------------
