@@ -12,10 +12,12 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    case,
     delete,
     event,
     func,
     insert,
+    literal_column,
     select,
     update,
 )
@@ -1161,3 +1163,39 @@ def test_an_upsert_that_meets_a_record_of_another_class_is_refused(db):
         with pytest.raises(BulkRefused, match=f"it meets {met}, a record of another class"):
             execute(db, statement, [{"id": 9, "title": title}])
     assert told == names(db)
+
+
+def test_classes_told_apart_by_an_expression_are_told_by_their_own_names(db):
+    """Rows were told as records of the class that the statement names."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Account(Base):
+        __tablename__ = "accounts"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        code: Mapped[str]
+        value: Mapped[int] = mapped_column(default=0)
+        __mapper_args__ = {
+            "polymorphic_on": case(
+                (func.substr(literal_column("accounts.code"), 1, 1) == "S", "savings"), else_="account"
+            ),
+            "polymorphic_identity": "account",
+        }
+
+    class Savings(Account):
+        __mapper_args__ = {"polymorphic_identity": "savings"}
+
+    earnorm.attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    execute(db, insert(Account), [{"id": 1, "code": "A1"}, {"id": 2, "code": "S1"}])
+    execute(db, update(Account).values(value=Account.value + 1))
+    execute(db, update(Account), [{"id": 1, "value": 5}, {"id": 2, "value": 5}])
+    execute(db, delete(Account).returning(Account.id))
+    told = [
+        f"{subject}.{verb}"
+        for verb in ("created", "updated", "updated", "deleted")
+        for subject in ("account", "savings")
+    ]
+    assert told == names(db)
+    assert {"id": 2, "code": "S1", "value": 5} == dict(log(db)[-1].payload)
