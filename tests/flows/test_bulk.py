@@ -17,6 +17,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    lambda_stmt,
     literal_column,
     select,
     update,
@@ -1006,6 +1007,14 @@ def test_a_write_inside_a_select_of_something_else_is_refused(db, build):
         with pytest.raises(BulkRefused, match=r"in select\(\.\.\.\)\.from_statement\(\) of User.*returning"):
             session.execute(select(User.name).from_statement(build(User).returning(User.id, User.name)))
         assert ["Bob"] == session.scalars(select(User.name)).all()
+
+
+def test_a_write_by_a_lambda_is_told(db):
+    User = make_user()
+    User(id=1, name="Bob").save()
+    execute(db, lambda_stmt(lambda: update(User)) + (lambda statement: statement.values(visits=3)))
+    execute(db, lambda_stmt(lambda: delete(User)))
+    assert ["user.created", "user.updated", "user.deleted"] == names(db)
 
 
 @pytest.mark.parametrize("build", WRITES)

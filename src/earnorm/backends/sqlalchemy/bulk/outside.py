@@ -97,11 +97,17 @@ _execute_on_connection = UpdateBase._execute_on_connection
 
 
 def _told_on_connection(statement: UpdateBase, *rest: Any) -> Any:
-    # A Session says on each statement that it executes by which strategy it does.
-    if "parententity" in statement.table._annotations and "dml_strategy" not in statement._annotations:
+    if "parententity" in statement.table._annotations and not _is_sessions(statement, rest[-1]):
         _refuse(statement, "{} on a Connection", _ON_CONNECTION)
     return _execute_on_connection(statement, *rest)
 
+
+def _is_sessions(statement: UpdateBase, options: Any) -> bool:
+    """Whether a Session executes it: it says by which strategy on the statement, or of a lambda's in the options."""
+    return "dml_strategy" in statement._annotations or not _OF_SESSIONS.isdisjoint(options)
+
+
+_OF_SESSIONS = frozenset({"_sa_orm_insert_options", "_sa_orm_update_options"})
 
 _ON_CONNECTION = (
     "only a Session tells its rows; give it to session.execute(), with Session(connection) if need be, or write its "
