@@ -17,6 +17,7 @@ from earnorm.backends.sqlalchemy.bulk.given import is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, reads
 from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of
+from earnorm.backends.sqlalchemy.refreshing import refresh
 
 __all__ = ["after_flush", "before_flush"]
 
@@ -112,8 +113,6 @@ def _read(connection: Connection, mapper: Mapper[Any], states: list[InstanceStat
 
 def _put_back(state: InstanceState[Any], row: Row, old: dict[str, Any] | None) -> None:
     names = state.expired_attributes.intersection(row.values) if old is None else old.keys() & row.values.keys()
-    for name in names:
-        state.dict[name] = row.values[name]
-        state.expired_attributes.discard(name)
-        if old is not None:
-            state.committed_state[name] = old[name]
+    refresh(state, {name: row.values[name] for name in names})
+    if old is not None:
+        state.committed_state.update((name, old[name]) for name in names)
