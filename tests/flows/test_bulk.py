@@ -991,9 +991,14 @@ def test_a_write_inside_a_select_is_told(db, build, told):
     User = make_user()
     User(id=1, name="Bob").save()
     with db.session() as session:
+        heard = []
+        event.listen(session, "do_orm_execute", lambda state: heard.append(state.is_from_statement))
         statement = select(User).from_statement(build(User).returning(User))
         (found,) = session.scalars(statement.execution_options(populate_existing=True))
         assert told[1] == f"user:{found.id}"
+        assert 1 == heard.count(True)
+        # What reads the rows before the UPDATE or DELETE is a SELECT.
+        assert (told[0] != "user.created") == (False in heard)
         session.commit()
         assert [] == session.scalars(select(User).from_statement(select(User).where(User.id == 9))).all()
     assert [("user.created", "user:1"), told] == [(each.name, each.key) for each in log(db)]

@@ -77,8 +77,19 @@ def _told_from_statement(_cls: Any, session: Session, statement: FromStatement[A
         params, options, binds, _ = rest
         own = {name: value for name, value in options.items() if not name.startswith("_sa_")}
         loading: Any = inside.options(*statement._with_options)
-        return session.execute(loading, params, execution_options=own, bind_arguments={**binds, "clause": inside})
+        words = {"execution_options": own, "bind_arguments": {**binds, "clause": inside}}
+        return session.execute(loading, params, _parent_execute_state=_HEARD, **words)
     return _from_statement(session, statement, *rest)
+
+
+class _Heard:
+    """A statement that the listeners of do_orm_execute have heard already."""
+
+    def _remaining_events(self) -> list[Any]:
+        return []
+
+
+_HEARD: Any = _Heard()
 
 
 def _asks_for_the_same(statement: FromStatement[Any], inside: UpdateBase) -> bool:
