@@ -29,6 +29,7 @@ ON_EACH = {
     "test_durable_delivery",
     "test_emitted_by_handlers",
     "test_handles",
+    "test_in_place",
     "test_inherited_tables",
     "test_kept",
     "test_kept_alone",

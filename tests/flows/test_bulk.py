@@ -11,10 +11,14 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    UniqueConstraint,
+    case,
     delete,
     event,
     func,
     insert,
+    lambda_stmt,
+    literal_column,
     select,
     update,
 )
@@ -203,6 +207,38 @@ def test_d8_old_and_new_are_exact_for_generated_columns(db):
     execute(db, update(Item).values(count=Item.count + 1))
 
     assert [{}, {"count": (1, 5), "twice": (2, 10)}, {"count": (5, 6), "twice": (10, 12)}] == list(map(pairs, log(db)))
+
+
+@pytest.mark.parametrize("forget", ["expire", "commit"])
+def test_d8_old_and_new_are_exact_for_generated_columns_that_are_not_loaded(db, forget):
+    """After a commit SQLAlchemy's sessions have nothing loaded; what an UPDATE changed by itself then was left out."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Item(Base):
+        __tablename__ = "items"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        count: Mapped[int]
+        twice: Mapped[int] = mapped_column(Computed("count * 2", persisted=True))
+        saves: Mapped[int] = mapped_column(default=0, onupdate=lambda: 7)
+
+    earnorm.attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    db.ready()
+    with Session(db.engine) as session:
+        items = [Item(id=number, count=number) for number in (1, 2)]
+        session.add_all(items)
+        session.commit()
+        for item in items:
+            if forget == "expire":
+                session.refresh(item)
+                session.expire(item, ["twice", "saves"])
+            item.count = 5
+        session.commit()
+
+    told = [{"count": (was, 5), "twice": (2 * was, 10), "saves": (0, 7)} for was in (1, 2)]
+    assert told == [pairs(found) for found in log(db)[2:]]
 
 
 def test_d8_an_expression_in_a_new_record_is_read_back(db):
@@ -962,3 +998,247 @@ def test_a_cte_that_writes_a_table_or_a_model_that_nobody_hears_is_built():
 
     with pytest.raises(BulkRefused, match="of Row"):
         update(Row).values(id=1).returning(Row.id).cte("written")
+
+
+WRITES = [
+    pytest.param(lambda user: insert(user).values(id=3, name="Ada"), id="insert"),
+    pytest.param(lambda user: update(user).values(name="Ada"), id="update"),
+    pytest.param(lambda user: delete(user), id="delete"),
+]
+
+
+@pytest.mark.parametrize(
+    "build, told",
+    [
+        (WRITES[0].values[0], ("user.created", "user:3")),
+        (WRITES[1].values[0], ("user.updated", "user:1")),
+        (WRITES[2].values[0], ("user.deleted", "user:1")),
+    ],
+)
+def test_a_write_inside_a_select_is_told(db, build, told):
+    """`select(User).from_statement(insert(User).returning(User))` wrote its rows and told nothing."""
+    User = make_user()
+    User(id=1, name="Bob").save()
+    with db.session() as session:
+        heard = []
+        event.listen(session, "do_orm_execute", lambda state: heard.append(state.is_from_statement))
+        statement = select(User).from_statement(build(User).returning(User))
+        (found,) = session.scalars(statement.execution_options(populate_existing=True))
+        assert told[1] == f"user:{found.id}"
+        assert 1 == heard.count(True)
+        # What reads the rows before the UPDATE or DELETE is a SELECT.
+        assert (told[0] != "user.created") == (False in heard)
+        session.commit()
+        assert [] == session.scalars(select(User).from_statement(select(User).where(User.id == 9))).all()
+    assert [("user.created", "user:1"), told] == [(each.name, each.key) for each in log(db)]
+
+
+@pytest.mark.parametrize("build", WRITES)
+def test_a_write_inside_a_select_of_something_else_is_refused(db, build):
+    User = make_user()
+    User(id=1, name="Bob").save()
+    with db.session() as session:
+        with pytest.raises(BulkRefused, match=r"in select\(\.\.\.\)\.from_statement\(\) of User.*returning"):
+            session.execute(select(User.name).from_statement(build(User).returning(User.id, User.name)))
+        assert ["Bob"] == session.scalars(select(User.name)).all()
+
+
+def test_a_write_by_a_lambda_is_told(db):
+    User = make_user()
+    User(id=1, name="Bob").save()
+    execute(db, lambda_stmt(lambda: update(User)) + (lambda statement: statement.values(visits=3)))
+    execute(db, lambda_stmt(lambda: delete(User)))
+    assert ["user.created", "user.updated", "user.deleted"] == names(db)
+
+
+@pytest.mark.parametrize("build", WRITES)
+def test_a_write_of_a_model_on_a_connection_is_refused(db, build):
+    """No Session is there to tell of it; `connection.execute(update(User))` wrote its rows and told nothing."""
+    User = make_user()
+    User(id=1, name="Bob").save()
+    with db.engine.begin() as connection:
+        with pytest.raises(BulkRefused, match=r"on a Connection of User.*session\.execute.*__table__"):
+            connection.execute(build(User))
+        assert ["Bob"] == connection.scalars(select(User.name)).all()
+        connection.execute(insert(User.__table__).values(id=2, name="Cy", visits=0))
+    with db.engine.connect() as connection, Session(connection) as session:
+        session.execute(build(User))
+        session.commit()
+    assert len(names(db)) >= 2
+
+
+# --- upserts ---------------------------------------------------------------------
+
+
+def make_setting():
+    fields = {
+        "id": IntegerField(primary_key=True),
+        "scope": StringField(default="global"),
+        "name": StringField(),
+        "place": StringField(default=lambda: "here"),
+        "value": IntegerField(default=0),
+        "__table_args__": (UniqueConstraint("scope", "name"), UniqueConstraint("place", "name")),
+    }
+    return type("Setting", (BaseModel,), {"__module__": __name__, "__qualname__": "Setting", **fields})
+
+
+@pytest.mark.parametrize("in_list", [False, True], ids=["values", "list"])
+def test_an_upsert_knows_the_row_that_it_meets_by_a_default(db, in_list):
+    """SQLite told `created` of the row that was there, and PostgreSQL gave up after five looks."""
+    Setting = make_setting()
+    Setting(id=1, name="lang").save()
+    given = {"id": 2, "name": "lang", "value": 7}
+    statement = upsert(db, Setting) if in_list else upsert(db, Setting).values(given)
+    statement = statement.on_conflict_do_update(index_elements=["scope", "name"], set_={"value": 7})
+    execute(db, statement, [given] if in_list else None)
+    assert ["setting.created", "setting.updated"] == names(db)
+    assert {"value": (0, 7)} == pairs(log(db)[-1])
+
+
+def test_an_upsert_that_only_the_database_can_match_is_refused(db):
+    Setting = make_setting()
+    Setting(id=1, name="lang").save()
+    statement = upsert(db, Setting).values(name="lang", value=7)
+    statement = statement.on_conflict_do_update(index_elements=["place", "name"], set_={"value": 7})
+    with pytest.raises(BulkRefused, match=r"place gets its default only as the row is inserted.*give a value"):
+        execute(db, statement)
+    assert ["setting.created"] == names(db)
+
+
+def test_an_upsert_that_gives_a_row_another_key_is_refused(db):
+    """It told of a new record and forgot the old one."""
+    Setting = make_setting()
+    Setting(id=1, name="lang").save()
+    statement = upsert(db, Setting).values(id=2, name="lang", value=7)
+    new = {column.name: column for column in statement.excluded}
+    for sets in (new, {Setting.id: 2}):
+        with pytest.raises(BulkRefused, match="sets the primary key 'id'; leave that out of set_"):
+            execute(db, statement.on_conflict_do_update(index_elements=["scope", "name"], set_=sets))
+    # By the key itself it stays what it is.
+    execute(db, statement.values(id=1).on_conflict_do_update(index_elements=["id"], set_=new))
+    assert ["setting.created", "setting.updated"] == names(db)
+
+
+def test_an_upsert_into_a_partitioned_table_is_told(db, kind):
+    """PostgreSQL gives no xmax of its rows back, and the upsert failed."""
+    if kind == "sqlite":
+        pytest.skip("SQLite has no partitions")
+
+    class Reading(BaseModel):
+        id = IntegerField(primary_key=True)
+        day = IntegerField(primary_key=True)
+        value = IntegerField(default=0)
+        __table_args__ = {"postgresql_partition_by": "RANGE (day)"}
+
+    db.ready()
+    with db.engine.begin() as connection:
+        for number in (0, 1):
+            limits = f"FROM ({10 * number}) TO ({10 * number + 10})"
+            connection.exec_driver_sql(f"CREATE TABLE readings_{number} PARTITION OF readings FOR VALUES {limits}")
+    execute(db, insert(Reading), [{"id": 1, "day": 1}, {"id": 1, "day": 11}])
+    for value in (5, 6):
+        statement = upsert(db, Reading)
+        statement = statement.on_conflict_do_update(index_elements=["id", "day"], set_={"value": value})
+        execute(db, statement, [{"id": 1, "day": 11}, {"id": value, "day": 2}])
+    assert ["created", "created"] == [name.removeprefix("reading.") for name in names(db)[:2]]
+    told = sorted((found.name, found.key, str(pairs(found))) for found in log(db)[2:])
+    assert [
+        ("reading.created", "reading:5/2", "{}"),
+        ("reading.created", "reading:6/2", "{}"),
+        ("reading.updated", "reading:1/11", "{'value': (0, 5)}"),
+        ("reading.updated", "reading:1/11", "{'value': (5, 6)}"),
+    ] == told
+
+
+def test_insert_or_replace_is_refused(db):
+    """It told `created` of rows that were there, and nothing of those that it deleted."""
+    User = make_user()
+    User(id=1, name="Ada").save()
+    with pytest.raises(BulkRefused, match=r"OR REPLACE deletes rows.*on_conflict_do_update"):
+        execute(db, insert(User).prefix_with("OR REPLACE"), [{"id": 1, "name": "Bob"}])
+    assert ["user.created"] == names(db)
+
+
+# --- classes of one table --------------------------------------------------------
+
+
+def make_papers(db):
+    class Paper(BaseModel):
+        id = IntegerField(primary_key=True)
+        title = StringField(unique=True)
+
+    class Memo(Paper):
+        text = StringField(required=False)
+
+    class Bill(Paper):
+        total = IntegerField(required=False)
+
+    Memo(id=1, title="m").save()
+    Bill(id=2, title="b", total=3).save()
+    return Paper, Memo, Bill
+
+
+def test_a_statement_that_changes_the_class_of_its_rows_is_refused(db):
+    """It told nothing, though one record went and another came."""
+    Paper, Memo, _ = make_papers(db)
+    told = names(db)
+    for model in (Paper, Memo):
+        with pytest.raises(BulkRefused, match=f"of {model.__name__}.*sets 'kind'.*__table__"):
+            execute(db, update(model).values(kind="bill"))
+    for given in ({"id": 1, "kind": "bill"}, {"id": 1, "kind": "unheard"}):
+        with pytest.raises(BulkRefused, match="sets 'kind' of Memo 1"):
+            execute(db, update(Paper), [given])
+        with db.session() as session, pytest.raises(BulkRefused, match="sets 'kind' of Memo 1"):
+            session.bulk_update_mappings(Paper, [given])
+    assert told == names(db)
+    execute(db, update(Paper), [{"id": 1, "kind": "memo", "title": "n"}, {"id": 2, "kind": "bill", "title": "b"}])
+    assert [*told, "memo.updated"] == names(db)
+
+
+def test_an_upsert_that_meets_a_record_of_another_class_is_refused(db):
+    """It was a KeyError."""
+    _, Memo, Bill = make_papers(db)
+    told = names(db)
+    for model, met in ((Bill, "Memo 1"), (Memo, "Bill 2")):
+        statement = upsert(db, model)
+        statement = statement.on_conflict_do_update(index_elements=["title"], set_={"title": "new"})
+        title = "m" if model is Bill else "b"
+        with pytest.raises(BulkRefused, match=f"it meets {met}, a record of another class"):
+            execute(db, statement, [{"id": 9, "title": title}])
+    assert told == names(db)
+
+
+def test_classes_told_apart_by_an_expression_are_told_by_their_own_names(db):
+    """Rows were told as records of the class that the statement names."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Account(Base):
+        __tablename__ = "accounts"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        code: Mapped[str]
+        value: Mapped[int] = mapped_column(default=0)
+        __mapper_args__ = {
+            "polymorphic_on": case(
+                (func.substr(literal_column("accounts.code"), 1, 1) == "S", "savings"), else_="account"
+            ),
+            "polymorphic_identity": "account",
+        }
+
+    class Savings(Account):
+        __mapper_args__ = {"polymorphic_identity": "savings"}
+
+    earnorm.attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    execute(db, insert(Account), [{"id": 1, "code": "A1"}, {"id": 2, "code": "S1"}])
+    execute(db, update(Account).values(value=Account.value + 1))
+    execute(db, update(Account), [{"id": 1, "value": 5}, {"id": 2, "value": 5}])
+    execute(db, delete(Account).returning(Account.id))
+    told = [
+        f"{subject}.{verb}"
+        for verb in ("created", "updated", "updated", "deleted")
+        for subject in ("account", "savings")
+    ]
+    assert told == names(db)
+    assert {"id": 2, "code": "S1", "value": 5} == dict(log(db)[-1].payload)

@@ -158,3 +158,27 @@ def test_what_somebody_adds_to_the_flush_is_told_as_well(db, warm):
         event.remove(Session, "before_flush", add)
 
     assert {"first", "ours", "theirs"} == set(texts(db))
+
+
+def test_what_nobody_has_set_is_in_its_event_as_none(db, at_length):
+    """It was left out, though it is there if the record is written beside another."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Page(Base):
+        __tablename__ = "pages"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str | None]
+        kind: Mapped[str] = mapped_column(default="plain")
+
+    attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    with db.session() as session:
+        for some in ([Page(id=1)], [Page(id=2)], [Page(id=3), Page(id=4)]):
+            session.add_all(some)
+            session.flush()
+        session.commit()
+    assert 2 == len(at_length)
+    rest = {"title": None, "kind": "plain"}
+    assert [{"id": number, **rest} for number in (1, 2, 3, 4)] == [dict(found.payload) for found in log(db)]

@@ -36,7 +36,8 @@ def look(session: Session, context: UOWTransaction, mapping: Mapping) -> None:
     """After the SQL, when its values are known."""
     kept = context.attributes[KEPT]
     loaded, opened = kept[0].__dict__, session.__dict__.pop(EXPECTED, None)
-    kept[1] = {name: loaded[name] for name in mapping.columns if name in loaded}
+    # Nothing is left to be read, so what nobody has set, and no default has, is NULL in its row.
+    kept[1] = {name: loaded.get(name) for name in mapping.columns}
     if opened is not None:
         kept[2] = opened.get(OPENED)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
 from sqlalchemy import Connection, Engine, inspect, select
+from sqlalchemy.ext.mutable import MutableBase
 from sqlalchemy.orm import Mapper, Session, SessionTransactionOrigin
 from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
@@ -142,8 +143,10 @@ def _plain(value: Any) -> Any:
 
 
 def _same(old: Any, new: Any) -> bool:
+    # What is changed in place has a class of its own, that was read from the database to compare it has none.
+    alike = type(old) is type(new) or (isinstance(new, MutableBase) and isinstance(new, type(old)))
     # As SQLAlchemy asks it: there are values (arrays) whose comparison is neither true nor false.
-    return type(old) is type(new) and (old == new) is True
+    return alike and (old == new) is True
 
 
 def register(

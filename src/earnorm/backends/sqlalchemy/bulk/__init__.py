@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Delete, Insert, Update
@@ -17,8 +18,9 @@ from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
-from earnorm.backends.sqlalchemy.bulk import ctes, methods
+from earnorm.backends.sqlalchemy.bulk import methods, outside
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
+from earnorm.backends.sqlalchemy.bulk.classes import require_classes
 from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
 from earnorm.backends.sqlalchemy.bulk.statements import (
@@ -48,7 +50,7 @@ def listen() -> None:
     _wrap(_BulkORMDelete, "a DELETE statement", _delete)
     method: Any = _save_mappings
     Session._bulk_save_mappings = method  # type: ignore[method-assign]  # there is no event for it
-    ctes.listen()
+    outside.listen()
 
 
 # --- statements ------------------------------------------------------------------------------
@@ -130,7 +132,8 @@ def _update_by_key(execution: Execution, statement: Update) -> Any:
     def write(execution: Execution, statement: Update) -> Outcome:
         keys = methods.key_columns_of(execution.model, values)
         run = lambda: execution.run(statement)  # noqa: E731  # a thunk
-        result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run)
+        require = partial(require_classes, execution.model, execution.what, execution.shape.mapper, given=values)
+        result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run, require)
         return Outcome(result, facts, {})
 
     return _written(execution, statement, CHANGES, write, given=values)
@@ -290,12 +293,14 @@ def _before_mappings(
 def _write_mappings(session: Session, shape: Shape, model: Model, values: list[Any], options: dict[str, Any]) -> Facts:
     isstates = options["isstates"]
     if options["isupdate"]:
-        keys = methods.key_columns_of(model, [_given(model, value, isstates=isstates) for value in values])
+        given = [_given(model, value, isstates=isstates) for value in values]
+        keys = methods.key_columns_of(model, given)
 
         def write() -> None:
             _bulk_save_mappings(session, shape.mapper, values, **options)
 
-        return methods.updated_by_key(session, shape, keys, write)[1]
+        require = partial(require_classes, model, _named(options), shape.mapper, given=given)
+        return methods.updated_by_key(session, shape, keys, write, require)[1]
     if options["return_defaults"]:
         _bulk_save_mappings(session, shape.mapper, values, **options)
         return methods.inserted_mappings(session, shape, model, [_given(model, v, isstates=isstates) for v in values])

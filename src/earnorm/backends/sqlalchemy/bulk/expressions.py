@@ -17,6 +17,7 @@ from earnorm.backends.sqlalchemy.bulk.given import is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, reads
 from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of
+from earnorm.backends.sqlalchemy.refreshing import refresh
 
 __all__ = ["after_flush", "before_flush"]
 
@@ -28,13 +29,38 @@ _PLAIN = (str, int, float, bool, type(None))
 
 def before_flush(session: Session, context: UOWTransaction) -> None:
     """Keep the old values of what this flush will have the database work out."""
+    unknown: dict[tuple[Mapper[Any], Connection], list[InstanceState[Any]]] = defaultdict(list)
     for state in session.identity_map._modified:
         model = mapping_of(state.class_)
         if model is None:
             continue
-        worked_out = _worked_out(model, state)
-        if worked_out and any(reads(session, model, kind) for kind in CHANGES):
-            context.attributes.setdefault(_OLD, {})[state] = worked_out
+        worked_out, unread = _worked_out(model, state), _is_unread(model, state)
+        if (worked_out or unread) and any(reads(session, model, kind) for kind in CHANGES):
+            context.attributes.setdefault(_OLD, {}).setdefault(state, {}).update(worked_out)
+            if unread:
+                unknown[state.mapper, connection_of(session, state)].append(state)
+    for (mapper, connection), states in unknown.items():
+        _recall(connection, mapper, states, context.attributes[_OLD])
+
+
+def _is_unread(model: Mapping, state: InstanceState[Any]) -> bool:
+    """Whether something that an UPDATE changes by itself is not loaded, such as after a commit, and one is due."""
+    generated = _generated(state.mapper)
+    if not generated or state.key is None or not any(_is_unknown(state, name) for name in generated):
+        return False
+    return bool(model.changes(state))
+
+
+def _is_unknown(state: InstanceState[Any], name: str) -> bool:
+    return name not in state.dict and name not in state.committed_state
+
+
+def _recall(connection: Connection, mapper: Mapper[Any], states: list[InstanceState[Any]], old: _Old) -> None:
+    by_key = {tuple(state.key[1]): state for state in states if state.key is not None}
+    for key, row in shape_of(mapper).read(connection, by_key).items():
+        state = by_key[key]
+        names = (name for name in _generated(mapper) if name in row.values and _is_unknown(state, name))
+        old[state] |= {name: row.values[name] for name in names if name not in old[state]}
 
 
 def _worked_out(model: Mapping, state: InstanceState[Any]) -> dict[str, Any]:
@@ -87,8 +113,6 @@ def _read(connection: Connection, mapper: Mapper[Any], states: list[InstanceStat
 
 def _put_back(state: InstanceState[Any], row: Row, old: dict[str, Any] | None) -> None:
     names = state.expired_attributes.intersection(row.values) if old is None else old.keys() & row.values.keys()
-    for name in names:
-        state.dict[name] = row.values[name]
-        state.expired_attributes.discard(name)
-        if old is not None:
-            state.committed_state[name] = old[name]
+    refresh(state, {name: row.values[name] for name in names})
+    if old is not None:
+        state.committed_state.update((name, old[name]) for name in names)

@@ -36,12 +36,18 @@ def key_columns_of(model: Model, values: Sequence[Mapping[str, Any]]) -> Values:
     return list(zip(*keys_of(model, values), strict=True)) or [()] * len(model.primary_key)
 
 
-def updated_by_key(session: Session, shape: Shape, keys: Values, write: Callable[[], Any]) -> tuple[Any, Facts]:
-    """Old and new values by SELECTs around the write: what it sets need not be what the database makes of it."""
+def updated_by_key(
+    session: Session, shape: Shape, keys: Values, write: Callable[[], Any], require: Callable[[Mapping[Key, Row]], None]
+) -> tuple[Any, Facts]:
+    """Old and new values by SELECTs around the write: what it sets need not be what the database makes of it.
+
+    `require` is asked about rows that may be of several classes, before they are written.
+    """
     connection = session.connection(bind_arguments={"mapper": shape.mapper})
     if shape.plain is not None:
         return _updated_plain(connection, shape, shape.plain, keys, write)
     before = shape.read(connection, zip(*keys, strict=True), lock=True)
+    require(before)
     result = write()
     return result, list(changed(before, shape.read(connection, before)))
 

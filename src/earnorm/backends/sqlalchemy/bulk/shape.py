@@ -101,8 +101,15 @@ class Shape:
         self.columns: tuple[Column[Any], ...] = tuple(column for column in self.table.c if column in mapped)
         self.key_columns = tuple(mapper.primary_key)
         self._place: dict[Any, int] = {column: number for number, column in enumerate(self.columns)}
-        self._kind = self._place.get(mapper.polymorphic_on) if mapper.polymorphic_on is not None else None
+        kind: Any = mapper.polymorphic_on
+        if not self.joined and kind is not None and kind not in self._place:
+            # An expression tells the classes apart: it is read as if it were a column.
+            self._place[kind] = len(self.columns)
+            self.columns += (kind.label(_KIND),)
+        self._kind = self._place.get(kind) if kind is not None else None
         self._readers: dict[Any, _Reader | None] = {}
+        # Found out by the first upsert.
+        self.is_partitioned = False
 
     # --- rows of this shape --------------------------------------------------------------------
 
@@ -236,6 +243,7 @@ def in_chunks(values: Iterable[T], size: int = ROWS_A_STATEMENT) -> Iterator[lis
 
 
 _SHAPE = "earnorm_shape"
+_KIND = "earnorm_kind"
 
 
 def shape_of(mapper: Mapper[Any]) -> Shape:

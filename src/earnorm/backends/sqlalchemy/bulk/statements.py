@@ -5,7 +5,7 @@ Every verb takes `run`, which executes the statement it is given the way SQLAlch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import LoaderOption
 
 from earnorm.backends.sqlalchemy.bulk.arrays import rising
+from earnorm.backends.sqlalchemy.bulk.classes import require_class
 from earnorm.backends.sqlalchemy.bulk.columns import aligned, alike, columns_of, joined, updated_alike
 from earnorm.backends.sqlalchemy.bulk.given import Params
 from earnorm.backends.sqlalchemy.bulk.rowids import last_given, rises, since
@@ -73,6 +74,10 @@ class Outcome(NamedTuple):
 
 def inserted(execution: Execution, statement: Insert) -> Outcome:
     shape, connection = execution.shape, execution.connection
+    if any("REPLACE" in str(prefix).upper() for prefix, _ in statement._prefixes):
+        raise execution.refuse(
+            "INSERT OR REPLACE deletes rows that nobody is told of; use on_conflict_do_update(index_elements=[...])"
+        )
     if execution.many and rises(connection, shape, statement, execution.params):
         last = last_given(connection, shape.key_columns[0])
         if last is not None:
@@ -184,11 +189,12 @@ def _cut(result: Result[Any], ours: int, *, asked: bool) -> tuple[Any, list[Sequ
 # --- UPDATE ----------------------------------------------------------------------------------
 
 
-def updated(execution: Execution, statement: Update, sets: Iterable[str]) -> Outcome:
+def updated(execution: Execution, statement: Update, sets: Collection[str]) -> Outcome:
     """Old values by a SELECT that locks, new ones by RETURNING, or by a SELECT where the caller has one of his own."""
     shape, connection = execution.shape, execution.connection
     if shape.mapper.primary_key and set(sets) & set(execution.model.primary_key):
         raise execution.refuse("it sets the primary key, so that no row could be told from another; save the record")
+    require_class(execution.model, execution.what, shape.mapper, sets)
     beside = not (statement._returning or shape.joined) and connection.dialect.update_returning
     if beside and shape.plain is not None:
         return _updated_plain(execution, statement, list(sets), shape.plain)

@@ -19,6 +19,7 @@ from earnorm.backends.sqlalchemy.flag import flagged
 from earnorm.backends.sqlalchemy.hooks import attach_session
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
+from earnorm.backends.sqlalchemy.refreshing import refresh
 from earnorm.backends.sqlalchemy.scope import scope_of, within
 from earnorm.bus import EventBus
 from earnorm.errors import StopPropagation
@@ -130,9 +131,7 @@ def _bring_up(record: Any, row: Row) -> None:
     """What the Session had loaded before gets the row's values, but for what is changed and not yet saved."""
     state = instance_state(record)
     current, unsaved = state.dict, state.committed_state
-    for name, value in row.values.items():
-        if name in current and name not in unsaved:
-            current[name] = value
+    refresh(state, {name: value for name, value in row.values.items() if name in current and name not in unsaved})
 
 
 def forget(session: Session, records: Iterable[Any]) -> None:
