@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from earnorm.backends.sqlalchemy.dialects import horizon as horizons
 from earnorm.backends.sqlalchemy.dialects.postgresql_engines import postgresql_engine
@@ -224,6 +224,24 @@ def shared(server):
 
 def open_on(stack, engine):
     return stack.enter_context(engine.connect())
+
+
+def test_a_server_that_has_lz4_compresses_bundles_by_it(server):
+    """Its own method takes a third of the whole append."""
+    with server.begin() as connection:
+        try:
+            with connection.begin_nested():
+                connection.execute(text("CREATE TABLE tried (value bytea COMPRESSION lz4)"))
+        except DBAPIError:
+            pytest.skip("this server has no LZ4")
+        found = connection.execute(text(_COMPRESSIONS)).all()
+
+    assert [("content", "l"), ("ids", "l")] == [(name, str(method)) for name, method in found]
+
+
+_COMPRESSIONS = """\
+SELECT attname, attcompression::text FROM pg_attribute
+WHERE attrelid = 'earnorm_bundle'::regclass AND attcompression <> '' ORDER BY attname"""
 
 
 def test_positions_that_are_no_row_of_numbers_are_kept_one_by_one(shared, server):

@@ -81,6 +81,11 @@ def _make_bundles(connection: Connection) -> None:
     _create(connection, tables.bundle)
 
 
+def _compress_bundles(connection: Connection) -> None:
+    for ddl in dialect_named(connection.dialect).bundle_storage:
+        connection.execute(DDL(ddl))  # type: ignore[no-untyped-call]  # as above
+
+
 Step = Callable[[Connection], None]
 STEPS: tuple[Step, ...] = (
     _make_log,
@@ -92,6 +97,7 @@ STEPS: tuple[Step, ...] = (
     _make_idempotency_keys,
     _quicken_the_horizon,
     _make_bundles,
+    _compress_bundles,
 )
 
 

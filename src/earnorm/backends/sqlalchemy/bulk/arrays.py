@@ -42,10 +42,7 @@ def by_keys(connection: Connection, shape: Shape, keys: Values, *, lock: bool = 
 
 def _conditions(key: Any, numbers: Sequence[Any]) -> Iterator[ColumnElement[bool]]:
     for start in range(0, len(numbers), _MOST):
-        some = numbers[start : start + _MOST]
-        # No key is there twice: then it is each number from the lowest to the highest, in half the time.
-        is_row = {*map(type, some)} == {int} and max(some) - min(some) == len(some) - 1
-        yield key.between(min(some), max(some)) if is_row else is_among(key, some, "sqlite")
+        yield is_among(key, numbers[start : start + _MOST], "sqlite")
 
 
 def rising(connection: Connection, shape: Shape, last: int, count: int) -> Values | None:

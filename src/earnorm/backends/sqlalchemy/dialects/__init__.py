@@ -46,6 +46,7 @@ class Dialect(Protocol):
     locks_rows        whether a row can be locked alone; else whoever writes has the whole database
     most_savepoints   how many a transaction should have at most, if there is a price on more
     guards            DDL beside the table of the log, the function first; each does nothing that is done already
+    bundle_storage    DDL that says how the values of bundles are kept; likewise
     """
 
     own_transactions: Mapping[str, Any]
@@ -53,6 +54,7 @@ class Dialect(Protocol):
     locks_rows: bool
     most_savepoints: int | None
     guards: Sequence[str]
+    bundle_storage: Sequence[str]
 
     def append(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
         """Add `rows` to the log, in a transaction that is about to commit; whether triggers may have seen it write.

@@ -89,6 +89,7 @@ class PostgreSQL:
     # A server keeps 64 of a transaction's savepoints at hand; with more, the snapshots of all others take longer.
     most_savepoints: int | None = 60
     guards: Sequence[str] = GUARDS
+    bundle_storage: Sequence[str] = (bundles.COMPRESSION,)
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._dialect = dialect

@@ -173,6 +173,7 @@ class SQLite:
     locks_rows = False
     most_savepoints: int | None = None
     guards: Sequence[str] = ()
+    bundle_storage: Sequence[str] = ()
 
     def __init__(self, dialect: SQLAlchemyDialect) -> None:
         self._insert_text = lru_cache(maxsize=1024)(partial(_insert_text, dialect))
