@@ -249,10 +249,8 @@ class Database:
 
     def _wake(self, told: bool = False) -> None:  # noqa: FBT001, FBT002  # told by a COMMIT, as most of them are not
         self.worker.wake()
-        if told:
-            self.wakeup.told()
-        else:
-            self.wakeup.notify()
+        say = self.wakeup.told if told else self.wakeup.notify
+        say()
         if self._absence is not None:
             self._absence.notice()
 
