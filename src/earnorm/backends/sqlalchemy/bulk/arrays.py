@@ -76,7 +76,8 @@ def _reading(connection: Connection, shape: Shape) -> _Read | None:
         return None
     if not all(column.type._type_affinity in _KEPT_PLAIN for column in shape.columns):
         return None
-    makers = [column.type.result_processor(connection.dialect, None) for column in shape.columns]
+    # Of the type as the dialect has it: a decorator that chooses what is below it by dialect decodes nothing itself.
+    makers = [column.type._cached_result_processor(connection.dialect, None) for column in shape.columns]
     statement = select(*map(func.json_group_array, shape.columns))
 
     def read(which: ColumnElement[bool]) -> list[list[Any]] | None:
