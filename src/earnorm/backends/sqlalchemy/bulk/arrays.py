@@ -106,7 +106,13 @@ def _one_after_the_other(lots: Sequence[Any], width: int) -> Values:
 def _reading(connection: Connection, shape: Shape, columns: Sequence[Column[Any]] = ()) -> _Read | None:
     """How columns of these rows, or some of them, are read; None where they are not to be had."""
     decode = _decoding(connection, shape, columns or shape.columns)
-    return decode and (lambda which: decode(lambda wanted: connection.execute(select(*wanted).where(which))))
+    if decode is None:
+        return None
+
+    def read(which: ColumnElement[bool]) -> list[list[Any]] | None:
+        return decode(lambda wanted: connection.execute(select(*wanted).where(which)))
+
+    return read
 
 
 def _decoding(
