@@ -3,10 +3,10 @@
 from datetime import UTC, date, datetime
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, text, update
 
 from earnorm import BaseModel, BooleanField, DateField, DateTimeField, IntegerField, JSONField, StringField
-from earnorm.backends.sqlalchemy.bulk import arrays, shape
+from earnorm.backends.sqlalchemy.bulk import arrays, shape, statements
 from tests.flows.stories import execute, log, pairs
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -56,7 +56,8 @@ def test_every_kind_of_value_comes_back_as_it_was(db, Thing, singly):
     created, updated = (e for e in log(db) if e.key == "thing:7")
 
     assert {"id": 7, "size": 6, **given} == dict(created.payload)
-    assert ({"size": (6, 2**31 - 1)}, given["about"]) == (pairs(updated), updated.payload["about"])
+    assert {"size": (6, 2**31 - 1)} == pairs(updated)
+    assert {"id": 7, "size": 2**31 - 1, **given} == dict(updated.payload)
     assert [] == singly
 
 
@@ -112,3 +113,58 @@ def test_numbers_far_above_those_that_were_there_are_read_one_by_one(db, Thing):
     execute(db, (insert(Thing), things()))
     with db.engine.connect() as connection:
         assert arrays.rising(connection, shape.shape_of(Thing.__mapper__), -(2**40), 20) is None
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """UPDATE statements whose rows came by RETURNING."""
+    counted, beside = [], statements._beside
+
+    def counting(*given):
+        counted.append(True)
+        return beside(*given)
+
+    monkeypatch.setattr(statements, "_beside", counting)
+    return counted
+
+
+def test_one_statement_for_hundreds_tells_old_and_new_values_by_the_column(db, Thing, one_by_one):
+    given = {"name": 'a"\\ \u2028 é', "at": NOON, "about": {"a": [1.5, None]}}
+    execute(db, (insert(Thing), [{"size": number, **given} for number in range(200)]))
+    execute(db, (update(Thing).where(Thing.size % 2 == 0).values(size=Thing.size + 1), None))
+    told = [e for e in log(db) if e.name == "thing.updated"]
+
+    assert [f"thing:{n}" for n in range(1, 200, 2)] == [e.key for e in told]
+    assert [{"size": (n, n + 1)} for n in range(0, 200, 2)] == [pairs(e) for e in told]
+    assert {"id": 7, "size": 7, "is_new": True, "day": None, **given} == dict(told[3].payload)
+    assert [] == one_by_one
+
+
+def test_one_statement_tells_what_a_trigger_made_of_its_values(db, Thing):
+    execute(db, (insert(Thing), [{"size": number} for number in range(200)]))
+    trigger = "AFTER UPDATE ON things WHEN new.id = 3 BEGIN UPDATE things SET size = 70 WHERE id = 3; END"
+    with db.engine.begin() as connection:
+        connection.execute(text(f"CREATE TRIGGER caps {trigger}"))
+    execute(db, (update(Thing).values(size=0), None))
+    told = {e.key: pairs(e) for e in log(db) if e.name == "thing.updated"}
+
+    assert (199, {"size": (2, 70)}) == (len(told), told["thing:3"])
+
+
+@pytest.mark.parametrize("odd", ["1.5", "x'00ff'"])
+def test_one_statement_for_what_another_program_left_goes_by_the_row(db, Thing, one_by_one, odd):
+    execute(db, (insert(Thing), [{"size": number} for number in range(200)]))
+    with db.engine.begin() as connection:
+        connection.execute(text(f"UPDATE things SET size = {odd} WHERE id = 5"))
+    execute(db, (update(Thing).values(is_new=False), None))
+
+    assert (200, [True]) == (sum(e.name == "thing.updated" for e in log(db)), one_by_one)
+
+
+def test_a_statement_that_is_rolled_back_tells_nothing(db, Thing):
+    execute(db, (insert(Thing), [{"size": number} for number in range(200)]))
+    with db.session() as session:
+        session.execute(update(Thing).values(size=Thing.size + 1))
+        session.rollback()
+
+    assert {"thing.created"} == {e.name for e in log(db)}

@@ -9,14 +9,28 @@ from typing import Any
 
 from msgspec import ValidationError
 from msgspec.json import Decoder
-from sqlalchemy import JSON, Boolean, Connection, Date, DateTime, Enum, Integer, String, Time, Uuid, func, select
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Date,
+    DateTime,
+    Enum,
+    Integer,
+    String,
+    Time,
+    Uuid,
+    func,
+    select,
+)
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql import ColumnElement
 
 from earnorm.backends.sqlalchemy.bulk.columns import Values, columns_of
 from earnorm.backends.sqlalchemy.bulk.shape import HAS_JSON, Shape, is_among
 
-__all__ = ["by_keys", "rising"]
+__all__ = ["by_keys", "looked_up", "rising", "some_by_keys"]
 
 # A text of a gigabyte is more than SQLite makes.
 _MOST = 10_000
@@ -29,6 +43,9 @@ _decode = Decoder(list[int | str | None]).decode
 _Read = Callable[[ColumnElement[bool]], "list[list[Any]] | None"]
 """The columns of the rows that meet a condition; None where they are to be read one by one."""
 
+_Execute = Callable[[Sequence[Any]], Any]
+"""Selects what it is given of some rows."""
+
 
 def by_keys(connection: Connection, shape: Shape, keys: Values, *, lock: bool = False) -> Values:
     """The columns of the rows with these keys, locked where the database has row locks; of no joined shape."""
@@ -38,6 +55,22 @@ def by_keys(connection: Connection, shape: Shape, keys: Values, *, lock: bool = 
         if None not in found:
             return _one_after_the_other(found, len(shape.columns))
     return columns_of(shape.lots(connection, keys, lock=lock), len(shape.columns))
+
+
+def some_by_keys(connection: Connection, shape: Shape, columns: Sequence[Column[Any]], keys: Sequence[Any]) -> Values:
+    """These columns alone of the rows with these keys, each of one value."""
+    read = _reading(connection, shape, columns)
+    found = [None] if read is None else list(map(read, _conditions(shape.key_columns[0], keys)))
+    if None not in found:
+        return _one_after_the_other(found, len(columns))
+    whole = by_keys(connection, shape, [keys])
+    return [whole[shape.columns.index(column)] for column in columns]
+
+
+def looked_up(connection: Connection, shape: Shape, execute: _Execute) -> Values | None:
+    """The columns of the rows that it selects from; None where they are to be read one by one."""
+    decode = _decoding(connection, shape, shape.columns)
+    return decode and decode(execute)
 
 
 def _conditions(key: Any, numbers: Sequence[Any]) -> Iterator[ColumnElement[bool]]:
@@ -70,21 +103,35 @@ def _one_after_the_other(lots: Sequence[Any], width: int) -> Values:
     return [[value for some in lots for value in some[place]] for place in range(width)]
 
 
-def _reading(connection: Connection, shape: Shape) -> _Read | None:
-    """How columns of these rows are read; None where they are not to be had."""
-    if connection.dialect.name != "sqlite" or not HAS_JSON or len(shape.key_columns) != 1:
+def _reading(connection: Connection, shape: Shape, columns: Sequence[Column[Any]] = ()) -> _Read | None:
+    """How columns of these rows, or some of them, are read; None where they are not to be had."""
+    decode = _decoding(connection, shape, columns or shape.columns)
+    if decode is None:
         return None
-    if not all(column.type._type_affinity in _KEPT_PLAIN for column in shape.columns):
-        return None
-    makers = [column.type.result_processor(connection.dialect, None) for column in shape.columns]
-    statement = select(*map(func.json_group_array, shape.columns))
 
     def read(which: ColumnElement[bool]) -> list[list[Any]] | None:
+        return decode(lambda wanted: connection.execute(select(*wanted).where(which)))
+
+    return read
+
+
+def _decoding(
+    connection: Connection, shape: Shape, columns: Sequence[Column[Any]]
+) -> Callable[[_Execute], list[list[Any]] | None] | None:
+    if connection.dialect.name != "sqlite" or not HAS_JSON or len(shape.key_columns) != 1:
+        return None
+    if not all(column.type._type_affinity in _KEPT_PLAIN for column in columns):
+        return None
+    # Of the type as the dialect has it: a decorator that chooses what is below it by dialect decodes nothing itself.
+    makers = [column.type._cached_result_processor(connection.dialect, None) for column in columns]
+    wanted = [func.json_group_array(column) for column in columns]
+
+    def decode(execute: _Execute) -> list[list[Any]] | None:
         try:
-            found = list(map(_decode, connection.execute(statement.where(which)).one()))
+            found = list(map(_decode, execute(wanted).one()))
         except (OperationalError, ValidationError):
             # A BLOB or a number with a point where a text should be.
             return None
         return [values if make is None else list(map(make, values)) for values, make in zip(found, makers, strict=True)]
 
-    return read
+    return decode

@@ -15,9 +15,9 @@ from sqlalchemy.engine.cursor import null_dml_result
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import LoaderOption
 
-from earnorm.backends.sqlalchemy.bulk.arrays import rising
+from earnorm.backends.sqlalchemy.bulk.arrays import looked_up, rising, some_by_keys
 from earnorm.backends.sqlalchemy.bulk.classes import require_class
-from earnorm.backends.sqlalchemy.bulk.columns import aligned, alike, columns_of, joined, updated_alike
+from earnorm.backends.sqlalchemy.bulk.columns import Values, aligned, alike, columns_of, joined, updated_alike
 from earnorm.backends.sqlalchemy.bulk.given import Params
 from earnorm.backends.sqlalchemy.bulk.rowids import last_given, rises, since
 from earnorm.backends.sqlalchemy.bulk.shape import ROWS_A_STATEMENT, Key, Plain, Row, Shape, among, in_chunks
@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 Run = Callable[..., Result[Any]]
+
+# Rows from which on it pays to ask the database for their new values by a statement more.
+_MANY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,19 +214,32 @@ def updated(execution: Execution, statement: Update, sets: Collection[str]) -> O
 
 def _updated_plain(execution: Execution, statement: Update, sets: Sequence[str], plain: Plain) -> Outcome:
     """The same, of rows of one model: no more than their columns are looked at."""
-    shape = execution.shape
-    looked = _looked(execution, statement, shape.columns)
-    before = columns_of(looked.partitions(ROWS_A_STATEMENT), len(shape.columns))
-    keys = [before[place] for place in plain.key]
+    shape, connection = execution.shape, execution.connection
     wanted = _wanted(execution, plain, sets)
-    narrowed = narrow(execution, statement, zip(*keys, strict=True))
+    before = looked_up(connection, shape, lambda columns: _looked(execution, statement, columns))
+    keys = [] if before is None else before[plain.key[0]]
+    if before is not None and len(keys) >= _MANY and {*map(type, keys)} == {int}:
+        # Each row that a RETURNING gives is an object, which takes longer than to look them up.
+        result = _kept(statement, execution.run(statement))
+        found = some_by_keys(connection, shape, wanted, keys)
+        return Outcome(result, _compared(plain, shape, before, wanted, found), {})
+    if before is None:
+        looked = _looked(execution, statement, shape.columns)
+        before = columns_of(looked.partitions(ROWS_A_STATEMENT), len(shape.columns))
+    narrowed = narrow(execution, statement, zip(*(before[place] for place in plain.key), strict=True))
     result = execution.run(_with_defaults(narrowed, shape.key_columns, wanted))
     found = columns_of(in_chunks(_beside(result, wanted)), len(wanted))
+    return Outcome(result, _compared(plain, shape, before, wanted, found), {})
+
+
+def _compared(plain: Plain, shape: Shape, before: Values, wanted: Sequence[Any], found: Values) -> Facts:
+    """Rows as they were, and those columns of them that may be others now."""
+    keys = [before[place] for place in plain.key]
     written = [found[wanted.index(column)] for column in shape.key_columns]
     before, found = aligned(before, joined(keys), found, joined(written))
     new = dict(zip(wanted, found, strict=True))
     after = [new.get(column, old) for column, old in zip(shape.columns, before, strict=True)]
-    return Outcome(result, updated_alike(plain, before, after), {})
+    return updated_alike(plain, before, after)
 
 
 def _wanted(execution: Execution, plain: Plain, sets: Sequence[str]) -> list[Any]:
