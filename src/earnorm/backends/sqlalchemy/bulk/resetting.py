@@ -36,8 +36,8 @@ def of_statement(execution: Execution, statement: Update, sets: Collection[str])
 
 
 _KEY = (
-    "it sets the primary key, and the database changes rows of others that refer to it (ON UPDATE), of which none could "
-    "be told; save the record"
+    "it sets the primary key, and the database changes rows of others that refer to it (ON UPDATE), of which "
+    "none could be told; save the record"
 )
 
 
