@@ -325,3 +325,15 @@ def test_nothing_is_asked_where_nobody_hears_of_followers(db, statements):
         session.execute(update(models.Shop).values(slug="tea"))
 
     assert ["UPDATE", "UPDATE"] == [s.split()[0] for s in statements if "shops" in s or "SELECT" in s]
+
+
+def test_a_captured_table_tells_its_followers_once(db, models):
+    db.captures.install(models.Guest, models.Box)
+    before = len(log(db))
+    with Session(db.engine) as session:
+        by_unit_of_work(session, models.Shop)
+        session.commit()
+    db.drain()
+
+    told = sorted((e.name, e.key, pairs(e)) for e in log(db)[before:])
+    assert FOLLOWED == told
