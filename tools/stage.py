@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Column, ForeignKey, Table, insert, literal, select
+from sqlalchemy import Column, ForeignKey, String, Table, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, relationship
+from sqlalchemy.orm import Session, mapped_column, relationship
 
 from earnorm import (
     BaseModel,
@@ -29,6 +29,7 @@ __all__ = [
     "delete_in_database",
     "delete_statement",
     "delete_with_parts",
+    "follow_email",
     "from_select",
     "leave_alone",
     "lose_the_race",
@@ -115,7 +116,9 @@ def make_world(hooks: Literal["", "pre", "post"] = "", policy: str = "rows") -> 
     trace = type("Trace", (BaseModel,), body(account_id=ForeignKeyField("Account", **key, on_delete="cascade")))
     loose = ForeignKeyField("Account", **key, required=False, on_delete="set null")
     note = type("Note", (BaseModel,), body(account_id=loose))
-    models = {"Account": account_class, "Tag": tag, "Part": part, "Trace": trace, "Note": note}
+    follows = ForeignKey("accounts.email", onupdate="CASCADE")
+    label = type("Label", (BaseModel,), body(email=mapped_column(String, follows)))
+    models = {"Account": account_class, "Tag": tag, "Part": part, "Trace": trace, "Note": note, "Label": label}
     return World(models, seen)
 
 
@@ -151,6 +154,13 @@ def add(world: World) -> None:
 def merge(world: World, **values: Any) -> None:
     world.session.merge(world.Account(**values))
     world.session.flush()
+
+
+def follow_email(world: World) -> None:
+    # Not among the seeds: it stands against the deletion of its account.
+    label: Any = world.Label.__table__
+    world.session.connection().execute(label.insert(), {"id": 1, "email": "ada@example.com"})
+    change(world, email="eve@example.com")
 
 
 def delete_account(world: World) -> None:

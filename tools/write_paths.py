@@ -20,6 +20,7 @@ from tools.stage import (
     delete_in_database,
     delete_statement,
     delete_with_parts,
+    follow_email,
     from_select,
     lose_the_race,
     merge,
@@ -79,7 +80,7 @@ TAKEN_ALONG = (
     Expected("trace.deleted", "trace:1"),
     Expected("note.updated", "note:1", {"account_id": (1, None)}),
 )
-
+MOVED = {"email": ("ada@example.com", "eve@example.com")}
 
 BULK_CREATED: dict[str, Any] = {"batch": "bulk_created", "refuse": True}
 BULK_UPDATED: dict[str, Any] = {"pre": "refused", "batch": "bulk_updated", "refuse": True}
@@ -132,6 +133,16 @@ PATHS: tuple[WritePath, ...] = (
         "ON DELETE CASCADE, ON DELETE SET NULL",
         delete_in_database,
         (*ACCOUNT_GONE, *reversed(TAKEN_ALONG)),
+        refuse=True,
+    ),
+    WritePath(
+        "a key changed that the database has others follow",
+        "ON UPDATE CASCADE, SET NULL, SET DEFAULT",
+        follow_email,
+        (
+            Expected("account.updated", "account:1", MOVED),
+            Expected("label.updated", "label:1", MOVED),
+        ),
         refuse=True,
     ),
     # --- INSERT

@@ -28,6 +28,7 @@ ON_EACH = {
     "test_demands",
     "test_durable_delivery",
     "test_emitted_by_handlers",
+    "test_followers",
     "test_handles",
     "test_in_place",
     "test_inherited_tables",

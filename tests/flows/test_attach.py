@@ -788,3 +788,26 @@ def test_autocommit_is_refused_for_an_attached_model_before_anything_is_written(
             session.commit()
     with Session(db.engine) as session:
         assert 0 == session.scalar(select(func.count()).select_from(Note))
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_the_version_that_an_update_raises_is_among_its_changes(db, expired):
+    class Base(DeclarativeBase):
+        pass
+
+    class Page(Base):
+        __tablename__ = "versioned_pages"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        version: Mapped[int] = mapped_column()
+        __mapper_args__ = {"version_id_col": version}
+
+    attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    with Session(db.engine, expire_on_commit=expired) as session:
+        session.add(page := Page(id=1, title="a"))
+        session.commit()
+        page.title = "b"
+        session.commit()
+
+    assert {"title": ("a", "b"), "version": (1, 2)} == pairs(log(db)[-1])

@@ -172,3 +172,20 @@ def test_a_composite_key_and_a_subclass_are_audited(db):
 def test_a_class_that_is_no_model_is_refused(db):
     with pytest.raises(UnmappedModel):
         db.audit(Drift)
+
+
+def test_a_record_is_followed_to_its_new_primary_key(Order, db):
+    """It was missing under the old one for ever."""
+    for number in (1, 2):
+        Order(id=number).save()
+    for number in (7, 8):
+        order = Order.get(number - 6)
+        order.id = number
+        order.save()
+    assert [] == list(db.audit(Order))
+
+    # What is lost under the new key is missing, and so is another that came under the old one and went.
+    Order(id=2).save()
+    unseen(db, "DELETE FROM orders WHERE id IN (2, 7)")
+
+    assert [("order:2", "missing", {}), ("order:7", "missing", {})] == found(db.audit(Order))

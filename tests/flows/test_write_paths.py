@@ -87,6 +87,8 @@ def test_one_event_for_each_statement(way, stage):
         assert "" == events[0].key
     elif "database's cascade" in way.title:
         assert ["account.deleted", "note.bulk_updated", "trace.bulk_deleted"] == [event.name for event in events]
+    elif "has others follow" in way.title:
+        assert ["account.updated", "label.bulk_updated"] == [event.name for event in events]
     else:
         assert [(e.name, e.key, e.changes) for e in way.events] == told(events)
 

@@ -18,7 +18,7 @@ from earnorm.backends.sqlalchemy.bundles import is_bundled
 from earnorm.backends.sqlalchemy.capture.changes import read_values
 from earnorm.backends.sqlalchemy.capture.rows import peek
 from earnorm.backends.sqlalchemy.dialects import READONLY
-from earnorm.backends.sqlalchemy.history import Line, histories, last_lines, row_pages, there
+from earnorm.backends.sqlalchemy.history import Line, histories, last_lines, lines_of, row_pages, there
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.backoff import Backoff
@@ -195,11 +195,17 @@ class Audit:
     def _of_log(
         self, connection: Connection, mapper: Mapper[Any], mapping: Mapping, waiting: set[tuple[Any, ...]]
     ) -> Iterator[Drift]:
+        # Where a record went on under another key. It takes a look at all updates, so only once something is missing.
+        moved: dict[str, int] | None = None
         for page in last_lines(connection, mapping.info.subject, _names(mapping)):
             living = {_identity(line): line for line in page if not line.name.endswith(".deleted")}
             found = there(connection, mapper, list(living)) if living else set[tuple[Any, ...]]()
             for identity, line in living.items():
-                if identity not in found and identity not in waiting:
+                if identity in found or identity in waiting:
+                    continue
+                if moved is None:
+                    moved = _moved(connection, mapping)
+                if moved.get(line.key, -1) < line.position:
                     yield Drift(line.key, "missing", line.position, line.at)
 
 
@@ -209,6 +215,20 @@ def _names(mapping: Mapping) -> Sequence[str]:
 
 def _identity(line: Line) -> tuple[Any, ...]:
     return tuple(decode(line.data).get("identity", ()))
+
+
+def _moved(connection: Connection, mapping: Mapping) -> dict[str, int]:
+    """By key that a record had before its primary key was changed, where its last such change stands in the log."""
+    subject, found = mapping.info.subject, dict[str, int]()
+    for line in lines_of(connection, subject, [f"{subject}.{verb}" for verb in ("updated", "trashed", "restored")]):
+        data = decode(line.data)
+        changes = data.get("changes", {})
+        if not changes.keys().isdisjoint(mapping.primary_key):
+            parts = zip(mapping.primary_key, data.get("identity", ()), strict=False)
+            found[key_of(subject, [changes[name][0] if name in changes else part for name, part in parts])] = (
+                line.position
+            )
+    return found
 
 
 def _folded(lines: list[Line]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, UOWTransaction
 from earnorm.backends.sqlalchemy import hooks, kept
 from earnorm.backends.sqlalchemy.alone import lone_write
 from earnorm.backends.sqlalchemy.attention import LOUD
-from earnorm.backends.sqlalchemy.bulk import associations, expressions, taken, unloaded, vanished
+from earnorm.backends.sqlalchemy.bulk import associations, expressions, rekeyed, taken, unloaded, vanished
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, Done, course_of, is_no_concern
 from earnorm.backends.sqlalchemy.first_model import once_over, under_way
 from earnorm.backends.sqlalchemy.kept import KEPT
@@ -142,6 +142,9 @@ def _take_down(session: Session, context: UOWTransaction) -> None:
     if session.identity_map._modified:
         expressions.before_flush(session, context)
         note(session)
+        if rekeyed.before_flush(session, context):
+            # Who follows a key is to be told, whoever hears of the record itself.
+            context.attributes.pop(SETTLED, None)
     if session._deleted:
         vanished.before_flush(session, context)
         unloaded.before_flush(session)
@@ -181,6 +184,7 @@ def _after_flush_postexec(session: Session, context: UOWTransaction) -> None:
             simple.call(simple.flow.always, simple.record, session, before=False)
         return
     hooks.after_flush_postexec(session, context)
+    rekeyed.after_flush_postexec(session, context)
     taken.after_flush_postexec(session, context)
     associations.after_flush_postexec(session, context)
 

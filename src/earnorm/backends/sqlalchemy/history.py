@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapper
 from earnorm.backends.sqlalchemy.tables import log
 from earnorm.instants import to_time
 
-__all__ = ["PAGE", "Line", "histories", "last_lines", "row_pages", "there"]
+__all__ = ["PAGE", "Line", "histories", "last_lines", "lines_of", "row_pages", "there"]
 
 PAGE = 500
 
@@ -55,6 +55,19 @@ def last_lines(connection: Connection, subject: str, names: Sequence[str]) -> It
         last = page[-1][0]
         lines = select(*_LINE).where(log.c.position.in_([position for _, position in page])).order_by(log.c.key)
         yield [_line(row) for row in connection.execute(lines)]
+
+
+def lines_of(connection: Connection, subject: str, names: Sequence[str]) -> Iterator[Line]:
+    """The events of these names of every record of the subject, oldest first, read in pages."""
+    last = -1
+    while True:
+        which = log.c.subject == subject, log.c.name.in_(names), log.c.position > last
+        page = connection.execute(select(*_LINE).where(*which).order_by(log.c.position).limit(PAGE)).fetchall()
+        if not page:
+            return
+        lines = [_line(row) for row in page]
+        last = lines[-1].position
+        yield from lines
 
 
 def _line(row: Any) -> Line:

@@ -21,13 +21,16 @@ from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _Bul
 from earnorm.backends.sqlalchemy.bulk import methods, outside
 from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
 from earnorm.backends.sqlalchemy.bulk.classes import require_classes
+from earnorm.backends.sqlalchemy.bulk.followers import Followers
 from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
+from earnorm.backends.sqlalchemy.bulk.resetting import by_key, of_statement, require_unfollowed, tell_followers
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
 from earnorm.backends.sqlalchemy.bulk.statements import (
     Execution,
     Outcome,
     deleted,
     inserted,
+    kept,
     matching,
     narrow,
     require_schema,
@@ -87,6 +90,7 @@ def _insert(execution: Execution, statement: Insert) -> Any:
     if upsert:
         named = {_name(column, shape.mapper): value for column, value in set_values(statement).items()}
         _validate(model, [{name: value for name, value in named.items() if name is not None}], complete=False)
+        require_unfollowed(execution, statement, [name for name in named if name is not None])
     kinds: tuple[Kind, ...] = ("created", *CHANGES) if upsert else ("created",)
     return _written(execution, statement, kinds, upserted if upsert else inserted, given=values)
 
@@ -122,12 +126,14 @@ def _update(execution: Execution, statement: Update) -> Any:
         return _update_by_key(execution, statement)
     _validate(model, values, complete=False)
     sets = dict.fromkeys(name for given in values for name in given)
-    return _written(execution, statement, CHANGES, lambda e, s: updated(e, s, sets), given=values)
+    followers, statement = of_statement(execution, statement, sets)
+    return _written(execution, statement, CHANGES, lambda e, s: updated(e, s, sets), given=values, followers=followers)
 
 
 def _update_by_key(execution: Execution, statement: Update) -> Any:
     values = _listed(execution.params)
     _validate(execution.model, values, complete=False, by_key=True)
+    followers = by_key(execution.session, execution.connection, execution.shape, execution.model, values)
 
     def write(execution: Execution, statement: Update) -> Outcome:
         keys = methods.key_columns_of(execution.model, values)
@@ -136,7 +142,7 @@ def _update_by_key(execution: Execution, statement: Update) -> Any:
         result, facts = methods.updated_by_key(execution.session, execution.shape, keys, run, require)
         return Outcome(result, facts, {})
 
-    return _written(execution, statement, CHANGES, write, given=values)
+    return _written(execution, statement, CHANGES, write, given=values, followers=followers)
 
 
 def _listed(params: Params) -> Sequence[Mapping[str, Any]]:
@@ -165,6 +171,7 @@ def _written(
     write: Callable[[Execution, Any], Outcome],
     *,
     given: Sequence[Mapping[str, Any]] | None,
+    followers: Followers | None = None,
 ) -> Any:
     session, shape, model = execution.session, execution.shape, execution.model
     if model.info.bulk == "batch":
@@ -172,13 +179,20 @@ def _written(
         payload = _batch(statement, given, result)
         with vetoable(session):
             tell_batch(session, execution.connection, model, kinds[0], payload)
+            tell_followers(followers)
         return result
     if not any(hears(session, shape.known, kind) for kind in kinds) and not _pre_hooks(shape, kinds[0]):
-        return execution.run(statement)
+        result = execution.run(statement)
+        if followers is not None:
+            result = kept(statement, result)
+            with vetoable(session):
+                tell_followers(followers)
+        return result
     require_schema(execution, statement)
     outcome = write(execution, statement)
     with vetoable(session):
         tell(session, execution.connection, shape, outcome.facts, outcome.gone)
+        tell_followers(followers, outcome.facts)
     return outcome.result
 
 
@@ -251,12 +265,15 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         methods.before_objects(session, model, values, kind)
     else:
         _before_mappings(session, shape, model, values, kind)
+    followers: Followers | None = None
+    if kind == "updated":
+        followers = _followers(session, shape, model, values, isstates=options["isstates"])
     if model.info.bulk == "rows" and _heard(session, shape, kind):
         facts: Facts = _write_mappings(session, shape, model, values, options)
     else:
         _bulk_save_mappings(session, mapper, values, **options)
         facts = []
-    if not facts and model.info.bulk != "batch":
+    if not facts and model.info.bulk != "batch" and followers is None:
         return
     connection = session.connection(bind_arguments={"mapper": mapper})
     with vetoable(session):
@@ -265,6 +282,18 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
             fields = sorted({name for each in given for name in each})
             tell_batch(session, connection, model, kind, {"count": len(values), "fields": fields})
         tell(session, connection, shape, facts, {})
+        tell_followers(followers, facts)
+
+
+def _followers(
+    session: Session, shape: Shape, model: Model, values: Sequence[Any], *, isstates: bool
+) -> Followers | None:
+    connection = session.connection(bind_arguments={"mapper": shape.mapper})
+    if isstates:
+        # Of an object no more is written than was changed.
+        changes = ((state, model.changes(state)) for state in values)
+        values = [{**{name: state.dict.get(name) for name in model.primary_key}, **found} for state, found in changes]
+    return by_key(session, connection, shape, model, values)
 
 
 def _heard(session: Session, shape: Shape, kind: Kind) -> bool:

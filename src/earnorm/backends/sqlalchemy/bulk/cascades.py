@@ -7,7 +7,7 @@ are told: without foreign keys switched on nothing was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,15 +36,20 @@ from earnorm.occurrence import Kind
 __all__ = [
     "Cascade",
     "Reference",
+    "cached_on_table",
     "cascade_of",
     "cascades_of_rows",
     "concerned",
+    "key_of_row",
     "leave_out_repeated",
     "listened_to",
     "reached_from",
+    "refers_to",
     "require_told",
     "run_pre_hooks",
+    "shapes_of",
     "tell_cascades",
+    "tell_facts",
     "topmost",
 ]
 
@@ -74,13 +79,18 @@ class Reference(NamedTuple):
 
 
 def _referring(table: Table) -> list[Reference]:
+    found: list[Reference] = cached_on_table(table, _REFERRING, _look_for_references)
+    return found
+
+
+def cached_on_table(table: Table, name: str, look: Callable[[Table], Iterable[Any]]) -> list[Any]:
     """Worked out once for as many tables as there are, and kept on the table."""
     tables = table.metadata.tables
     state = (len(tables), next(reversed(tables.values())))
-    known = vars(table).get(_REFERRING)
+    known = vars(table).get(name)
     if known is None or known[0] != state:
-        known = vars(table)[_REFERRING] = state, list(_look_for_references(table))
-    found: list[Reference] = known[1]
+        known = vars(table)[name] = state, list(look(table))
+    found: list[Any] = known[1]
     return found
 
 
@@ -88,11 +98,11 @@ def _look_for_references(table: Table) -> Iterator[Reference]:
     for other in table.metadata.tables.values():
         for constraint in sorted(other.foreign_key_constraints, key=lambda found: list(found.column_keys)):
             action = (constraint.ondelete or "").upper()
-            if action in ("CASCADE", *_EMPTYING) and _refers_to(constraint, table):
+            if action in ("CASCADE", *_EMPTYING) and refers_to(constraint, table):
                 yield Reference(other, constraint, action != "CASCADE")
 
 
-def _refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
+def refers_to(constraint: ForeignKeyConstraint, table: Table) -> bool:
     # By name: a key may point at a table that is defined later, or never.
     return all(element.target_fullname.rpartition(".")[0] == table.fullname for element in constraint.elements)
 
@@ -102,7 +112,7 @@ def concerned(session: Session, table: Table) -> bool:
     return any(
         listened_to(session, shape, emptied=reference.emptied)
         for reference in reached_from(table)
-        for shape in _shapes_of(reference.table)
+        for shape in shapes_of(reference.table)
     )
 
 
@@ -130,7 +140,7 @@ def _has_pre(shape: Shape, *, emptied: bool) -> bool:
     return not emptied and any(model.bus.plans.flow(model.cls, "deleted").before for model in shape.known)
 
 
-def _shapes_of(table: Table) -> set[Shape]:
+def shapes_of(table: Table) -> set[Shape]:
     """The models whose rows the table holds: the topmost mapper of them."""
     # A class may have been unmapped since, as tests do.
     mappers: Iterator[Mapper[Any] | None] = (inspect(model.cls, raiseerr=False) for model in mappings())
@@ -158,11 +168,11 @@ def cascade_of(
     for other, constraint, emptied in _referring(table):
         for some in in_chunks(_referred(constraint, rows)):
             below = _rows_of(connection, other, constraint, some)
-            fresh = [row for row in below if (other, _key(other, row)) not in deleted]
+            fresh = [row for row in below if (other, key_of_row(other, row)) not in deleted]
             if not fresh:
                 continue
             if not emptied:
-                deleted |= {(other, _key(other, row)) for row in fresh}
+                deleted |= {(other, key_of_row(other, row)) for row in fresh}
             found += _as_models(session, connection, other, fresh, emptied=emptied)
             if not emptied:
                 found += cascade_of(session, connection, other, fresh, deleted)
@@ -183,14 +193,14 @@ def _rows_of(
     return [{c.name: value for c, value in zip(table.c, row, strict=True)} for row in connection.execute(looked).all()]
 
 
-def _key(table: Table, row: Mapping[str, Any]) -> Key:
+def key_of_row(table: Table, row: Mapping[str, Any]) -> Key:
     return tuple(row[column.name] for column in table.primary_key) or tuple(row.values())
 
 
 def _as_models(
     session: Session, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, emptied: bool
 ) -> Iterator[Cascade]:
-    for shape in _shapes_of(table):
+    for shape in shapes_of(table):
         if not listened_to(session, shape, emptied=emptied):
             continue
         keys = [tuple(row[column.name] for column in table.primary_key) for row in rows]
@@ -244,11 +254,18 @@ def tell_cascades(session: Session, cascades: Sequence[Cascade]) -> None:
         facts = list(_emptied(cascade, there)) if cascade.emptied else _gone(cascade, there)
         if not cascade.emptied:
             forget(session, [cascade.records[fact.row.key] for fact in facts if fact.row.key in cascade.records])
-        by_row = [fact for fact in facts if fact.row.mapping.info.bulk == "rows"]
-        tell(session, connection, cascade.shape, by_row, cascade.records)
-        for model, some in _by_model(fact for fact in facts if fact.row.mapping.info.bulk == "batch"):
-            fields = sorted({name for fact in some for name in fact.changes})
-            tell_batch(session, connection, model, some[0].kind, {"count": len(some), "fields": fields, "criteria": ""})
+        tell_facts(session, connection, cascade.shape, facts, cascade.records)
+
+
+def tell_facts(
+    session: Session, connection: Connection, shape: Shape, facts: Sequence[Fact], records: Mapping[Key, Any]
+) -> None:
+    """What the database did to rows by itself: as an event of each, or of all where the model says so."""
+    by_row = [fact for fact in facts if fact.row.mapping.info.bulk == "rows"]
+    tell(session, connection, shape, by_row, records)
+    for model, some in _by_model(fact for fact in facts if fact.row.mapping.info.bulk == "batch"):
+        fields = sorted({name for fact in some for name in fact.changes})
+        tell_batch(session, connection, model, some[0].kind, {"count": len(some), "fields": fields, "criteria": ""})
 
 
 def _by_model(facts: Iterable[Fact]) -> Iterator[tuple[Model, list[Fact]]]:

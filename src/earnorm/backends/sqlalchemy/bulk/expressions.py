@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Mapper, Session, UOWTransaction
 from sqlalchemy.orm.state import InstanceState
 
-from earnorm.backends.sqlalchemy.bulk.given import is_sql
+from earnorm.backends.sqlalchemy.bulk.given import attribute_of, is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Row, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import CHANGES, reads
 from earnorm.backends.sqlalchemy.mapping import Mapping, connection_of, mapping_of
@@ -22,6 +22,7 @@ from earnorm.backends.sqlalchemy.refreshing import refresh
 __all__ = ["after_flush", "before_flush"]
 
 _OLD = "earnorm_old_values"
+_VERSIONS = "earnorm_old_versions"
 _GENERATED = "earnorm_generated"
 _Old = dict[InstanceState[Any], dict[str, Any]]
 _PLAIN = (str, int, float, bool, type(None))
@@ -34,6 +35,8 @@ def before_flush(session: Session, context: UOWTransaction) -> None:
         model = mapping_of(state.class_)
         if model is None:
             continue
+        if state.mapper.version_id_col is not None and state.key is not None and model.changes(state):
+            _keep_version(session, context, model, state)
         worked_out, unread = _worked_out(model, state), _is_unread(model, state)
         if (worked_out or unread) and any(reads(session, model, kind) for kind in CHANGES):
             context.attributes.setdefault(_OLD, {}).setdefault(state, {}).update(worked_out)
@@ -41,6 +44,14 @@ def before_flush(session: Session, context: UOWTransaction) -> None:
                 unknown[state.mapper, connection_of(session, state)].append(state)
     for (mapper, connection), states in unknown.items():
         _recall(connection, mapper, states, context.attributes[_OLD])
+
+
+def _keep_version(session: Session, context: UOWTransaction, model: Mapping, state: InstanceState[Any]) -> None:
+    """SQLAlchemy sets the next one past what keeps old values. If it is not loaded, the flush would load it as well."""
+    if any(reads(session, model, kind) for kind in CHANGES):
+        mapper: Any = state.mapper
+        old = mapper._get_committed_state_attr_by_column(state, state.dict, mapper.version_id_col)
+        context.attributes.setdefault(_VERSIONS, {})[state] = old
 
 
 def _is_unread(model: Mapping, state: InstanceState[Any]) -> bool:
@@ -91,6 +102,7 @@ def _is_generated(column: Any) -> bool:
 
 def after_flush(session: Session, context: UOWTransaction) -> None:
     """Read back what it worked out, and what it gave to new rows."""
+    _put_versions_back(context)
     old: _Old = context.attributes.get(_OLD, {})
     if not old and not any(state.expired_attributes for state in context.states):
         return
@@ -116,3 +128,11 @@ def _put_back(state: InstanceState[Any], row: Row, old: dict[str, Any] | None) -
     refresh(state, {name: row.values[name] for name in names})
     if old is not None:
         state.committed_state.update((name, old[name]) for name in names)
+
+
+def _put_versions_back(context: UOWTransaction) -> None:
+    versions: dict[InstanceState[Any], Any] = context.attributes.get(_VERSIONS, {})
+    for state, old in versions.items():
+        name = attribute_of(state.mapper.version_id_col, state.mapper)
+        if name is not None and name in state.dict and state.dict[name] != old:
+            state.committed_state.setdefault(name, old)

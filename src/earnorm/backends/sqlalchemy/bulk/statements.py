@@ -32,6 +32,7 @@ __all__ = [
     "changed",
     "deleted",
     "inserted",
+    "kept",
     "locks",
     "matching",
     "narrow",
@@ -204,7 +205,7 @@ def updated(execution: Execution, statement: Update, sets: Collection[str]) -> O
     before = matching(execution, statement)
     narrowed = narrow(execution, statement, before)
     if not beside:
-        result = _kept(statement, execution.run(narrowed))
+        result = kept(statement, execution.run(narrowed))
         after = shape.read(connection, before)
     else:
         result = execution.run(_with_defaults(narrowed, shape.key_columns, shape.columns))
@@ -258,7 +259,7 @@ def _works_out(column: Column[Any]) -> bool:
     return column.onupdate is not None or column.server_onupdate is not None
 
 
-def _kept(statement: Update | Delete, result: Result[Any]) -> Any:
+def kept(statement: Update | Delete, result: Result[Any]) -> Any:
     """A result read to its end: our own statements may follow on the same connection."""
     if statement._returning:
         return result.freeze()()
@@ -342,7 +343,7 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
             for key, row in rows.items():
                 if row.is_whole:
                     run_before(session, row, "deleted", records.get(key))
-        result = _kept(statement, execution.run(narrow(execution, statement, rows)))
+        result = kept(statement, execution.run(narrow(execution, statement, rows)))
         forget(session, records.values())
         # What is left of one that was deleted before has been told then.
         return Outcome(result, _all("deleted", (row for row in rows.values() if row.is_whole)), records)

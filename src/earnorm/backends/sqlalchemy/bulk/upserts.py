@@ -13,7 +13,7 @@ from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, among, in_chunks
 from earnorm.backends.sqlalchemy.bulk.statements import Execution, Outcome, changed, locks, returning
 from earnorm.backends.sqlalchemy.bulk.telling import Fact
 
-__all__ = ["conflicts", "is_upsert", "set_values", "upserted"]
+__all__ = ["conflicts", "is_upsert", "set_values", "targets", "upserted"]
 
 
 _LOOKS = 5
@@ -139,6 +139,12 @@ def _refuse_key(execution: Execution, statement: Insert) -> None:
             key = next((key for key in keys if name in (key.name, key.key)), None)
             if key is not None and key not in met:
                 raise execution.refuse(f"its DO UPDATE sets the primary key {key.name!r}; leave that out of set_")
+
+
+def targets(execution: Execution, statement: Insert) -> list[Any]:
+    """The columns by which its DO UPDATE meets rows: those it has in any of its clauses."""
+    clauses = (clause for clause in conflicts(statement) if hasattr(clause, "update_values_to_set"))
+    return [column for clause in clauses for column in _target(execution, clause)]
 
 
 def _value(execution: Execution, given: Mapping[str, Any], column: Any, name: str | None, *, alone: bool) -> Any:
