@@ -221,7 +221,7 @@ def _updated_plain(execution: Execution, statement: Update, sets: Sequence[str],
     keys = [] if before is None else before[plain.key[0]]
     if before is not None and len(keys) >= _MANY and {*map(type, keys)} == {int}:
         # Each row that a RETURNING gives is an object, which takes longer than to look them up.
-        result = _kept(statement, execution.run(statement))
+        result = kept(statement, execution.run(statement))
         found = some_by_keys(connection, shape, wanted, keys)
         return Outcome(result, _compared(plain, shape, before, wanted, found), {})
     if before is None:
