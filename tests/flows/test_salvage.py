@@ -41,7 +41,7 @@ def test_a_record_whose_update_was_refused_keeps_all_that_was_set(db, Seat, take
     seat.save()
 
     assert ("A3", 7, 2) == (Seat.get(seat.id).place, Seat.get(seat.id).row, seat.version)
-    assert {"place": ("A2", "A3"), "row": (0, 7)} == pairs(log(db)[-1])
+    assert {"place": ("A2", "A3"), "row": (0, 7), "version": (1, 2)} == pairs(log(db)[-1])
 
 
 async def test_a_record_whose_asave_was_refused_keeps_all_that_was_set(db, Seat):
@@ -71,7 +71,7 @@ def test_what_a_rolled_back_transaction_had_written_is_to_be_saved_again(db, Sea
     taken.save()
 
     assert (2, "window", 2) == (Seat.get(taken.id).row, Seat.get(taken.id).note, taken.version)
-    assert {"row": (0, 2), "note": (None, "window")} == pairs(log(db)[-1])
+    assert {"row": (0, 2), "note": (None, "window"), "version": (1, 2)} == pairs(log(db)[-1])
 
 
 def test_what_is_set_back_after_a_rollback_is_no_change(db, Seat, taken):
