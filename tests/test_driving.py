@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from earnorm import driving, places, telemetry
 from earnorm.batch import ALL_DONE, Batch
@@ -21,6 +22,7 @@ from earnorm.portal import LoopThread
 from earnorm.preparation import Hydrated
 from earnorm.runner import Runner
 from earnorm.settling import settling_here
+from earnorm.tenant import current_tenant
 
 pytestmark = pytest.mark.expect_failures
 
@@ -57,7 +59,10 @@ class Rig:
         self.bus.on("tick.told", name="hear", **options)(hear)
 
     def begin(self, count: int) -> Batch:
-        self.batch = Batch(tuple((Delivery(subscription="hear", entry=entry(n)),) for n in range(1, count + 1)))
+        return self.begin_all([Delivery(subscription="hear", entry=entry(n)) for n in range(1, count + 1)])
+
+    def begin_all(self, deliveries: list[Delivery]) -> Batch:
+        self.batch = Batch(tuple((delivery,) for delivery in deliveries))
         self.lanes.begin(self.batch)
         return self.batch
 
@@ -160,6 +165,61 @@ def test_a_context_that_was_copied_and_changed_is_still_the_handler_s(rig):
     assert [ALL_DONE] * 3 == rig.run(3)
 
     assert [1, 2, 3] == [copy.run(lambda: current_event().position) for copy in copies]
+
+
+def test_what_a_handler_leaves_in_its_context_is_seen_by_no_other(rig):
+    left, seen = contextvars.ContextVar("left", default=0), []
+
+    def hear(call):
+        seen.append(left.get())
+        if call % 2:
+            left.set(call)
+
+    rig.on(hear)
+    rig.run(6)
+
+    assert [0] * 6 == seen
+
+
+def test_what_a_failed_handler_left_in_its_context_is_seen_by_no_other(rig):
+    left, seen = contextvars.ContextVar("left", default=0), []
+
+    def hear(call):
+        seen.append(left.get())
+        left.set(call)
+        raise LookupError("no city")
+
+    rig.on(hear)
+    rig.run(3)
+
+    assert [0] * 3 == seen
+
+
+def test_a_tenant_is_acted_for_by_its_own_handler_alone(rig):
+    seen = []
+    rig.on(lambda _: seen.append(current_tenant()))
+    tenants = [None, "acme", None, "acme", "zeta", None]
+    entries = [structs.replace(entry(n), tenant=tenant) for n, tenant in enumerate(tenants, 1)]
+    batch = rig.begin_all([Delivery(subscription="hear", entry=one) for one in entries])
+    until(lambda: batch.finished)
+
+    assert tenants == seen
+    assert all(ended is ALL_DONE for ended in batch.outcomes)
+
+
+def test_two_handlers_of_one_event_are_called_by_turns(rig):
+    seen = []
+
+    async def other() -> None:
+        seen.append("other")
+
+    rig.on(lambda _: seen.append("hear"))
+    rig.bus.on("tick.told", name="other")(other)
+    each = [Delivery(subscription=name, entry=entry(n)) for n in range(1, 4) for name in ("hear", "other")]
+    batch = rig.begin_all(each)
+    until(lambda: batch.finished)
+
+    assert ["hear", "other"] * 3 == seen
 
 
 def test_who_listens_from_the_middle_on_is_told_of_those_that_follow(rig):

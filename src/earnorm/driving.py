@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextvars import Context
 from functools import partial
 from typing import Any, Protocol
 
-from earnorm.batch import ALL_DONE, Batch
+from earnorm.batch import Batch
 from earnorm.clock import Clock
-from earnorm.delivery import DONE, Delivery, Outcome
+from earnorm.delivery import Delivery, Outcome
 from earnorm.places import Entrance, Place, Places
 from earnorm.portal import LoopThread
 from earnorm.stepping import Steps
+from earnorm.sweeping import Swept
 from earnorm.underway import Run
 
 __all__ = ["Driving"]
@@ -38,6 +40,8 @@ class AsyncPerformer(Protocol):
     def begin(self, delivery: Delivery, loaded: Any = None) -> Run: ...
 
     def start(self, run: Run, steps: Steps) -> Outcome | None: ...
+
+    def sweep(self, batch: Batch, unbegun: deque[int], steps: Steps, until: float) -> Swept | None: ...
 
     async def finish(self, run: Run, executor: Executor | None = None) -> Outcome | None: ...
 
@@ -141,7 +145,7 @@ class Driving:
         until = time.perf_counter() + _SLICE
         while True:
             try:
-                tried = (self._sweep(places, steps, until) if places.is_open else None) or self._attempt(places, steps)
+                tried = self._swept(places, steps, until) or self._attempt(places, steps)
                 if tried is None:
                     return None
                 place, run, outcome = tried
@@ -153,31 +157,12 @@ class Driving:
             except Exception:  # noqa: BLE001  whatever it was, it is logged and no attempt
                 _log.exception("a delivery was stopped and will be made again")
 
-    def _sweep(self, places: Places, steps: Steps, until: float) -> _Tried | None:
-        """Begin lanes of one delivery, the next and the next, for as long as each of them is done at once.
-
-        Returns the first that is not, if it was begun.
-        """
-        # What `_attempt`, `Places` and `Batch` do for each: thousands pass through here while the loop has other tasks.
-        batch, unbegun, begin, start = places.batch, places.unbegun, self._performer.begin, self._performer.start
-        lanes, ends = batch.lanes, batch.ends
-        ended = 0
-        try:
-            while unbegun and not batch.closed:
-                number = unbegun.popleft()
-                lane = lanes[number]
-                # Also if it comes to nothing, by what is raised here.
-                ended += 1
-                run = begin(lane[0])
-                outcome = start(run, steps)
-                if outcome is not DONE or len(lane) > 1 or run.started > until:
-                    ended -= 1
-                    return Place(number), run, outcome
-                ends[number] = ALL_DONE
-        finally:
-            if ended:
-                batch.ended.append(ended)
-        return None
+    def _swept(self, places: Places, steps: Steps, until: float) -> _Tried | None:
+        """Begin lanes for as long as each is done at once: the first that is not, if it was begun."""
+        if not places.is_open:
+            return None
+        swept = self._performer.sweep(places.batch, places.unbegun, steps, until)
+        return None if swept is None else (Place(swept[0]), *swept[1:])
 
     def _attempt(self, places: Places, steps: Steps) -> _Tried | None:
         """Perform the next delivery, as far as it goes without waiting; None if there is none to be performed now."""

@@ -116,7 +116,9 @@ class Preparation:
         return self._way(handler, info, call, when, **asks)
 
     def _way(self, handler: Handler, info: ModelInfo | None, *call: Any, **asks: Any) -> Way:
-        return Way(handler, info, self._database, handler.options.timeout, self.told, *call, **asks)
+        timeout = handler.options.timeout
+        is_light = timeout is None and (asks.get("nothing", False) or asks.get("payload_alone", False))
+        return Way(handler, info, self._database, timeout, self.told, *call, is_light=is_light, **asks)
 
     def told(self, delivery: Delivery) -> Event:
         """The event for who asks for it in passing; of damaged data, as far as it can be known without."""
@@ -140,9 +142,7 @@ class Preparation:
             run.target = way.call
             return None
         if way.payload_alone:
-            payload = self._payloads(entry)
-            self._require_keys(way, entry.name, payload, way.info)
-            run.target, run.arguments = way.call, (None, payload, None, None)
+            run.target, run.arguments = way.call, self.payload(way, entry)
             return None
         # Of damaged data, the attempt fails of what it asks for and of nothing else.
         event = None if way.record_alone else self._event(run)
@@ -157,6 +157,12 @@ class Preparation:
             run.target, run.arguments = way.call, (found.subject, None, None, None)
             return None
         return self._compose(run, event or self._event(run), found, info)
+
+    def payload(self, way: Way, entry: Entry) -> tuple[Any, ...]:
+        """The arguments of a handler that takes nothing but its payload. Raises PayloadError."""
+        payload = self._payloads(entry)
+        self._require_keys(way, entry.name, payload, way.info)
+        return None, payload, None, None
 
     def _event(self, run: Run) -> Event:
         """Read once, whoever was told of it before. Raises PayloadError."""
@@ -196,10 +202,15 @@ class Preparation:
     def may_block(self, run: Run) -> bool:
         """Whether it belongs in a thread: a record to load, a condition to ask. Of a way that asks for anything."""
         way, entry = run.way, run.delivery.entry
-        # Not by `in`: bytes in bytes take five times as long.
-        if way.when is not None or entry.data.find(b'"$ref"') >= 0:
+        if way.when is not None or self.refers(entry):
             return True
         return way.record and self.loads(way, entry) and not self.is_fresh(run.loaded)
+
+    @staticmethod
+    def refers(entry: Entry) -> bool:
+        """Whether its payload has records in it, which are loaded."""
+        # Not by `in`: bytes in bytes take five times as long.
+        return entry.data.find(b'"$ref"') >= 0
 
     # --- ahead -------------------------------------------------------------------------------
 

@@ -32,17 +32,15 @@ from earnorm.handler import Handler
 from earnorm.portal import wait_for
 from earnorm.preparation import Ahead, Hydrated, Loaded, Preparation
 from earnorm.stepping import Rest, Steps, Timer, awaiting
+from earnorm.sweeping import Sweeping
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
-from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
+from earnorm.verdict import FAILURES, STOPPED, Verdict, is_no_attempt, judge
 from earnorm.way import Ways
 
-__all__ = ["FAILURES", "Hydrated", "Runner", "tell_refused"]
+__all__ = ["Hydrated", "Runner", "tell_refused"]
 
 _log = logging.getLogger("earnorm.worker")
-
-# What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 # Seconds that a coroutine may take to end once it was cancelled for its timeout.
 _GRACE = 1.0
@@ -86,6 +84,7 @@ class Runner:
         self._code_version = version
         self._grace = grace
         self._ways = Ways(bus, self.preparation.way)
+        self.sweep = Sweeping(self._ways, self.preparation, self).sweep
 
     def record(self, names: Mapping[str, str]) -> None:
         """From now on subscriptions go by their recorded names, given here by those of their handlers."""
@@ -167,7 +166,7 @@ class Runner:
         except FAILURES as error:
             if is_no_attempt(error):
                 raise
-            return self._failed(run, error)
+            return self.failed(run, error)
         return self._ended(run, outcome)
 
     def start(self, run: Run, steps: Steps) -> Outcome | None:
@@ -182,7 +181,7 @@ class Runner:
         except FAILURES as error:
             if is_no_attempt(error):
                 raise
-            return self._failed(run, error)
+            return self.failed(run, error)
         if outcome is DONE and way.timeout is None and not run.is_followed:
             return outcome
         if outcome is None:
@@ -206,7 +205,7 @@ class Runner:
         except FAILURES as error:
             if is_no_attempt(error):
                 raise
-            return self._failed(run, error)
+            return self.failed(run, error)
         return self._ended(run, outcome)
 
     def died(self, delivery: Delivery) -> Outcome:
@@ -311,7 +310,8 @@ class Runner:
             case _:
                 return Done(emitted, run.settling.keys) if emitted else DONE
 
-    def _failed(self, run: Run, error: BaseException) -> Outcome | None:
+    def failed(self, run: Run, error: BaseException) -> Outcome | None:
+        """What comes of an attempt that ended so; None if that was said before."""
         if not run.end():
             tell_refused(run)
             return None
@@ -349,7 +349,7 @@ class Runner:
         timeout = run.way.timeout
         if timeout is not None:
             if run.is_late:
-                return self._failed(run, HandlerTimedOut(run.handler, timeout))
+                return self.failed(run, HandlerTimedOut(run.handler, timeout))
             if not run.end():
                 tell_refused(run)
                 return None

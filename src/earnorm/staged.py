@@ -8,11 +8,11 @@ from contextvars import Context
 from earnorm.delivery import Done, Outcome
 from earnorm.errors import HandlerTimedOut
 from earnorm.portal import await_here
-from earnorm.runner import FAILURES, Runner, tell_refused
+from earnorm.runner import Runner, tell_refused
 from earnorm.stage import Stage
 from earnorm.stepping import Steps
 from earnorm.underway import Run
-from earnorm.verdict import is_no_attempt, process_ends
+from earnorm.verdict import FAILURES, is_no_attempt, process_ends
 
 __all__ = ["StageLost", "perform_staged"]
 

@@ -27,19 +27,24 @@ class Steps:
     longer than a handler that does nothing.
     """
 
-    __slots__ = ("_awaiting", "ended")
+    __slots__ = ("_awaiting", "ended", "send")
 
     def __init__(self) -> None:
         self.ended = Ended()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """After whatever a coroutine raised: the generator ended of it as well."""
         self._awaiting = _start(self.ended)
+        # What `first` does, without a call of its own, for who begins anew by himself.
+        self.send = self._awaiting.send
 
     def first(self, taken: CoroutineType[Any, Any, Any]) -> Any:
         """`ended`, or else what it waits for, and then these steps are its own from now on."""
         try:
             return self._awaiting.send(taken)
         except BaseException:
-            # Of what a coroutine raises the generator ends as well.
-            self._awaiting = _start(self.ended)
+            self.begin_anew()
             raise
 
     def next(self, answer: Any) -> Any:

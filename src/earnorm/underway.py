@@ -63,8 +63,9 @@ class Run(msgspec.Struct, eq=False):
     known: Event | None = None
     is_read: bool = False
     _subject: Any = None
-    _settling: Settling | None = None
-    _is_closed: bool = False
+    # What it emits, once it does; and whether it may still.
+    emitting: Settling | None = None
+    is_closed: bool = False
 
     # --- what runs here ----------------------------------------------------------------------
 
@@ -125,17 +126,17 @@ class Run(msgspec.Struct, eq=False):
     def settling(self) -> Settling:
         """Where what it emits waits. Made for the first who asks, since most emit nothing."""
         with _lock:
-            if self._settling is None:
-                self._settling = Settling()
+            if self.emitting is None:
+                self.emitting = Settling()
             # Once it is made: `close` first says that it is over and then looks for one, so that one sees the other.
-            if self._is_closed:
-                self._settling.close()
-            return self._settling
+            if self.is_closed:
+                self.emitting.close()
+            return self.emitting
 
     def close(self) -> tuple[Entry, ...]:
         """What was emitted, in order; nothing comes in from now on."""
-        self._is_closed = True
-        return () if self._settling is None else self._settling.close()
+        self.is_closed = True
+        return () if self.emitting is None else self.emitting.close()
 
     def revoke(self, timeout: float) -> None:
         """It is given up while it still runs: what it emits from now on is refused."""

@@ -33,7 +33,10 @@ from earnorm.errors import (
 )
 from earnorm.telemetry import escaped
 
-__all__ = ["STOPPED", "Verdict", "error_text", "is_no_attempt", "judge", "process_ends"]
+__all__ = ["FAILURES", "STOPPED", "Verdict", "error_text", "is_no_attempt", "judge", "process_ends"]
+
+# What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
+FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 # No later attempt would find anything else.
 _HOPELESS = (

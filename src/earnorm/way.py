@@ -28,6 +28,7 @@ class Way:
     record, moment, keys   what else it asks for
     record_alone   that it asks for nothing but its record
     payload_alone  or for nothing but what is in its payload
+    is_light       that it may be called without anything that may block, or that has to be timed
     """
 
     handler: Handler
@@ -43,6 +44,7 @@ class Way:
     keys: frozenset[str] = frozenset()
     record_alone: bool = False
     payload_alone: bool = False
+    is_light: bool = False
 
 
 class Ways:
@@ -52,7 +54,7 @@ class Ways:
     """
 
     def __init__(self, bus: EventBus, find: Callable[[Handler, Entry], Way]) -> None:
-        self._registry = bus.registry
+        self.registry = bus.registry
         self._find = find
         self._version = -1
         self._recorded: Mapping[str, str] = {}
@@ -65,13 +67,13 @@ class Ways:
         self._version = -1
 
     def handler(self, name: str) -> Handler | None:
-        if self._registry.version != self._version:
+        if self.registry.version != self._version:
             self._look()
         return self._handlers.get(name)
 
     def of(self, delivery: Delivery) -> Way:
         """Raises UnknownHandler."""
-        if self._registry.version != self._version:
+        if self.registry.version != self._version:
             self._look()
         entry, known = delivery.entry, self._known
         # What is about no record is about no model.
@@ -85,8 +87,8 @@ class Ways:
         return found
 
     def _look(self) -> None:
-        version, named = self._registry.version, self._recorded
-        self._handlers = {named.get(handler.name, handler.name): handler for handler in self._registry.durable()}
+        version, named = self.registry.version, self._recorded
+        self._handlers = {named.get(handler.name, handler.name): handler for handler in self.registry.durable()}
         # A new table rather than an emptied one: what a thread is working out right now goes into the old.
         self._known = {}
         # What was recorded meanwhile is yet to be looked at.
