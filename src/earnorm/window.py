@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from earnorm.delivery import Delivery
 from earnorm.event import Entry
-from earnorm.front import NOBODY, Front
+from earnorm.front import NOBODY, Floor, Front
 from earnorm.later import Pair, beside, pair_of
 from earnorm.slots import slot_of
 from earnorm.store import Seen
@@ -76,30 +76,38 @@ def plan(
     lanes: list[Sequence[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
     later: list[Delivery] = []
-    floors = front.floors
+    heard: Iterable[Subscription] = ()
+    given: list[tuple[Subscription, str, Floor]] = []
     for entry in entries:
+        if (who := hearing(entry)) is not heard:
+            heard, given = who, _given(who, front)
         key, position = entry.key, entry.position
-        for subscription in hearing(entry):
-            name = subscription.name
-            floor = floors[name]
-            if floor is None:
+        for subscription, name, floor in given:
+            if (floor if type(floor) is int else floor[slot_of(key, entry.raw_id)]) >= position:
                 continue
-            if (floor if isinstance(floor, int) else floor[slot_of(key, entry.raw_id)]) >= position:
-                continue
-            ordered = subscription.ordered and key != ""
             if entry.raw_due is not None or subscription.delay is not None:
-                # Also where its time has come by now: it is run once it is set aside. What was emitted for later has
-                # no place in the order of its record, whoever reads it.
-                due = (entry.due or entry.at) + timedelta(seconds=subscription.delay or 0.0)
-                ordered = ordered and entry.raw_due is None
-                later.append(Delivery(subscription=name, entry=entry, chosen=due, ordered=ordered))
-                continue
-            delivery = Delivery(subscription=name, entry=entry, ordered=ordered)
-            if not ordered:
-                lanes.append((delivery,))
+                later.append(_later(subscription, entry))
+            elif key == "" or not subscription.ordered:
+                lanes.append((Delivery(subscription=name, entry=entry, ordered=False),))
             elif (lane := by_record.get((name, key))) is not None:
-                lane.append(delivery)
+                lane.append(Delivery(subscription=name, entry=entry))
             else:
-                lanes.append(by_record.setdefault((name, key), [delivery]))
+                lanes.append(by_record.setdefault((name, key), [Delivery(subscription=name, entry=entry)]))
     seen = Seen(entries[-1].position, entries[-1].id) if entries else None
     return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
+
+
+def _given(heard: Iterable[Subscription], front: Front) -> list[tuple[Subscription, str, Floor]]:
+    """Those that follow a cursor of the front, with where it stands: mostly the same for one entry after the other."""
+    floors = front.floors
+    return [(one, one.name, floor) for one in heard if (floor := floors[one.name]) is not None]
+
+
+def _later(subscription: Subscription, entry: Entry) -> Delivery:
+    """Also where its time has come by now: it is run once it is set aside.
+
+    What was emitted for later has no place in the order of its record, whoever reads it.
+    """
+    due = (entry.due or entry.at) + timedelta(seconds=subscription.delay or 0.0)
+    ordered = subscription.ordered and entry.key != "" and entry.raw_due is None
+    return Delivery(subscription=subscription.name, entry=entry, chosen=due, ordered=ordered)
