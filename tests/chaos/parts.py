@@ -330,7 +330,7 @@ def _reach(point):
         _points[point] += 1
         if _points[point] == 3:
             _say("reached")
-            os.kill(os.getpid(), _signal)
+            signal.raise_signal(_signal)
 
 
 def _on_commit(point, *, first):

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 # A handler says what it does, and waits for a line of the pipe named `go` where its event asks for that.
 SHOP = """
-    import os, sys
+    import os, signal, sys
     from earnorm import connect, emit, event_handler, event_handler_async
 
     db = connect({url!r}, tables="create")
@@ -32,7 +32,8 @@ SHOP = """
     def ship(event, *, number, wait=False, end=""):
         say("begun", number, event.attempt, os.getpid())
         if end:
-            os.kill(os.getpid(), getattr(__import__("signal"), end))
+            # To this thread: of some signals a process dies by another one, and this one may come to its end before.
+            signal.raise_signal(getattr(signal, end))
         if wait:
             with open({go!r}) as go:
                 go.readline()
