@@ -178,7 +178,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True
     raw_at: int
     raw_correlation_id: bytes
     raw_causation_id: bytes | None
-    depth: int
+    depth: int = 0
     tenant: str | None = None
     version: int = 1
     raw_due: int | None = None

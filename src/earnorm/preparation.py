@@ -117,8 +117,8 @@ class Preparation:
 
     def _way(self, handler: Handler, info: ModelInfo | None, *call: Any, **asks: Any) -> Way:
         timeout = handler.options.timeout
-        is_light = timeout is None and (asks.get("nothing", False) or asks.get("payload_alone", False))
-        return Way(handler, info, self._database, timeout, self.told, *call, is_light=is_light, **asks)
+        asks["is_light"] = timeout is None and bool(asks.get("nothing") or asks.get("payload_alone"))
+        return Way(handler, info, self._database, timeout, self.told, *call, **asks)
 
     def told(self, delivery: Delivery) -> Event:
         """The event for who asks for it in passing; of damaged data, as far as it can be known without."""

@@ -83,7 +83,7 @@ def plan(
             heard, given = who, _given(who, front)
         key, position = entry.key, entry.position
         for subscription, name, floor in given:
-            if (floor if type(floor) is int else floor[slot_of(key, entry.raw_id)]) >= position:
+            if (floor if isinstance(floor, int) else floor[slot_of(key, entry.raw_id)]) >= position:
                 continue
             if entry.raw_due is not None or subscription.delay is not None:
                 later.append(_later(subscription, entry))

@@ -99,6 +99,8 @@ class LogVerbs(Verbs):
 
 def glance_of(seen: Seen, span: Span | None) -> Glance:
     entries, rows = None, seen.entries
+    if rows is None:
+        return Glance(seen.horizon, to_groups(seen.groups), None, to_waiting(seen.waiting))
     if rows and rows[-1][0] > seen.horizon:
         rows = [row for row in rows if row[0] <= seen.horizon]
     data = [row[_PLACE] for row in rows]

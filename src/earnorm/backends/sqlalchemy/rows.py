@@ -106,8 +106,9 @@ def shared_row(entries: Entries | Bundle) -> tuple[Any, ...]:
 
 
 def to_entry(row: Any) -> Entry:
-    """Of a position, an id, ENTRY_COLUMNS and a due."""
-    position, id_, name, subject, key, data, at, correlation_id, causation_id, depth, tenant, version, due = row
+    """Of a position, an id, ENTRY_COLUMNS and a due, or of the first of those (`width`)."""
+    position, id_, name, subject, key, data, at, correlation_id, causation_id, *others = row
+    depth, tenant, version, due = others or (0, None, 1, None)
     return Entry(
         position=position,
         raw_id=id_,

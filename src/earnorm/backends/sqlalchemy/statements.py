@@ -11,6 +11,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     cast,
     delete,
     literal_column,
@@ -30,7 +31,9 @@ from earnorm.backends.sqlalchemy.lease_statements import SOON_OVER, LeaseStateme
 from earnorm.backends.sqlalchemy.payloads import columns_of
 from earnorm.backends.sqlalchemy.prepared import Prepared, by_index, prepared
 from earnorm.backends.sqlalchemy.tables import ENTRY_COLUMNS, delivery, idempotency, log
+from earnorm.backends.sqlalchemy.width import NARROW, Width
 from earnorm.fleet import Range
+from earnorm.glance import Span
 from earnorm.slots import LAST_SLOT
 
 __all__ = ["Statements", "parameters_of"]
@@ -39,19 +42,31 @@ __all__ = ["Statements", "parameters_of"]
 _ONE: ColumnElement[int] = literal_column("1")
 _ENTRY = [log.c.position, log.c.id, *(log.c[name] for name in ENTRY_COLUMNS), log.c.due]
 _EMPTY: ColumnElement[str] = literal_column("''")
+_MORE = or_(
+    log.c.causation_id.is_not(None),
+    log.c.depth != literal_column("0"),
+    log.c.tenant.is_not(None),
+    log.c.version != _ONE,
+    log.c.due.is_not(None),
+)
+_NOTHING_MORE = case((_MORE, _ONE))
 
 
-def _read(dialect: Dialect, ranges: int) -> Prepared:
-    """Entries by position, of so many ranges of slots; of all slots for none. In the order of Entry's fields."""
+def _read(dialect: Dialect, ranges: int, *, narrow: bool = False) -> Prepared:
+    """Entries by position, of so many ranges of slots; of all slots for none. In the order of Entry's fields.
+
+    With `narrow` only the first of those, and then NULL where the others are what they are if nobody says anything.
+    """
     limit: Any = bindparam("limit")
     # Without statistics, as of a log that is minutes old, PostgreSQL believes that few rows meet the conditions, and
     # then reads and sorts all that follow, batch after batch. Half a range is less rare to it than a whole one; and
     # where it is not shown how many are asked for, it counts on a tenth of what there is, and walks the index.
     if dialect.name == "postgresql":
         limit = select(cast(limit, BigInteger)).scalar_subquery()
+    columns = columns_of(log, [column.name for column in _ENTRY])
+    found = select(*columns[:NARROW], _NOTHING_MORE) if narrow else select(*columns)
     found = (
-        select(*columns_of(log, [column.name for column in _ENTRY]))
-        .where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
+        found.where(log.c.position > bindparam("after"), log.c.position <= bindparam("upto"))
         .order_by(log.c.position)
         .limit(limit)
     )
@@ -240,16 +255,26 @@ class Statements(LeaseStatements, AttemptStatements):
 
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(dialect)
+        self.width = Width()
         # A worker reads the same number of ranges again and again.
         self._read = lru_cache(maxsize=32)(partial(_read, dialect))
         self.due_slots = lru_cache(maxsize=32)(partial(_due_slots, dialect))
 
-    def reading(self, after: int, upto: int, limit: int, slots: Sequence[Range]) -> tuple[Prepared, dict[str, int]]:
-        """The statement that reads entries of these slots, all of them if none are given, and its parameters."""
+    def reading(
+        self, after: int, upto: int, limit: int, slots: Sequence[Range], *, narrow: bool = False
+    ) -> tuple[Prepared, dict[str, int]]:
+        """The statement that reads entries of these slots, all of them if none are given, and its parameters.
+
+        Of `narrow` ones `width` says whether they are all there is.
+        """
         words = {"after": after, "upto": upto, "limit": limit}
         if not slots or (0, LAST_SLOT) in slots:
-            return self._read(0), words
-        return self._read(len(slots)), words | parameters_of(slots)
+            return self._read(0, narrow=narrow), words
+        return self._read(len(slots), narrow=narrow), words | parameters_of(slots)
+
+    def looking(self, upto: int, span: Span) -> tuple[Prepared, dict[str, int]]:
+        """The same for a look, as wide as it has to be going by those before it."""
+        return self.reading(span.after, upto, span.limit, span.slots, narrow=self.width.is_narrow(span.limit))
 
     find = prepared(_find)
     get = prepared(_get)

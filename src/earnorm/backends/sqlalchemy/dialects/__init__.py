@@ -30,11 +30,14 @@ MANY = 1_000
 
 
 class Seen(NamedTuple):
-    """A glance as rows. The entries may lie past the horizon, and lack data that is large."""
+    """A glance as rows. The entries may lie past the horizon, and lack data that is large.
+
+    They may also be the first columns alone (`width`), or None, if they are to be read by themselves.
+    """
 
     horizon: int
     groups: Sequence[Any]
-    entries: Sequence[Any]
+    entries: Sequence[Any] | None
     waiting: Sequence[Any]
 
 

@@ -27,7 +27,7 @@ from earnorm.backends.sqlalchemy.statements import Statements
 from earnorm.errors import ConnectionLost
 from earnorm.glance import Span
 
-__all__ = ["answers_of"]
+__all__ = ["answers_of", "taken"]
 
 # Under any other isolation, which a server or a role may have for its default, one message would be one snapshot.
 _FIRST = f"SELECT ({_LAST}), current_setting('transaction_isolation') = 'read committed'"
@@ -59,11 +59,16 @@ def _asked(text: str) -> Statement:
     return Statement(text.encode(), (), ())
 
 
+def taken(entries: Sequence[Any]) -> Sequence[Any] | None:
+    """The entries among the answers, if they are all there is to them (`Width.taken`)."""
+    return _words().width.taken(entries)
+
+
 def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | None:
     """What was asked for, in order: the last position, the lowest lock, what lies in front of the lowest bundle.
 
-    Then the span's entries if it is given, and the groups beside what is set aside. None where they cannot be asked
-    together, or were refused: whoever asks one by one is told why. Raises ConnectionLost.
+    Then the span's entries if it is given, to be `taken`, and the groups beside what is set aside. None where they
+    cannot be asked together, or were refused: whoever asks one by one is told why. Raises ConnectionLost.
     """
     if not isinstance(driver, Connection) or not _can_ask(driver):
         return None
@@ -98,7 +103,7 @@ def _questions(span: Span | None) -> list[Statement]:
     first, last = _asked(_FIRST), _asked(words.groups_and_waiting.text)
     if span is None:
         return [first, _asked(_LOWEST), _asked(_IN_FRONT), last]
-    reading, values = words.reading(span.after, _FAR, span.limit, span.slots)
+    reading, values = words.looking(_FAR, span)
     lowest = _statement(_LOWEST_IF_ANY, [span.after])
     return [first, lowest, _asked(_IN_FRONT), _statement(reading.text, reading.ordered(values)), last]
 

@@ -304,10 +304,10 @@ def _glance(driver: sqlite3.Connection, words: Any, span: Span | None) -> Seen:
     last = driver.execute(HORIZON).fetchone()
     horizon = last[0] if last else 0
     groups = driver.execute(words.groups.text).fetchall()
-    entries: list[Any] = []
+    entries: Sequence[Any] | None = []
     if span is not None and span.after < horizon:
-        statement, values = words.reading(span.after, horizon, span.limit, span.slots)
-        entries = driver.execute(statement.text, statement.ordered(values)).fetchall()
+        statement, values = words.looking(horizon, span)
+        entries = words.width.taken(driver.execute(statement.text, statement.ordered(values)).fetchall())
     return Seen(horizon, groups, entries, driver.execute(words.waiting.text, words.waiting.ordered({})).fetchall())
 
 
