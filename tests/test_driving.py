@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import time
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -62,7 +63,10 @@ class Rig:
         return self.begin_all([Delivery(subscription="hear", entry=entry(n)) for n in range(1, count + 1)])
 
     def begin_all(self, deliveries: list[Delivery]) -> Batch:
-        self.batch = Batch(tuple((delivery,) for delivery in deliveries))
+        return self.begin_lanes(tuple((delivery,) for delivery in deliveries))
+
+    def begin_lanes(self, lanes: tuple[tuple[Delivery, ...], ...]) -> Batch:
+        self.batch = Batch(lanes)
         self.lanes.begin(self.batch)
         return self.batch
 
@@ -220,6 +224,81 @@ def test_two_handlers_of_one_event_are_called_by_turns(rig):
     until(lambda: batch.finished)
 
     assert ["hear", "other"] * 3 == seen
+
+
+def lanes_of(*sizes: int) -> tuple[tuple[Delivery, ...], ...]:
+    """Lanes of so many deliveries each."""
+    numbers = itertools.count(1)
+    return tuple(
+        tuple(Delivery(subscription="hear", entry=entry(next(numbers), f"order:{lane}")) for _ in range(size))
+        for lane, size in enumerate(sizes)
+    )
+
+
+def run_lanes(rig, *sizes: int) -> list:
+    batch = rig.begin_lanes(lanes_of(*sizes))
+    until(lambda: batch.finished)
+    return batch.outcomes
+
+
+def test_lanes_of_several_deliveries_are_swept_over_as_well(rig, monkeypatch):
+    def refuse(*_given):
+        raise AssertionError("a place was made")
+
+    seen = []
+    rig.on(lambda _: seen.append(current_event().position))
+    monkeypatch.setattr(driving, "_SLICE", 60.0)
+    monkeypatch.setattr(driving, "Place", refuse)
+    monkeypatch.setattr(places, "Place", refuse)
+
+    assert [(DONE,) * size for size in (1, 3, 2, 1)] == run_lanes(rig, 1, 3, 2, 1)
+    assert [1, 2, 3, 4, 5, 6, 7] == seen
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_lane_waits_for_the_one_of_its_deliveries_that_waits(rig, call):
+    seen = []
+
+    async def wait():
+        await asyncio.sleep(0)
+        seen.append(current_event().position)
+
+    rig.on(lambda now: wait() if now == call else seen.append(current_event().position))
+
+    assert [(DONE,) * 3] * 2 == run_lanes(rig, 3, 3)
+    assert [1, 2, 3] == [position for position in seen if position <= 3]
+    assert [4, 5, 6] == [position for position in seen if position > 3]
+
+
+@pytest.mark.parametrize("call", range(1, 4))
+def test_a_lane_ends_with_the_one_of_its_deliveries_that_fails(rig, call):
+    def hear(now):
+        if now == call:
+            raise LookupError("no city")
+
+    rig.on(hear)
+    first, second = run_lanes(rig, 3, 2)
+
+    assert [Done] * (call - 1) + [Retry] == [type(outcome) for outcome in first]
+    assert (DONE, DONE) == second
+
+
+def test_lanes_go_on_in_the_middle_whatever_one_of_theirs_needs_or_leaves_behind(rig):
+    left, seen = contextvars.ContextVar("left", default=0), []
+
+    def hear(call):
+        seen.append((current_event().position, current_tenant(), left.get()))
+        if call in (2, 6):
+            left.set(call)
+
+    rig.on(hear)
+    lanes = lanes_of(4, 4)
+    of_tenant = [structs.replace(one, entry=structs.replace(one.entry, tenant="acme")) for one in lanes[1]]
+    batch = rig.begin_lanes((lanes[0], (lanes[1][0], of_tenant[1], *lanes[1][2:])))
+    until(lambda: batch.finished)
+
+    assert [(DONE,) * 4] * 2 == batch.outcomes
+    assert [(n, "acme" if n == 6 else None, 0) for n in range(1, 9)] == seen
 
 
 def test_who_listens_from_the_middle_on_is_told_of_those_that_follow(rig):

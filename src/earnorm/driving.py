@@ -158,11 +158,17 @@ class Driving:
                 _log.exception("a delivery was stopped and will be made again")
 
     def _swept(self, places: Places, steps: Steps, until: float) -> _Tried | None:
-        """Begin lanes for as long as each is done at once: the first that is not, if it was begun."""
+        """Begin lanes for as long as what is in them is done at once: the first that is not, if it was begun."""
         if not places.is_open:
             return None
         swept = self._performer.sweep(places.batch, places.unbegun, steps, until)
-        return None if swept is None else (Place(swept[0]), *swept[1:])
+        if swept is None:
+            return None
+        place = Place(swept.lane, swept.place)
+        if swept.run is None:
+            places.go_on(place)
+            return None
+        return place, swept.run, swept.outcome
 
     def _attempt(self, places: Places, steps: Steps) -> _Tried | None:
         """Perform the next delivery, as far as it goes without waiting; None if there is none to be performed now."""

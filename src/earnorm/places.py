@@ -174,11 +174,15 @@ class Places:
     def delivery(self, place: Place) -> Delivery:
         return self.batch.lanes[place.lane][place.start]
 
+    def go_on(self, place: Place) -> None:
+        """This one is next."""
+        self._queue.appendleft(place)
+
     def note(self, place: Place, outcome: Outcome) -> None:
         """What a delivery came to: its lane goes on, or has come to its end."""
         later = place.start + 1
         if self.batch.note(place.lane, outcome) and later < len(self.batch.lanes[place.lane]):
-            self._queue.appendleft(Place(place.lane, later, place.gate))
+            self.go_on(Place(place.lane, later, place.gate))
         else:
             self.end(place)
 

@@ -253,8 +253,6 @@ class Runner:
             assert run.target is not None
         result = run.target(*run.arguments)
         if type(result) is not CoroutineType:
-            if not inspect.isawaitable(result):
-                return self.returned(run, result)
             result = awaiting(result)
         awaits = steps.first(result)
         if awaits is steps.ended:

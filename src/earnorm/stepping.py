@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Generator
 from contextvars import Context
 from types import CoroutineType, coroutine
@@ -90,9 +91,9 @@ class Rest:
         return steps.ended.value
 
 
-async def awaiting(awaitable: Any) -> Any:
-    """A coroutine of whatever else can be awaited."""
-    return await awaitable
+async def awaiting(value: Any) -> Any:
+    """A coroutine of whatever else a handler has returned, which may be awaited or not."""
+    return await value if inspect.isawaitable(value) else value
 
 
 class Timer:

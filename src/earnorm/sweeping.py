@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from contextvars import Context
-from inspect import isawaitable
 from time import perf_counter
 from types import CoroutineType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from earnorm.batch import ALL_DONE, Batch
 from earnorm.delivery import DONE, Delivery, Outcome
@@ -28,11 +27,21 @@ from earnorm.way import Ways
 
 __all__ = ["Sweeping", "Swept"]
 
+_NO_LANE: tuple[Delivery, ...] = ()
 # What an attempt has in its context of its own: `_running` and `_attempt`.
 _OWN = 2
 
-Swept = tuple[int, Run, Outcome | None]
-"""A lane, the attempt of its first delivery, and what that came to; None while it waits."""
+
+class Swept(NamedTuple):
+    """A delivery that could not be swept over, by its lane and its place there.
+
+    With an attempt it was begun, and came to this; with None it waits.
+    """
+
+    lane: int
+    place: int
+    run: Run | None = None
+    outcome: Outcome | None = None
 
 
 class Performer(Protocol):
@@ -56,7 +65,7 @@ class Sweeping:
         self._performer = performer
 
     def sweep(self, batch: Batch, unbegun: deque[int], steps: Steps, until: float) -> Swept | None:
-        """Begin the next lane and the next. Returns the first that is not done, or that began after `until`.
+        """Begin the next lane and the next. Returns the first delivery that is not just done, or ended after `until`.
 
         Raises what is no attempt.
         """
@@ -80,7 +89,7 @@ class Sweeping:
             run = begin(lane[0])
             outcome = start(run, steps)
             if outcome is not DONE or len(lane) > 1 or run.started > until:
-                return number, run, outcome
+                return Swept(number, 0, run, outcome)
             batch.ends[number] = ALL_DONE
             if run.way.is_light and not run.is_followed:
                 break
@@ -89,29 +98,32 @@ class Sweeping:
     # --- in one context ----------------------------------------------------------------------
 
     def _together(self, batch: Batch, unbegun: deque[int], steps: Steps, until: float) -> Swept | None:
-        context = Context()
-        met = context.run(self._lightly, batch, unbegun, steps, until, context)
-        if met is None:
-            return None
-        number, run, came_of = met
-        if isinstance(came_of, BaseException):
-            if is_no_attempt(came_of):
-                raise came_of
-            return number, run, self._performer.failed(run, came_of)
-        return number, run, came_of
-
-    def _lightly(
-        self, batch: Batch, unbegun: deque[int], steps: Steps, until: float, context: Context
-    ) -> tuple[int, Run, Outcome | BaseException | None] | None:
         """Up to one that is not light, or that has left something in the context."""
-        # A function of its own for any of this would take as long as the handler.
+        context = Context()
+        swept, error = context.run(self._lightly, batch, unbegun, steps, until, context)
+        if error is None:
+            return swept
+        if is_no_attempt(error):
+            raise error
+        assert swept is not None
+        assert swept.run is not None
+        return swept._replace(outcome=self._performer.failed(swept.run, error))
+
+    def _lightly(  # noqa: C901  one more call would cost as much as a handler
+        self, batch: Batch, unbegun: deque[int], steps: Steps, until: float, context: Context
+    ) -> tuple[Swept | None, BaseException | None]:
+        """`_together` inside; also returns what a handler raised."""
         lanes, ends, send, ended = batch.lanes, batch.ends, steps.send, steps.ended
         registry, version, name, subject = self._ways.registry, -1, "", ""
         payload, refers = self._preparation.payload, self._preparation.refers
-        while unbegun and not batch.closed and len(context) <= _OWN and not follows_handlers():
-            number = unbegun.popleft()
-            lane = lanes[number]
-            delivery = lane[0]
+        number, place, lane = -1, 0, _NO_LANE
+        while not batch.closed and len(context) <= _OWN and not follows_handlers():
+            if place == len(lane):
+                if not unbegun:
+                    break
+                number, place = unbegun.popleft(), 0
+                lane = lanes[number]
+            delivery = lane[place]
             entry = delivery.entry
             # Most are what the one before them is: it is looked up where they differ.
             about = entry.subject if entry.key else ""
@@ -121,28 +133,31 @@ class Sweeping:
                 call, takes_nothing = way.call, way.nothing
             is_light = way.is_light and entry.tenant is None and entry.depth <= DEPTH_LIMIT
             if not is_light or (not takes_nothing and refers(entry)):
-                unbegun.appendleft(number)
                 break
             run = Run(way, delivery, perf_counter())
             _running.set(run)
             _attempt.set(run)
             try:
-                result = call() if takes_nothing else call(*payload(way, entry))
-                if type(result) is not CoroutineType and isawaitable(result):
-                    result = awaiting(result)
-                if type(result) is CoroutineType:
-                    awaits = send(result)
-                    if awaits is not ended:
-                        run.coroutine, run.steps, run.awaits, run.context = result, steps, awaits, context
-                        return number, run, None
-                    result = ended.value
+                called = call() if takes_nothing else call(*payload(way, entry))
+                coroutine: Any = called if type(called) is CoroutineType else awaiting(called)
+                awaits = send(coroutine)
+                if awaits is not ended:
+                    run.coroutine, run.steps, run.awaits, run.context = coroutine, steps, awaits, context
+                    return Swept(number, place, run), None
+                value = ended.value
                 # Closed first: whoever emits from now on, in whatever thread, is seen here or finds it closed.
                 run.is_closed = True
-                outcome = DONE if result is None and run.emitting is None else self._performer.returned(run, result)
+                outcome = DONE if value is None and run.emitting is None else self._performer.returned(run, value)
             except FAILURES as error:
                 steps.begin_anew()
-                return number, run, error
-            if outcome is not DONE or len(lane) > 1 or run.started > until:
-                return number, run, outcome
-            ends[number] = ALL_DONE
-        return None
+                return Swept(number, place, run), error
+            if outcome is not DONE or run.started > until:
+                return Swept(number, place, run, outcome), None
+            place += 1
+            ends[number] = ALL_DONE if place == 1 else (DONE,) * place
+        if place == len(lane):
+            return None, None
+        if place:
+            return Swept(number, place), None
+        unbegun.appendleft(number)
+        return None, None
