@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from operator import attrgetter, itemgetter
 from typing import Any
 
 from msgspec import structs
@@ -36,23 +35,20 @@ class _Apart:
 
 _Fate = Outcome | _Waiting | _Unbegun | _Apart
 
-_last, _row = itemgetter(-1), attrgetter("id")
-
 
 def passed(
     window: Window, outcomes: Sequence[Sequence[Outcome]], worker: str, plans: Mapping[str, Plan]
 ) -> Settlement | None:
     """The settlement of a window of which nothing is to be written but the cursors, as is so of most; else None."""
-    if window.behind or (not _all_done(window.lanes, outcomes) and _undone(window.lanes, outcomes)):
+    if window.behind or (not _all_done(window, outcomes) and _undone(window.lanes, outcomes)):
         return None
     return Settlement(worker=worker, advances=advances_of(window, {}), plans=plans, seen=window.seen)
 
 
-def _all_done(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> bool:
-    """Whether each is of one delivery, from the log, and done. Most windows are just that, which is seen at once."""
-    if not outcomes.count(ALL_DONE) == len(lanes) == sum(map(len, lanes)):
-        return False
-    return not any(map(_row, map(_last, lanes)))
+def _all_done(window: Window, outcomes: Sequence[Sequence[Outcome]]) -> bool:
+    """Whether each lane is of one delivery, from the log, and done, as most windows are: seen at once."""
+    lanes = window.lanes
+    return not window.again and outcomes.count(ALL_DONE) == len(lanes) == sum(map(len, lanes))
 
 
 def _undone(lanes: Sequence[Lane], outcomes: Sequence[Sequence[Outcome]]) -> list[int]:

@@ -128,7 +128,7 @@ class Settler:
 
     def _settle_straggler(self, straggler: Straggler) -> None:
         outcomes, worker = straggler.outcomes or [], self._tenure.worker
-        window = Window(lanes=((straggler.row,),))
+        window = Window(lanes=((straggler.row,),), again=True)
         with self.counting:
             try:
                 with self._writing() as transaction:

@@ -48,7 +48,7 @@ def set_aside(window: Window, now: datetime, worker: str, plans: Mapping[str, Pl
 
 def alone(window: Window, suspect: Delivery) -> Window:
     """Nothing but this delivery, by the cursors of the window."""
-    return Window(0, window.front, ((suspect,),))
+    return Window(0, window.front, ((suspect,),), again=True)
 
 
 def last_death(runner: Runner, suspect: Delivery) -> Retry | Dead | None:

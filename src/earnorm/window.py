@@ -31,6 +31,7 @@ class Window:
     lanes     deliveries to run: in order within a lane, side by side across lanes
     behind    deliveries to set aside at once: an earlier one of their record is, or they are for later
     seen      the last entry that was read for it
+    again     whether there are deliveries in its lanes that were set aside before
     """
 
     end: int = 0
@@ -38,6 +39,7 @@ class Window:
     lanes: tuple[Lane, ...] = ()
     behind: tuple[Delivery, ...] = ()
     seen: Seen | None = None
+    again: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -63,7 +65,7 @@ class Window:
 
     def redeliver(self, lanes: Iterable[Lane]) -> Window:
         """The window with lanes of deliveries set aside whose time has come."""
-        return replace(self, lanes=beside(self.lanes, lanes))
+        return replace(self, lanes=beside(self.lanes, lanes), again=True)
 
 
 def plan(
