@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Pace"]
 
-_FEWEST, _FIRST, _MOST = 32, 256, 4096
+_FEWEST, _FIRST, _MOST = 32, 256, 8192
 # Seconds that a batch should take: shorter ones are worth less than their settle, longer ones hold the others up.
 _SHORT, _LONG = 0.25, 1.0
 
