@@ -117,6 +117,9 @@ class Sweeping:
         registry, version, name, subject = self._ways.registry, -1, "", ""
         payload, refers = self._preparation.payload, self._preparation.refers
         number, place, lane = -1, 0, _NO_LANE
+        way: Any = None
+        call: Any = None
+        takes_nothing = False
         while not batch.closed and len(context) <= _OWN and not follows_handlers():
             if place == len(lane):
                 if not unbegun:

@@ -1,6 +1,7 @@
 """A glance below SQLAlchemy: it shows what the verbs do, and gives way to them wherever it cannot be taken."""
 
 import threading
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import event
@@ -12,11 +13,12 @@ from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWak
 from earnorm.backends.sqlalchemy.dialects.sqlite import sqlite_engine
 from earnorm.backends.sqlalchemy.migrations import upgrade
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
+from earnorm.backends.sqlalchemy.width import LOT, Width
 from earnorm.errors import ConnectionLost
 from earnorm.glance import Glances, Span, glance_at
 from earnorm.room import ROOM
 from earnorm.slots import slot_of
-from earnorm.testing._store_verbs import append, append_entries, entry, set_aside, settle, subscribe, take
+from earnorm.testing._store_verbs import NOON, append, append_entries, entry, set_aside, settle, subscribe, take
 from earnorm.wakeup import Bell
 from tests import postgresql as postgres
 from tests.flows.waking import EVENTUALLY
@@ -99,6 +101,80 @@ def test_it_asks_for_no_more_than_the_span(engine):
     assert [glance_at(store, span) for span in spans] == [store.glance(span) for span in spans]
     assert 5 == len(store.glance(spans[0]).entries)
     assert store.glance(None).entries is None
+
+
+# --- how much of an entry it reads ---
+
+MANY = Span(0, 2_000, (), ROOM)
+CAUSE = uuid4()
+
+
+@pytest.fixture
+def asked(engine, monkeypatch):
+    """Of each look, whether it asked for all columns of an entry; of none before it anything is known."""
+    postgresql_glance._words.cache_clear()
+    found = []
+    real = Width.is_narrow
+
+    def is_narrow(self, limit):
+        found.append("narrow" if (answer := real(self, limit)) else "wide")
+        return answer
+
+    monkeypatch.setattr(Width, "is_narrow", is_narrow)
+    yield found
+    postgresql_glance._words.cache_clear()
+
+
+def test_a_look_for_many_shows_what_the_verbs_show(engine, asked):
+    store = SQLAlchemyStore(engine)
+    append_entries(store, *(entry(f"event.{n}", key=f"user:{n}") for n in range(LOT + 3)))
+
+    seen = store.glance(MANY)
+
+    assert LOT + 3 == len(seen.entries)
+    assert glance_at(store, MANY) == seen
+    assert ["narrow"] == asked
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"causation_id": CAUSE}, {"depth": 1}, {"tenant": "acme"}, {"version": 2}, {"due": NOON}],
+    ids=lambda more: next(iter(more)),
+)
+def test_of_an_entry_that_has_more_to_it_all_is_read(engine, asked, more):
+    store = SQLAlchemyStore(engine)
+    append_entries(store, *(entry(f"event.{n}") for n in range(LOT)), entry("more", **more))
+
+    looks = [store.glance(MANY).entries for _ in range(2)]
+
+    assert (None, glance_at(store, MANY).entries) == tuple(looks)
+    assert more.items() <= {name: getattr(looks[1][-1], name) for name in more}.items()
+    assert ["narrow", "wide"] == asked
+
+
+def test_where_entries_go_on_having_more_to_them_it_is_tried_ever_more_rarely(engine, asked):
+    store = SQLAlchemyStore(engine)
+    append_entries(store, entry("more", depth=1))
+    for _ in range(11):
+        store.glance(MANY)
+    assert [0, 2, 5, 10] == [place for place, look in enumerate(asked) if look == "narrow"]
+
+    append_entries(store, entry("plain"))
+    asked.clear()
+    while "narrow" not in asked:
+        store.glance(Span(1, 2_000, (), ROOM))
+    store.glance(Span(1, 2_000, (), ROOM))
+
+    assert ["narrow", "narrow"] == asked[-2:]
+
+
+def test_a_look_for_many_ends_where_there_is_no_more_room(engine, asked):
+    store = SQLAlchemyStore(engine)
+    append_entries(store, *(entry(f"event.{n}", data=b"x" * 100) for n in range(2 * LOT)))
+
+    for room in (1, 100 * LOT, 100 * LOT + 1, 100 * (2 * LOT - 1)):
+        span = Span(0, 2_000, (), room)
+        assert glance_at(store, span) == store.glance(span)
 
 
 def test_large_data_is_left_to_be_read_by_itself(engine):

@@ -20,7 +20,6 @@ from earnorm.emission import IdempotencyKey
 from earnorm.event import Entries, Entry
 from earnorm.glance import Glance, Span
 from earnorm.instants import microseconds
-from earnorm.room import fitting
 from earnorm.store import Range
 
 __all__ = ["LogVerbs", "glance_of"]
@@ -98,12 +97,7 @@ class LogVerbs(Verbs):
 
 
 def glance_of(seen: Seen, span: Span | None) -> Glance:
-    entries, rows = None, seen.entries
-    if rows is None:
-        return Glance(seen.horizon, to_groups(seen.groups), None, to_waiting(seen.waiting))
-    if rows and rows[-1][0] > seen.horizon:
-        rows = [row for row in rows if row[0] <= seen.horizon]
-    data = [row[_PLACE] for row in rows]
-    if span is not None and None not in data:
-        entries = to_entries(rows[: fitting(map(len, data), span.room)])
+    entries = None if span is None else seen.entries
+    if entries and entries[-1].position > seen.horizon:
+        entries = [entry for entry in entries if entry.position <= seen.horizon]
     return Glance(seen.horizon, to_groups(seen.groups), entries, to_waiting(seen.waiting))

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from earnorm.backends.sqlalchemy.dialects.side_connection import HasEars
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
-from earnorm.event import Entries
+from earnorm.event import Entries, Entry
 from earnorm.glance import Span
 from earnorm.upkeep import Stall
 
@@ -30,14 +30,14 @@ MANY = 1_000
 
 
 class Seen(NamedTuple):
-    """A glance as rows. The entries may lie past the horizon, and lack data that is large.
+    """A glance as rows, but for the entries, which may lie past the horizon.
 
-    They may also be the first columns alone (`width`), or None, if they are to be read by themselves.
+    None of those, if they are to be read by themselves.
     """
 
     horizon: int
     groups: Sequence[Any]
-    entries: Sequence[Any] | None
+    entries: Sequence[Entry] | None
     waiting: Sequence[Any]
 
 

@@ -294,7 +294,7 @@ class PostgreSQL:
         (first,), (lock,), (bundled,), *entries, beside = answers
         horizon = self._horizon.between(first[0], lock[0], bundled[0], clock)
         groups, waiting = ([row[1:] for row in beside if row[0] == kind] for kind in (1, 2))
-        return Seen(horizon, groups, postgresql_glance.taken(entries[0]) if entries else (), waiting)
+        return Seen(horizon, groups, entries[0] if entries else (), waiting)
 
     def now(self, connection: Connection, clock: Clock) -> datetime:
         """The database's clock, since workers are on several hosts; a clock that a test hands in is the time itself."""

@@ -6,7 +6,7 @@ came; which is all that the horizon asks for. They go below SQLAlchemy, which ta
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,10 +24,11 @@ from earnorm.backends.sqlalchemy.dialects.postgresql_commit import (
 )
 from earnorm.backends.sqlalchemy.dialects.postgresql_pipeline import REFUSED, answers, has_pipelines, leave
 from earnorm.backends.sqlalchemy.statements import Statements
+from earnorm.backends.sqlalchemy.width import LOT
 from earnorm.errors import ConnectionLost
 from earnorm.glance import Span
 
-__all__ = ["answers_of", "taken"]
+__all__ = ["answers_of"]
 
 # Under any other isolation, which a server or a role may have for its default, one message would be one snapshot.
 _FIRST = f"SELECT ({_LAST}), current_setting('transaction_isolation') = 'read committed'"
@@ -35,6 +36,9 @@ _FIRST = f"SELECT ({_LAST}), current_setting('transaction_isolation') = 'read co
 
 # The entries are asked for before it is known how far they may be read.
 _FAR = (1 << 63) - 1
+
+# Which of the answers they are.
+_ENTRIES = 3
 
 # Looking at the locks of the whole server takes a third of the message's time, and most looks find one entry, the next.
 # What can be read is committed: where each position up to the last one can, no lock is on any of them. So many are
@@ -59,16 +63,12 @@ def _asked(text: str) -> Statement:
     return Statement(text.encode(), (), ())
 
 
-def taken(entries: Sequence[Any]) -> Sequence[Any] | None:
-    """The entries among the answers, if they are all there is to them (`Width.taken`)."""
-    return _words().width.taken(entries)
-
-
-def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | None:
+def answers_of(driver: Any, span: Span | None) -> list[Any] | None:
     """What was asked for, in order: the last position, the lowest lock, what lies in front of the lowest bundle.
 
-    Then the span's entries if it is given, to be `taken`, and the groups beside what is set aside. None where they
-    cannot be asked together, or were refused: whoever asks one by one is told why. Raises ConnectionLost.
+    Then the span's entries if it is given, as `Width.entries` has them, and the groups beside what is set aside. All
+    but the entries are rows. None where they cannot be asked together, or were refused: whoever asks one by one is told
+    why. Raises ConnectionLost.
     """
     if not isinstance(driver, Connection) or not _can_ask(driver):
         return None
@@ -85,8 +85,8 @@ def answers_of(driver: Any, span: Span | None) -> list[list[tuple[Any, ...]]] | 
             # It may be as unknown to the server as it was before.
             _forget(driver, statement)
         return None
-    rows = _loaded(driver, [answer for answer in found if answer.status == ExecStatus.TUPLES_OK])
-    return rows if rows[0][0][1] else None
+    told = _loaded(driver, [answer for answer in found if answer.status == ExecStatus.TUPLES_OK], span)
+    return told if told[0][0][1] else None
 
 
 def _can_ask(driver: Connection[Any]) -> bool:
@@ -122,11 +122,17 @@ def _talk(driver: Connection[Any], statements: Sequence[Statement]) -> Generator
         leave(pgconn)
 
 
-def _loaded(driver: Connection[Any], answers: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
-    loading, found = Transformer(driver), list[list[tuple[Any, ...]]]()
-    for answer in answers:
-        rows = answer.ntuples
-        if rows:
+def _loaded(driver: Connection[Any], answers: Sequence[Any], span: Span | None) -> list[Any]:
+    loading, told = Transformer(driver), list[Any]()
+    for number, answer in enumerate(answers):
+        if answer.ntuples:
             loading.set_pgresult(answer)
-        found.append(loading.load_rows(0, rows, tuple) if rows else [])
-    return found
+        if span is not None and number == _ENTRIES:
+            told.append(_words().width.entries(_lots(loading, answer.ntuples), span.room))
+        else:
+            told.append(loading.load_rows(0, answer.ntuples, tuple) if answer.ntuples else [])
+    return told
+
+
+def _lots(loading: Any, count: int) -> Iterator[list[tuple[Any, ...]]]:
+    return (loading.load_rows(start, min(start + LOT, count), tuple) for start in range(0, count, LOT))

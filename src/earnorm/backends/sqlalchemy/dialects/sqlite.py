@@ -27,9 +27,10 @@ from earnorm.backends.sqlalchemy.dialects import Seen, is_heard
 from earnorm.backends.sqlalchemy.dialects.shared_pool import SharedPool
 from earnorm.backends.sqlalchemy.dialects.sqlite_bundles import HORIZON, insert_bundle
 from earnorm.backends.sqlalchemy.rows import shared_row
+from earnorm.backends.sqlalchemy.width import LOT
 from earnorm.clock import Clock
 from earnorm.errors import UnsupportedDatabase
-from earnorm.event import Entries
+from earnorm.event import Entries, Entry
 from earnorm.glance import Span
 from earnorm.slots import slots_of
 
@@ -304,10 +305,11 @@ def _glance(driver: sqlite3.Connection, words: Any, span: Span | None) -> Seen:
     last = driver.execute(HORIZON).fetchone()
     horizon = last[0] if last else 0
     groups = driver.execute(words.groups.text).fetchall()
-    entries: Sequence[Any] | None = []
+    entries: Sequence[Entry] | None = []
     if span is not None and span.after < horizon:
         statement, values = words.looking(horizon, span)
-        entries = words.width.taken(driver.execute(statement.text, statement.ordered(values)).fetchall())
+        found = driver.execute(statement.text, statement.ordered(values))
+        entries = words.width.entries(iter(partial(found.fetchmany, LOT), []), span.room)
     return Seen(horizon, groups, entries, driver.execute(words.waiting.text, words.waiting.ordered({})).fetchall())
 
 
