@@ -16,7 +16,7 @@ from earnorm import driving, places, telemetry
 from earnorm.batch import ALL_DONE, Batch
 from earnorm.bus import EventBus
 from earnorm.clock import SystemClock
-from earnorm.delivery import DONE, Dead, Delivery, Done, Retry
+from earnorm.delivery import DONE, Dead, Delivery, Done, Retry, Skipped
 from earnorm.event import Entry, Event, Origin, current_event, running
 from earnorm.lanes import Lanes
 from earnorm.portal import LoopThread
@@ -121,6 +121,23 @@ def test_each_comes_to_its_own_outcome(rig):
     outcomes = rig.run(7)
 
     assert [Done, Retry, Done, Dead, Done, Done, Done] == [type(ended[0]) for ended in outcomes]
+
+
+def test_whoever_listens_is_told_what_each_came_to(rig):
+    told = []
+    rig.on({1: Skipped("no need"), 2: Dead("no"), 3: Retry(5, "later")}.get)
+    undo = telemetry.listen(told.append, telemetry.HandlerSkipped, telemetry.HandlerDead, telemetry.DeliverySetAside)
+    rig.run(4)
+    undo()
+
+    assert [telemetry.HandlerSkipped, telemetry.HandlerDead, telemetry.DeliverySetAside] == list(map(type, told))
+
+
+def test_one_that_stops_its_event_is_told_that_this_means_nothing(rig):
+    rig.on(lambda call: current_event().stop_propagation() if call == 2 else None)
+    outcomes = rig.run(3)
+
+    assert [Done, Dead, Done] == [type(ended[0]) for ended in outcomes]
 
 
 def test_what_one_emits_is_settled_with_it(rig):

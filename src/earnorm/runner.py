@@ -167,7 +167,7 @@ class Runner:
             if is_no_attempt(error):
                 raise
             return self.failed(run, error)
-        return self._ended(run, outcome)
+        return self.ended(run, outcome)
 
     def start(self, run: Run, steps: Steps) -> Outcome | None:
         """`perform`, on a loop, up to where it has to wait: None if it has, and `finish` does the rest.
@@ -187,7 +187,7 @@ class Runner:
         if outcome is None:
             run.context = context
             return None
-        return self._ended(run, outcome)
+        return self.ended(run, outcome)
 
     async def finish(self, run: Run, executor: Executor | None = None) -> Outcome | None:
         """What `start` has left, in the caller's task: what may block (loading, `when=`) is done in `executor`."""
@@ -206,7 +206,7 @@ class Runner:
             if is_no_attempt(error):
                 raise
             return self.failed(run, error)
-        return self._ended(run, outcome)
+        return self.ended(run, outcome)
 
     def died(self, delivery: Delivery) -> Outcome:
         """What comes of an attempt that takes its process with it. Nothing is told, since it may come otherwise."""
@@ -343,7 +343,8 @@ class Runner:
             case other:
                 return other
 
-    def _ended(self, run: Run, outcome: Outcome) -> Outcome | None:
+    def ended(self, run: Run, outcome: Outcome) -> Outcome | None:
+        """Tell whoever listens of it; None if it was given up meanwhile."""
         timeout = run.way.timeout
         if timeout is not None:
             if run.is_late:

@@ -53,6 +53,8 @@ class Performer(Protocol):
 
     def returned(self, run: Run, value: Any) -> Outcome: ...
 
+    def ended(self, run: Run, outcome: Outcome) -> Outcome | None: ...
+
     def failed(self, run: Run, error: BaseException) -> Outcome | None: ...
 
 
@@ -101,13 +103,15 @@ class Sweeping:
         """Up to one that is not light, or that has left something in the context."""
         context = Context()
         swept, error = context.run(self._lightly, batch, unbegun, steps, until, context)
-        if error is None:
+        if swept is None or swept.run is None:
             return swept
-        if is_no_attempt(error):
-            raise error
-        assert swept is not None
-        assert swept.run is not None
-        return swept._replace(outcome=self._performer.failed(swept.run, error))
+        if error is not None:
+            if is_no_attempt(error):
+                raise error
+            return swept._replace(outcome=self._performer.failed(swept.run, error))
+        if swept.outcome is None or swept.outcome is DONE:
+            return swept
+        return swept._replace(outcome=self._performer.ended(swept.run, swept.outcome))
 
     def _lightly(  # noqa: C901  one more call would cost as much as a handler
         self, batch: Batch, unbegun: deque[int], steps: Steps, until: float, context: Context
@@ -150,7 +154,8 @@ class Sweeping:
                 value = ended.value
                 # Closed first: whoever emits from now on, in whatever thread, is seen here or finds it closed.
                 run.is_closed = True
-                outcome = DONE if value is None and run.emitting is None else self._performer.returned(run, value)
+                is_usual = value is None and run.emitting is None and run.known is None
+                outcome = DONE if is_usual else self._performer.returned(run, value)
             except FAILURES as error:
                 steps.begin_anew()
                 return Swept(number, place, run), error
