@@ -194,13 +194,16 @@ class Operations:
         """
         self._enter("retire")
         with self._store.begin() as transaction:
-            now = transaction.now()
-            known = [worker.worker for worker in transaction.workers() if worker.expires > now and name in worker.knows]
-            if known:
-                raise StillKnown(name, known)
+            before = {follower.name for follower in transaction.followers()}
             dropped = transaction.retire(name)
             if dropped is None:
-                raise UnknownSubscription(name, "handler", [follower.name for follower in transaction.followers()])
+                raise UnknownSubscription(name, "handler", before)
+            # Workers know it as it was recorded, by whichever of its names it is called here.
+            retired = before - {follower.name for follower in transaction.followers()}
+            now = transaction.now()
+            known = [one.worker for one in transaction.workers() if one.expires > now and retired & one.knows]
+            if known:
+                raise StillKnown(name, known)
         return dropped
 
     # --- async twins -------------------------------------------------------------------------
