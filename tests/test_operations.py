@@ -74,6 +74,15 @@ def test_a_dead_letter_that_fails_again_is_dead_again(db, printer):
 
 
 @pytest.mark.expect_failures
+def test_what_nobody_would_come_for_stays_dead(db, printer):
+    bury(db, 1, 2)
+    db.operations.retire("print")
+
+    assert 0 == db.operations.retry(ALL)
+    assert 2 == db.operations.count_dead()
+
+
+@pytest.mark.expect_failures
 def test_dead_letters_are_chosen_and_discarded(db, printer):
     bury(db, 1, 2)
     bury(db, 3, name="order.sent")

@@ -52,7 +52,7 @@ def test_old_events_go_once_their_time_has_come(store, trimming, clock):
 
 def test_nothing_is_done_before_its_time(store, trimming, clock):
     append_entries(store, entry("old", at=NOON - timedelta(days=9)))
-    assert 0 < trimming.left() <= 60
+    assert 0 < trimming.left() <= 600
     trimming.step()
     assert 1 == len(read_all(store))
 
@@ -83,7 +83,7 @@ def test_much_goes_in_batches_with_a_rest_between_them(store, trimming, clock):
 
     assert [1_500, 500, 0] == left
     trimming.step()
-    assert 60 <= trimming.left() <= 120
+    assert 600 <= trimming.left() <= 1200
 
 
 def test_idempotency_keys_go_when_they_are_as_old(store, trimming, clock):

@@ -910,6 +910,27 @@ class TestStopping:
         with live.memory.begin() as transaction:
             assert [""] == [cursor.worker for cursor in transaction.cursors()]
 
+    def test_it_ends_though_the_store_does_not_answer(self, live, monkeypatch, caplog):
+        """A server that is frozen, or whose host is gone without a word. A worker that was to stop never did."""
+        monkeypatch.setattr("earnorm.worker._MARGIN", 0.05)
+        asked, answer = threading.Event(), threading.Event()
+
+        def turn(until):
+            asked.set()
+            answer.wait(20)
+            return False
+
+        worker = live.worker()
+        monkeypatch.setattr(worker._turns, "take", turn)
+        worker.start()
+        assert asked.wait(20)
+        worker.stop(0)
+        assert NONE == worker.drain(0)
+        worker.stop(0)
+        answer.set()
+
+        assert "the store does not answer" in caplog.text
+
     def test_what_runs_is_finished_and_what_was_not_begun_is_no_attempt(self, live):
         begun, go_on = threading.Event(), threading.Event()
 

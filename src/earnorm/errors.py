@@ -30,7 +30,7 @@ EarnORMError
 │   ├── OverlappingTransactions, UnsupportedInTest
 └── StoreError            the log refused
     ├── LeaseLost, ConnectionLost, OutcomesPending, EntriesPending
-    ├── UnknownSubscription, AmbiguousName, StillKnown
+    ├── UnknownSubscription, AmbiguousName, StillKnown, NameTakenTwice, SubscriptionShared
     └── UnsoundLog
 
 Control                   raised by handlers, caught by us
@@ -130,6 +130,7 @@ __all__ = [
     "StopPropagation",
     "StoreError",
     "SubjectTaken",
+    "SubscriptionShared",
     "SyncDoorInCoroutine",
     "TransactionError",
     "TransactionFailed",
@@ -1157,6 +1158,20 @@ class NameTakenTwice(StoreError):
         self.former = former
 
 
+class SubscriptionShared(StoreError):
+    """Two handlers of one program, by the names that they have or had, are the same subscription."""
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(
+            f"handlers {first!r} and {second!r} are one subscription, recorded as {name!r}: its name, or a former one, "
+            f"is that of both, and each event would go to one of them alone; say formerly= at one of them only, and "
+            f"give the other a name that was never in use"
+        )
+        self.name = name
+        self.first = first
+        self.second = second
+
+
 class ConnectionLost(StoreError):
     """The connection broke, and what was under way on it is not known to have happened; the store is asked anew."""
 
@@ -1234,7 +1249,7 @@ class StillKnown(StoreError):
     def __init__(self, name: str, workers: Iterable[str]) -> None:
         names = sorted(workers)
         super().__init__(
-            f"{name} is known to {len(names)} workers that are alive ({_listed(names)}), which would record it again; "
+            f"{name} is known to workers that are alive and would record it again: {_listed(names)}; "
             f"take its handler away there first"
         )
         self.name = name

@@ -70,10 +70,11 @@ class Operations:
     def retry(self, selection: Selection) -> int:
         """Let dead letters have one more attempt, at once; returns how many.
 
-        Out of order: later events of their records have been handled meanwhile.
+        Out of order: later events of their records have been handled meanwhile. Those of a handler that was retired
+        stay dead: nobody would come for them.
         """
         self._enter("retry")
-        count = self._each(selection, lambda transaction, ids: transaction.reopen(ids), self._reopened)
+        count = self._each(selection, _reopen, self._reopened)
         if count:
             self._wake()
         return count
@@ -81,19 +82,19 @@ class Operations:
     def discard(self, selection: Selection) -> int:
         """Remove dead letters for good, with what is known of their attempts; returns how many."""
         self._enter("discard")
-        return self._each(selection, lambda transaction, ids: transaction.discard(ids), self._discarded)
+        return self._each(selection, _discard, self._discarded)
 
     def _each(
         self,
         selection: Selection,
-        act: Callable[[Transaction, Sequence[int]], list[int]],
+        act: Callable[[Transaction, Sequence[Delivery]], list[int]],
         told: Callable[[Delivery], HandlerRecord],
     ) -> int:
         count, after = 0, 0
         while True:
             with self._store.begin() as transaction:
                 found = transaction.dead(selection, _BATCH, after)
-                done = set(act(transaction, [row.id for row in found]))
+                done = set(act(transaction, found))
             for row in found:
                 if row.id in done:
                     tell(told(row))
@@ -194,13 +195,16 @@ class Operations:
         """
         self._enter("retire")
         with self._store.begin() as transaction:
-            now = transaction.now()
-            known = [worker.worker for worker in transaction.workers() if worker.expires > now and name in worker.knows]
-            if known:
-                raise StillKnown(name, known)
+            before = {follower.name for follower in transaction.followers()}
             dropped = transaction.retire(name)
             if dropped is None:
-                raise UnknownSubscription(name, "handler", [follower.name for follower in transaction.followers()])
+                raise UnknownSubscription(name, "handler", before)
+            # Workers know it as it was recorded, by whichever of its names it is called here.
+            retired = before - {follower.name for follower in transaction.followers()}
+            now = transaction.now()
+            known = [one.worker for one in transaction.workers() if one.expires > now and retired & one.knows]
+            if known:
+                raise StillKnown(name, known)
         return dropped
 
     # --- async twins -------------------------------------------------------------------------
@@ -244,3 +248,12 @@ class Operations:
     async def aretire(self, name: str) -> int:
         """`retire`, awaited."""
         return await asyncio.to_thread(self.retire, name)
+
+
+def _reopen(transaction: Transaction, letters: Sequence[Delivery]) -> list[int]:
+    recorded = {follower.name for follower in transaction.followers()}
+    return transaction.reopen([letter.id for letter in letters if letter.subscription in recorded])
+
+
+def _discard(transaction: Transaction, letters: Sequence[Delivery]) -> list[int]:
+    return transaction.discard([letter.id for letter in letters])

@@ -253,7 +253,8 @@ def _work_apart(
         return
     moves.take += [(row, SLOTS) for row in rows if not row.worker]
     moves.merge += _meeting(mine)
-    if not stays and len(mine) == len(rows) and _may_rejoin(view, mine, follower, [me, *others]):
+    # None, where it joined the others again between the reading of who follows and that of the cursors.
+    if not stays and mine and len(mine) == len(rows) and _may_rejoin(view, mine, follower, [me, *others]):
         moves.rejoin.append(follower.name)
 
 

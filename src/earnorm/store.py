@@ -175,7 +175,7 @@ class Transaction(Keys, Upkeep, Protocol):
         """Record subscriptions not recorded yet, and that all were seen now; the recorded name of each.
 
         A new one starts at the horizon read now, or where `since` says. One that was recorded under a former name
-        keeps that name. A group that has changed is changed. Raises NameTakenTwice.
+        keeps that name. A group that has changed is changed. Raises NameTakenTwice, SubscriptionShared.
         """
         ...
 

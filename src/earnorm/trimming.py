@@ -19,8 +19,11 @@ _log = logging.getLogger("earnorm.worker")
 _BATCH = 1_000
 # After a batch, so many times as long as it took is left to readers and writers, and at least so many seconds.
 _REST, _SHORTEST = 4.0, 0.05
-# Seconds between two looks at a log with nothing to remove, lengthened by chance, so that many workers do not meet.
-_CALM = 60.0
+# Seconds between two looks at a log with nothing to remove, lengthened by chance, so that many workers do not meet. A
+# look takes a dozen statements, and ten idle workers are to ask less than two in a second.
+_CALM = 600.0
+# And after one that failed.
+_AGAIN = 60.0
 
 
 class Trimming:
@@ -53,10 +56,10 @@ class Trimming:
             self._next = self._clock.monotonic() + self._remove()
             self._failed = False
         except ConnectionLost:
-            self._next = self._clock.monotonic() + _CALM
+            self._next = self._clock.monotonic() + _AGAIN
             raise
         except Exception:  # noqa: BLE001  a store may raise anything, and deliveries go on without this
-            self._next = self._clock.monotonic() + _CALM
+            self._next = self._clock.monotonic() + _AGAIN
             if not self._failed:
                 _log.warning("old events cannot be removed from the log; trying again", exc_info=True)
             self._failed = True

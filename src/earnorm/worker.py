@@ -192,21 +192,25 @@ class Worker:
         """
         with self._lock:
             self._wanted = False
-            self._turns.deadline = self._clock.monotonic() + grace
-            self._stopping.set()
             thread, batch = self._thread, self._turns.under_way
+            again = thread is None and self._stopping.is_set()
+            self._turns.deadline = self._clock.monotonic() + grace
+            until = 0.0 if again else self._turns.deadline + _MARGIN
+            self._stopping.set()
         if batch is not None:
             batch.close()
         self._wakeup.set()
         self._look_again()
         if thread is not None:
-            thread.join(grace + _MARGIN)
-        if self._passing.acquire(timeout=grace + _MARGIN):
+            thread.join(until - self._clock.monotonic())
+        if self._passing.acquire(timeout=max(0.0, until - self._clock.monotonic())):
             try:
                 self._turns.abandon()
                 self._tenure.leave()
             finally:
                 self._passing.release()
+        elif not again:
+            _log.warning("the store does not answer; what was not settled is handled again, the leases run out")
         self._lanes.close()
         self._errands.end()
         self._thread = None
@@ -250,7 +254,7 @@ class Worker:
             self._clock.wait(watch, min(until - self._clock.monotonic(), pause))
             pause = min(2 * pause, _JOINING if self._turns.is_waiting else _IDLE)
         self._watchers.discard(watch)
-        if self._thread is None and self._settler.unsettled is None:
+        if self._thread is None and self._settler.unsettled is None and not self._stopping.is_set():
             # What was run and could not be settled needs its lease: without it, it would be run again.
             self._give_back()
         return self._report()

@@ -155,6 +155,26 @@ def test_chosen_letters_are_retried(shop, url):
     assert {first: 2, second: 1, third: 2} == {letter["id"]: letter["attempt"] for letter in listed(url)["dead"]}
 
 
+def test_letters_of_a_handler_that_was_retired_stay(shop, url):
+    """They were said to be retried, and were gone: open deliveries that nobody comes for and that no list shows."""
+    assert 0 == run(url, "handlers", "retire", "print").exit_code
+
+    told = run(url, "dead", "retry", "--handler", "print")
+
+    assert (1, "0 dead letters retried\n") == (told.exit_code, told.stdout)
+    assert "of print nothing can be retried, since it was retired" in told.stderr
+    assert 3 == listed(url)["count"]
+    assert 0 == run(url, "dead", "discard", "--handler", "print").exit_code
+    assert 0 == listed(url)["count"]
+
+
+@pytest.mark.parametrize("option", ["--handler", "--event", "--error"])
+def test_an_empty_text_chooses_nothing_and_not_everything(shop, url, option):
+    """`--error "$WHAT"`, where that was never set, discarded every dead letter there was."""
+    assert "it is empty" in refused(url, "dead", "discard", option, "")
+    assert 3 == listed(url)["count"]
+
+
 def test_letters_are_discarded_by_what_they_have_in_common(shop, url):
     assert {"discarded": 2} == json.loads(run(url, "dead", "discard", "--event", "order.paid", "--json").stdout)
     assert ["order.sent"] == [letter["event"] for letter in listed(url)["dead"]]

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from earnorm import connect, emit, event_handler
 from earnorm.cli import main
 from earnorm.errors import PayloadError
-from earnorm.store import Presence
+from earnorm.store import Presence, Registration
 from earnorm.testing._store_verbs import entry
 
 DAY = 86_400_000_000
@@ -340,7 +340,21 @@ def test_a_handler_that_a_worker_knows_is_not_retired(url, handled):
         told = run(url, "handlers", "retire", "mail")
 
     assert 1 == told.exit_code
-    assert "mail is known to 1 workers that are alive" in told.stderr
+    assert "mail is known to workers that are alive" in told.stderr
+
+
+def test_nor_by_a_former_or_a_later_name(url, handled):
+    """Workers say the name under which it was recorded, so any other one passed, and its place was lost."""
+    with connect(url, worker=False, name="newer") as newer, newer.store.begin() as transaction:
+        transaction.subscribe([Registration(name="letters", formerly=("mail",))])
+    with connect(url, worker=True) as db:
+        place(db, 1)
+        db.drain()
+        told = run(url, "handlers", "retire", "letters")
+
+    assert 1 == told.exit_code
+    assert "letters is known to workers that are alive" in told.stderr
+    assert ["bill", "mail"] == list(by_name(looked(url)[1]))
 
 
 def test_the_application_may_be_named_instead(tmp_path, monkeypatch, url):

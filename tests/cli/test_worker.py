@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -298,6 +299,14 @@ def test_a_module_that_cannot_be_imported_ends_with_two(refused):
     assert (2, "Error: shop:db: importing shop failed: ModuleNotFoundError: No module named 'not_there'") == told
 
 
+@pytest.mark.parametrize("code", [0, "'no settings'"])
+def test_a_module_that_ends_the_process_ends_with_two(refused, code):
+    """A script without a guard: the worker ended with 0 and without a word, and a fleet began it again for ever."""
+    told = refused(f"import sys\n\nsys.exit({code})")
+
+    assert (2, f"Error: shop:db: importing shop failed: SystemExit: {str(code).strip(chr(39))}") == told
+
+
 def test_what_is_no_database_ends_with_two(refused):
     assert (2, "Error: 'shop' names no database; write module:db, as in shop.models:db") == refused("", db="")
     assert (2, "Error: shop:db is int, not what connect() returns") == refused("db = 1")
@@ -310,7 +319,7 @@ def test_what_is_no_database_ends_with_two(refused):
 def test_a_group_that_no_handler_is_in_ends_with_two(refused, tmp_path):
     told = refused(SHOP.format(url=f"sqlite:///{tmp_path}/shop.db", go=""), "--group", "nobody")
 
-    assert (2, True) == ended_with(told, "no handler of group nobody is known here; known groups: counting, default")
+    assert (2, True) == ended_with(told, "no handler of group 'nobody' is known here; known groups: counting, default")
 
 
 def ended_with(told, words):
@@ -352,6 +361,24 @@ def test_a_server_that_does_not_answer_ends_with_three(refused):
 
     assert 3 == code
     assert "ada:***@127.0.0.1" in line
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_waits_for_a_silent_server_stops_at_once(one_shop, processes, number):
+    """It was heard of when the server answered, or a minute or two later, when the driver gave up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        one_shop.write(SHOP.format(url=f"postgresql+psycopg://ada@127.0.0.1:{port}/shop", go=""))
+        process = one_shop.worker("--processes", processes)
+        silent, _ = server.accept()
+        process.send_signal(number)
+
+        code, out, log = ended(process)
+        silent.close()
+    assert (0, []) == (code, out)
+    assert "stopped before it had started" in log
+    assert "Traceback" not in log
 
 
 def test_a_module_without_handlers_is_told(one_shop):

@@ -120,7 +120,19 @@ def test_a_declared_event_has_no_subject_but_itself(db):
     assert ["shop.opened"] == names(db)
 
 
-@pytest.mark.parametrize("setting", [{"name": ""}, {"name": 5}, {"worker": "yes"}, {"tables": "maybe"}, {"log": None}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"name": ""},
+        {"name": 5},
+        {"worker": "yes"},
+        {"tables": "maybe"},
+        {"log": None},
+        {"groups": []},
+        {"groups": [""]},
+        {"groups": [1]},
+    ],
+)
 def test_a_setting_that_means_nothing_is_refused(setting):
     with pytest.raises(InvalidSetting, match=rf"connect\({next(iter(setting))}="):
         earnorm.connect("sqlite://", **{"name": "other", **setting})

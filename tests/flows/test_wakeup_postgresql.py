@@ -2,15 +2,18 @@
 
 import threading
 import time
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from sqlalchemy import event
 
-from earnorm import connect
+from earnorm import connect, trimming
 from earnorm.backends.sqlalchemy.dialects import postgresql_wakeup, side_connection
 from earnorm.backends.sqlalchemy.dialects.postgresql_wakeup import PostgreSQLWakeup
+from earnorm.clock import VirtualClock
 from earnorm.errors import ConnectionLost
+from earnorm.trimming import Trimming
 from earnorm.wakeup import Bell
 from tests import postgresql as postgres
 from tests.flows.waking import EVENTUALLY, ring, until
@@ -221,6 +224,20 @@ def test_an_idle_fleet_of_ten_asks_less_than_two_statements_a_second(resting):
     for look in (postgresql_wakeup._LOOK, postgresql_wakeup._LOOK_DEAF):
         typical = look * (1 + postgresql_wakeup._JITTER / 2)
         assert 10 * (len(statements) / resting.wakeup.longest + 1 / typical) < 2
+
+
+def test_what_it_asks_for_the_sake_of_pruning_is_a_small_part_of_that(resting):
+    """A look that finds nothing to prune, and the pass before it, came to more than all the rest."""
+    statements, clock = [], VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    pruning = Trimming(resting.store, 86_400, clock=clock)
+    clock.advance(trimming._CALM)
+    event.listen(resting.engine, "begin", lambda _: statements.extend(("BEGIN", "COMMIT")))
+    event.listen(resting.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    pruning.step()
+    resting.worker.run_once()
+
+    assert 0 < 10 * len(statements) / (1.5 * trimming._CALM) < 0.5
 
 
 def connection(db):

@@ -10,7 +10,7 @@ from earnorm.backends.memory import MemoryStore
 from earnorm.clock import VirtualClock
 from earnorm.shares import NEAR, View, moves_of, outranks, share_of
 from earnorm.slots import SLOTS
-from earnorm.store import SHARED, Presence, Registration
+from earnorm.store import SHARED, Cursor, Follower, Group, Presence, Registration
 from earnorm.tenure import Tenure
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -229,6 +229,16 @@ def test_without_others_there_is_nothing_to_move():
     view = View(now=NOON, groups={}, followers=[], cursors=[], workers=[])
 
     assert not moves_of(view, Presence(worker="ada", expires=NOON), divides=True)
+
+
+def test_one_that_joined_the_others_while_it_was_looked_at_is_left_alone():
+    """Read as apart, with no cursor of its own any more: the look ended with an IndexError, and was made again."""
+    me = Presence(worker="ada", expires=NOON, knows=frozenset({"mail"}))
+    follower = Follower(name="mail", group="default", start=0, apart=True, seen=NOON)
+    shared = Cursor(group="default", worker="ada")
+    view = View(now=NOON, groups={"default": Group("default")}, followers=[follower], cursors=[shared], workers=[me])
+
+    assert not moves_of(view, me, divides=True)
 
 
 def presence(tenure, knows):

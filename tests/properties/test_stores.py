@@ -21,7 +21,7 @@ from earnorm.backends.sqlalchemy.tables import SHARED_COLUMNS
 from earnorm.clock import VirtualClock
 from earnorm.delivery import Delivery
 from earnorm.emission import IdempotencyKey
-from earnorm.errors import LeaseLost, NameTakenTwice
+from earnorm.errors import LeaseLost, NameTakenTwice, SubscriptionShared
 from earnorm.event import Entries
 from earnorm.store import Advance, Cursor, Plan, Presence, Registration, Settlement
 from earnorm.testing._store_verbs import NOON, attempt, entry, set_aside
@@ -96,6 +96,8 @@ class TwoStores(RuleBasedStateMachine):
                     outcome = ("lost", lost.worker)
                 except NameTakenTwice as taken:
                     outcome = ("taken", taken.name, taken.former)
+                except SubscriptionShared as shared:
+                    outcome = ("shared", shared.name, shared.first, shared.second)
                 if undo:
                     raise Undone
             outcomes.append(outcome)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from earnorm.errors import NameTakenTwice
+from earnorm.errors import NameTakenTwice, SubscriptionShared
 from earnorm.store import Registration
 
-__all__ = ["identify"]
+__all__ = ["identities"]
 
 
-def identify(given: Registration, aliases: dict[str, str], known: Collection[str]) -> str:
-    """The recorded name: a former one, where that is `known`; what was learned of names is added to `aliases`.
+def identities(
+    registrations: Sequence[Registration], aliases: dict[str, str], known: Collection[str]
+) -> dict[str, str]:
+    """The recorded name of each; what was learned of names is added to `aliases`.
+
+    Raises NameTakenTwice, and SubscriptionShared: of two handlers behind one subscription only one would be called.
+    """
+    names: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for given in registrations:
+        recorded = names[given.name] = _identify(given, aliases, known, owners)
+        owner = owners.setdefault(recorded, given.name)
+        if owner != given.name:
+            raise SubscriptionShared(recorded, owner, given.name)
+    return names
+
+
+def _identify(given: Registration, aliases: dict[str, str], known: Collection[str], new: Collection[str]) -> str:
+    """The recorded name: a former one, where that is `known`, or another's that is `new` with it.
 
     Old and new versions of a program may come in any order and side by side: each name leads to the one recorded.
-    Raises NameTakenTwice.
     """
     name = aliases.get(given.name, given.name)
     for former in given.formerly:
@@ -23,7 +39,7 @@ def identify(given: Registration, aliases: dict[str, str], known: Collection[str
             continue
         if recorded in known and name in known:
             raise NameTakenTwice(given.name, former)
-        if recorded in known:
+        if recorded in known or recorded in new:
             aliases[name] = recorded
             name = recorded
         else:

@@ -37,10 +37,19 @@ def dead() -> None:
 # --- which ones ------------------------------------------------------------------------------
 
 
+def _said(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Every error holds the empty text, and a shell's variable that is not set must not mean all of them."""
+    if value == "":
+        raise click.BadParameter("it is empty; leave the option away, or say what")
+    return value
+
+
 _FILTERS = (
-    click.option("--handler", metavar="NAME", help="Of this handler."),
-    click.option("--event", metavar="NAME|ID", help="Of events of this name, or of one by its id."),
-    click.option("--error", metavar="TEXT|FINGERPRINT", help="Whose error holds this text, or has this fingerprint."),
+    click.option("--handler", callback=_said, metavar="NAME", help="Of this handler."),
+    click.option("--event", callback=_said, metavar="NAME|ID", help="Of events of this name, or of one by its id."),
+    click.option(
+        "--error", callback=_said, metavar="TEXT|FINGERPRINT", help="Whose error holds it, or has this fingerprint."
+    ),
     click.option("--since", callback=moment, metavar="MOMENT", help="That died then or later: a time, or 2h for ago."),
 )
 
@@ -153,12 +162,24 @@ def _act(
             raise click.UsageError(f"--all means {counted(count, 'dead letter')} here; add --yes if that is meant")
         missing = sorted(set(ids) - {row.id for row in operations.dead(Selection(ids=ids), limit=len(ids))})
         count = verb(operations, selection)
+        retired = _retired(operations, selection)
     if as_json:
         say_json({done: count})
     else:
         click.echo(f"{counted(count, 'dead letter')} {done}")
     if missing:
         raise NotAsItShouldBe(f"{target}: there is no dead letter {', '.join(map(str, missing))}")
+    if retired:
+        raise NotAsItShouldBe(
+            f"{target}: of {', '.join(retired)} nothing can be retried, since it was retired; "
+            f"a process that has the handler records it again"
+        )
+
+
+def _retired(operations: Operations, selection: Selection) -> list[str]:
+    """The handlers of letters that were chosen and stay dead, since nobody would come for them."""
+    left = {row.subscription for row in operations.dead(selection)}
+    return sorted(left - {one.name for one in operations.status().subscriptions}) if left else []
 
 
 # --- what is shown ---------------------------------------------------------------------------

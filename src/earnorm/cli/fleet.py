@@ -145,6 +145,9 @@ class Fleet:
         _log.info("stopping %d worker processes", len(self._children))
         for child in self._children:
             _tell(child)
+            if child.started is None:
+                # Nobody reads the pipe there yet.
+                child.process.terminate()
         until = time.monotonic() + self._settings.grace + _MARGIN
         worst = 0
         while self._children:

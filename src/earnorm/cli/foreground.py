@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from earnorm.cli.failures import NotUnderstood, clear_errors
 from earnorm.cli.lists import counted
-from earnorm.cli.signals import heard
+from earnorm.cli.signals import Asked, heard
 from earnorm.cli.target import application_named
 from earnorm.orm.database import Database
 from earnorm.subscription import registrations_of
@@ -30,10 +31,22 @@ class Settings:
     options: dict[str, Any]
 
 
+class _Start:
+    """Until it is over there is nothing to finish: who is asked to stop does not wait for a server that is silent."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def break_off(self) -> None:
+        if not self.is_over:
+            raise Asked
+
+
 def serve(app: str, settings: Settings) -> None:
     """Work the log until a signal comes; then finish what runs, within the grace."""
-    with heard() as asked:
-        _serve(app, settings, [asked], None)
+    start = _Start()
+    with _ended_quietly(), heard(at_the_first=start.break_off) as asked:
+        _serve(app, settings, start, [asked], None)
 
 
 def serve_as_child(app: str, settings: Settings, parent: Connection) -> None:
@@ -42,15 +55,25 @@ def serve_as_child(app: str, settings: Settings, parent: Connection) -> None:
     A terminal's Ctrl-C goes to all its processes. It is the parent's to hear, or it would count twice here.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with heard([signal.SIGTERM]) as asked:
-        _serve(app, settings, [asked, parent], parent)
+    start = _Start()
+    with _ended_quietly(), heard([signal.SIGTERM], at_the_first=start.break_off) as asked:
+        _serve(app, settings, start, [asked, parent], parent)
 
 
-def _serve(app: str, settings: Settings, asked: Sequence[Connection], parent: Connection | None) -> None:
+@contextmanager
+def _ended_quietly() -> Iterator[None]:
+    try:
+        yield
+    except Asked:
+        _log.info("stopped before it had started")
+
+
+def _serve(app: str, settings: Settings, start: _Start, asked: Sequence[Connection], parent: Connection | None) -> None:
     target, database = application_named(app)
     with clear_errors(str(target)):
         handlers = _handlers(database, settings.options.get("groups"))
         _start(database, settings)
+        start.is_over = True
         _log.info("%r started for %s, on %s", database.worker, handlers, target)
         if parent is not None:
             parent.send_bytes(b"started")
@@ -80,7 +103,7 @@ def _handlers(database: Database, groups: Sequence[str] | None) -> str:
     ours = {one.name for one in known if groups is None or one.group in groups}
     if not ours and groups is not None:
         found = ", ".join(sorted({one.group for one in known})) or "none"
-        raise NotUnderstood(f"no handler of group {', '.join(groups)} is known here; known groups: {found}")
+        raise NotUnderstood(f"no handler of group {', '.join(map(repr, groups))} is known here; known groups: {found}")
     if not ours:
         _log.warning(
             "no durable handler is known here; let the module named on the command line import those that define yours"

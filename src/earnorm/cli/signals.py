@@ -12,20 +12,28 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
-__all__ = ["heard"]
+__all__ = ["Asked", "heard"]
 
 # Seconds within which the same signal is the first one again: `timeout` and many supervisors tell the process, and then
 # its whole group.
 _ECHO = 0.1
 
 
+class Asked(KeyboardInterrupt):
+    """A signal came while there was nothing to finish."""
+
+
 @contextmanager
 def heard(
     numbers: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
     *,
+    at_the_first: Callable[[], object] = lambda: None,
     at_the_second: Callable[[], object] = lambda: None,
 ) -> Iterator[Connection]:
-    """A pipe that has something to read after the first of these signals. The second ends the process: 128 + number."""
+    """A pipe that has something to read after the first of these signals. The second ends the process: 128 + number.
+
+    What `at_the_first` raises is raised wherever the process is.
+    """
     reader, writer = Pipe(duplex=False)
     came: tuple[int, float] | None = None
 
@@ -40,6 +48,7 @@ def heard(
             os._exit(128 + number)
         came = number, now
         writer.send_bytes(b"asked")
+        at_the_first()
 
     before: dict[signal.Signals, Any] = {number: signal.signal(number, hear) for number in numbers}
     try:

@@ -166,7 +166,8 @@ def _imported(module: str, app: str) -> Any:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(module)
-    except Exception as error:
-        # The module is the application's own code and may fail in any way.
+    except (Exception, SystemExit) as error:
+        # The module is the application's own code and may fail in any way; one that ends the process, as a script that
+        # calls `sys.exit()` does, would be taken for a worker that has done its work.
         what = f"{app}: importing {module} failed: {type(error).__name__}: {error}"
         raise NotUnderstood(what) from error

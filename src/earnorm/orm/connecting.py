@@ -53,7 +53,7 @@ def connect(
             raise InvalidSetting(
                 "connect", "url", None, "a database URL, here or in the environment's EARNORM_DATABASE_URL"
             )
-    _require_words(name, worker)
+    _require_words(name, worker, groups)
     if tables not in ("create", "check", "none"):
         raise InvalidSetting("connect", "tables", tables, "'create', 'check' or 'none'")
     if log not in ("all", "subscribed"):
@@ -76,8 +76,10 @@ def connect(
     return database
 
 
-def _require_words(name: object, worker: object) -> None:
+def _require_words(name: object, worker: object, groups: Collection[object] | None) -> None:
     if not isinstance(name, str) or not name:
         raise InvalidSetting("connect", "name", name, "a name, such as 'archive'")
     if worker not in (None, True, False):
         raise InvalidSetting("connect", "worker", worker, "True, False, or None for the database's habit")
+    if groups is not None and not (groups and all(isinstance(group, str) and group for group in groups)):
+        raise InvalidSetting("connect", "groups", groups, "a list of names of groups, or None for all of them")

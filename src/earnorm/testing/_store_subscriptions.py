@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from earnorm.clock import VirtualClock
-from earnorm.errors import LeaseLost, NameTakenTwice
+from earnorm.errors import LeaseLost, NameTakenTwice, SubscriptionShared
 from earnorm.slots import LAST_SLOT
 from earnorm.store import DEFAULT_GROUP, Cursor, Follower, Group, Plan, Registration, Since, Store, Transaction
 from earnorm.testing._store_verbs import (
@@ -154,6 +154,20 @@ class SubscriptionSuite:
         subscribe(store, "old", "new")
         with pytest.raises(NameTakenTwice, match="retire 'old'"):
             subscribed(store, Registration(name="new", formerly=("old",)))
+
+    @pytest.mark.parametrize("recorded", [[], ["old"]])
+    def test_two_handlers_are_not_one_subscription(self, store: Store, recorded: list[str]) -> None:
+        """Whichever came later was given each event twice, and the other one was never called."""
+        subscribe(store, *recorded)
+        append(store, *"abc")
+        with pytest.raises(SubscriptionShared, match="'one' and 'two' are one subscription, recorded as"):
+            subscribed(store, Registration(name="one", formerly=("old",)), Registration(name="two", formerly=("old",)))
+        assert recorded == names(store)
+
+    def test_a_name_that_is_in_use_by_its_successor_is_not_given_to_another(self, store: Store) -> None:
+        subscribe(store, "old")
+        with pytest.raises(SubscriptionShared, match="'new' and 'old'"):
+            subscribed(store, Registration(name="new", formerly=("old",)), Registration(name="old"))
 
     # --- groups ---
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from earnorm.backends.identity import identify
+from earnorm.backends.identity import identities
 from earnorm.backends.memory.state import HasState, change_follower, change_group, drop, forget, of_cursor, put
 from earnorm.store import SHARED, Cursor, Follower, Group, Registration, Since
 
@@ -18,7 +18,7 @@ class SubscriptionVerbs(HasState):
 
     def subscribe(self, registrations: Sequence[Registration]) -> dict[str, str]:
         aliases, known = dict(self.state.aliases), self.state.followers
-        names = {given.name: identify(given, aliases, known) for given in registrations}
+        names = identities(registrations, aliases, known)
         self.state.aliases = aliases
         new = [g for g in registrations if names[g.name] not in known or known[names[g.name]].group != g.group]
         self._change_all({g.group for g in new} | {known[n].group for g in new if (n := names[g.name]) in known})

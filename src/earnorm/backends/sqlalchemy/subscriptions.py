@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from earnorm.backends.identity import identify
+from earnorm.backends.identity import identities
 from earnorm.backends.sqlalchemy import tables
 from earnorm.backends.sqlalchemy.rows import to_cursor, to_follower, to_groups
 from earnorm.backends.sqlalchemy.verbs import Verbs
@@ -30,7 +30,7 @@ class SubscriptionVerbs(Verbs):
 
     def subscribe(self, registrations: Sequence[Registration]) -> dict[str, str]:
         aliases, known = self._aliases(), self._known()
-        names = {given.name: identify(given, aliases, known) for given in registrations}
+        names = identities(registrations, aliases, known)
         self._record_aliases(aliases)
         new = [given for given in registrations if _differs(given, known.get(names[given.name]))]
         if new:
