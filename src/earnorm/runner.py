@@ -37,12 +37,9 @@ from earnorm.underway import Run
 from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
 from earnorm.way import Ways
 
-__all__ = ["FAILURES", "Hydrated", "Runner", "tell_refused"]
+__all__ = ["Hydrated", "Runner", "tell_refused"]
 
 _log = logging.getLogger("earnorm.worker")
-
-# What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 
 # Seconds that a coroutine may take to end once it was cancelled for its timeout.
 _GRACE = 1.0
@@ -164,7 +161,7 @@ class Runner:
         run.thread = threading.get_ident()
         try:
             outcome = Context().run(self.work, run)
-        except FAILURES as error:
+        except BaseException as error:
             if is_no_attempt(error):
                 raise
             return self._failed(run, error)
@@ -179,7 +176,7 @@ class Runner:
         try:
             may_block = not way.nothing and self.preparation.may_block(run)
             outcome = None if may_block else context.run(self.first_step, run, steps)
-        except FAILURES as error:
+        except BaseException as error:
             if is_no_attempt(error):
                 raise
             return self._failed(run, error)
@@ -203,8 +200,8 @@ class Runner:
                 outcome = outcome or context.run(self.first_step, run, Steps())
             if outcome is None:
                 outcome = self.returned(run, await self.waited_for(run, context))
-        except FAILURES as error:
-            if is_no_attempt(error):
+        except BaseException as error:
+            if is_no_attempt(error, awaited=True):
                 raise
             return self._failed(run, error)
         return self._ended(run, outcome)
@@ -304,10 +301,10 @@ class Runner:
             case Retry(after, error):
                 raise RetryLater(after, error) if error else RetryLater(after)
             case Dead(error):
-                verdict = Verdict.of_words("Dead", error, run.handler)
+                verdict = Verdict.of_words("Dead", str(error), run.handler)
                 return Dead(verdict.text, run.failed(verdict, self._clock.now(), self._code_version))
             case Skipped(reason):
-                return Skipped(escaped(reason))
+                return Skipped(escaped(str(reason)))
             case _:
                 return Done(emitted, run.settling.keys) if emitted else DONE
 
@@ -337,7 +334,7 @@ class Runner:
         rules = run.way.handler.options.retry
         backoff = self._backoff if rules is None else rules.backoff(type(error), self._backoff)
         verdict = Verdict.of(error, run.handler, stack)
-        match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random()):
+        match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random(), rules=rules):
             case Retry(after, text):
                 return Retry(after, text, run.failed(verdict, self._clock.now(), self._code_version))
             case Dead(text):
@@ -380,5 +377,5 @@ def _tell(record: telemetry.Record) -> None:
     """What is told must not decide what happens: even an error's own text may raise."""
     try:
         telemetry.tell(record)
-    except Exception:  # noqa: BLE001  a listener's or an error's own code
+    except BaseException:  # noqa: BLE001  a listener's or an error's own code
         _log.exception("%s could not be told", type(record).__name__)
