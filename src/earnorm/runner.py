@@ -301,9 +301,11 @@ class Runner:
             case Retry(after, error):
                 raise RetryLater(after, error) if error else RetryLater(after)
             case Dead(error):
+                run.drop()
                 verdict = Verdict.of_words("Dead", str(error), run.handler)
                 return Dead(verdict.text, run.failed(verdict, self._clock.now(), self._code_version))
             case Skipped(reason):
+                run.drop()
                 return Skipped(escaped(str(reason)))
             case _:
                 return Done(emitted, run.settling.keys) if emitted else DONE
@@ -316,7 +318,7 @@ class Runner:
 
     def came_to(self, run: Run, error: BaseException) -> Outcome:
         """What comes of an attempt that ended so, from whoever has the right to say it."""
-        run.close()
+        run.drop()
         if run.is_late:
             assert run.timeout is not None
             error = HandlerTimedOut(run.handler, run.timeout).with_traceback(error.__traceback__)
