@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earnorm.backoff import Backoff, RetryRules
+from earnorm.errors import Discard, StopPropagation
 
 backoffs = st.builds(
     lambda attempts, first, factor, more, jitter: Backoff(attempts, first, factor, first + more, jitter),
@@ -115,3 +116,10 @@ def test_of_several_classes_the_most_specific_decides():
 def test_other_rules_are_refused(wrong):
     with pytest.raises(ValueError, match=r"attempts=|is no class of errors|is empty"):
         RetryRules.parse(wrong)
+
+
+@pytest.mark.parametrize("control", [Discard, StopPropagation])
+def test_there_is_no_rule_for_what_ends_a_delivery(control):
+    """It was taken, and never read."""
+    with pytest.raises(ValueError, match=f"{control.__name__} ends a delivery"):
+        RetryRules.parse({control: 3})

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from earnorm import Emit, connect, emit, event_handler, telemetry
-from earnorm.errors import DrainInTransaction, InvalidDuration, PayloadError, SyncDoorInCoroutine
+from earnorm.errors import DrainInTransaction, InvalidDuration, InvalidSetting, PayloadError, SyncDoorInCoroutine
 from earnorm.operations import ALL, Operations, Selection
 from earnorm.telemetry import DeadLetterDiscarded, DeadLetterReopened
 
@@ -177,6 +177,13 @@ def test_a_length_that_is_none_is_refused(db):
         db.operations.prune("a while")
     with pytest.raises(InvalidDuration):
         connect("sqlite://", name="other", retention="a while")
+
+
+@pytest.mark.parametrize("batch", [0, -1, True, "9", 1.5])
+def test_a_batch_of_none_is_refused(db, batch):
+    """It looked for keys to forget again and again, without an end."""
+    with pytest.raises(InvalidSetting, match=r"prune\(batch=.*\): expected a whole number of at least 1"):
+        db.operations.prune("1d", batch=batch)
 
 
 def test_operations_inside_a_transaction_or_on_a_loop_are_refused(db):

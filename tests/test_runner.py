@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -103,6 +104,14 @@ async def perform(runner, run):
     return outcome if outcome is not None else await runner.finish(run)
 
 
+class GaveUp(BaseException):
+    """As some libraries end a wait: no Exception, so that nobody catches it by chance."""
+
+
+# Errors that are no Exception, and say nothing of the process.
+BASE = [GaveUp("of itself"), BaseExceptionGroup("several", [GaveUp()]), GeneratorExit()]
+
+
 def raising(error):
     def handler():
         raise error
@@ -159,7 +168,16 @@ class TestOutcomes:
 
         assert isinstance(rig.run(attempt=16), Dead)
 
-    @pytest.mark.parametrize("asked, given", [(-1, 0.0), (float("nan"), 0.0), (float("inf"), 315_360_000.0)])
+    @pytest.mark.parametrize(
+        "asked, given",
+        [
+            (-1, 0.0),
+            (float("nan"), 0.0),
+            (float("inf"), 315_360_000.0),
+            (timedelta(seconds=-1), 0.0),
+            (timedelta.max, 315_360_000.0),
+        ],
+    )
     def test_no_wait_overflows_the_calendar(self, rig, asked, given):
         rig.on(raising(RetryLater(asked)))
         outcome = rig.run()
@@ -219,11 +237,19 @@ class TestOutcomes:
         assert isinstance(outcome, Dead)
         assert outcome.error.startswith(text)
 
-    @pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), MemoryError(), RecursionError()])
+    @pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), MemoryError(), RecursionError(), *BASE])
     def test_no_handler_takes_its_thread_with_it(self, rig, error):
         rig.on(raising(error))
 
         assert isinstance(rig.run(), Retry)
+
+    def test_no_handler_in_a_thread_is_interrupted_from_the_keyboard(self, rig):
+        """One that raised it was run again and again, without an end, and never failed."""
+        rig.on(raising(KeyboardInterrupt()))
+        with ThreadPoolExecutor(1) as threads:
+            outcome = threads.submit(rig.run).result()
+
+        assert isinstance(outcome, Retry)
 
     def test_the_end_of_the_process_goes_through(self, rig):
         rig.on(raising(KeyboardInterrupt()))
@@ -288,6 +314,13 @@ class TestReturning:
         assert isinstance(rig.run(attempt=15), Retry)
         assert isinstance(rig.run(attempt=16), Dead)
 
+    @pytest.mark.parametrize("outcome", [Dead, Skipped])
+    def test_a_reason_may_be_an_error(self, rig, outcome):
+        """`return Dead(error)` was an attempt that failed of an AttributeError, and was made again for a day."""
+        rig.on(lambda: outcome(ValueError("no such printer")))
+
+        assert outcome("no such printer") == rig.run()
+
     def test_a_reason_forges_no_line(self, rig):
         rig.on(lambda: Dead("a\nb"))
 
@@ -327,6 +360,20 @@ class TestRetryOption:
 
         assert [Retry, Dead, Retry] == [type(outcome) for outcome in outcomes]
         assert (1, True) == (outcomes[0].after, outcomes[2].after >= 5)
+
+    def test_what_no_attempt_would_mend_is_tried_again_where_the_handler_says_so(self, rig):
+        """It was dead at once, and what the handler said of it was left unheard."""
+        rig.on(raising(PayloadError("total", 1, "no stock yet")), retry={PayloadError: Backoff(first=7, jitter=0)})
+        outcome = rig.run()
+
+        assert isinstance(outcome, Retry)
+        assert 7 == outcome.after
+
+    @pytest.mark.parametrize("rules", [5, {Exception: 5}, {KeyError: 5}])
+    def test_and_not_where_it_speaks_of_other_errors(self, rig, rules):
+        rig.on(raising(PayloadError("total", 1, "no stock yet")), retry=rules)
+
+        assert isinstance(rig.run(), Dead)
 
     @pytest.mark.parametrize("asked, after", [("5m", 300), (timedelta(hours=1), 3_600), (7, 7)])
     def test_a_wait_that_a_handler_chooses_may_be_any_duration(self, rig, asked, after):
@@ -538,6 +585,31 @@ class TestAsync:
 
         assert isinstance(await arun(rig.runner, rig.delivery(key="")), Retry)
 
+    @pytest.mark.parametrize("waits", [False, True])
+    @pytest.mark.parametrize("error", BASE)
+    async def test_no_handler_takes_its_loop_with_it(self, rig, error, waits):
+        """Its task ended with it, and the event was handled again and again, without an end."""
+
+        async def mail():
+            if waits:
+                await asyncio.sleep(0)
+            raise error
+
+        rig.on(mail)
+
+        assert isinstance(await arun(rig.runner, rig.delivery(key="")), Retry)
+
+    def test_being_left_by_its_loop_is_no_attempt(self, rig):
+        async def mail():
+            await asyncio.sleep(0)
+
+        rig.on(mail)
+        left = arun(rig.runner, rig.delivery(key=""))
+        left.send(None)
+        left.close()
+
+        assert ["HandlerStarted"] == rig.transitions()
+
     async def test_being_cancelled_is_no_attempt(self, rig):
         begun = asyncio.Event()
 
@@ -685,6 +757,47 @@ class TestErrorText:
 
     def test_it_is_short_whatever_the_message(self):
         assert 4096 >= len(error_text(self.error("x" * 1_000_000)))
+
+    def test_it_names_what_the_error_came_of(self):
+        """Of `raise ... from error` the dead letter had the last error alone."""
+        try:
+            try:
+                raise OSError("no route\nto host")
+            except OSError as error:
+                raise ValueError("not sent") from error
+        except ValueError as error:
+            text = error_text(error)
+
+        assert ["ValueError: not sent", "because of OSError: no route\\nto host"] == text.splitlines()[:2]
+
+    def test_it_names_what_a_group_holds(self):
+        """Of a task group it said "unhandled errors in a TaskGroup (1 sub-exception)", and no more."""
+        group = ExceptionGroup("both", [self.error("boom"), ExceptionGroup("inner", [KeyError("bang")])])
+        held = ["in it ValueError: boom", "in it ExceptionGroup: inner (1 sub-exception)", "in it KeyError: 'bang'"]
+
+        assert held == error_text(group).splitlines()[1:4]
+
+    def test_what_is_behind_it_ends_somewhere(self):
+        error = self.error("boom")
+        error.__cause__ = ValueError("round")
+        error.__cause__.__cause__ = error
+
+        assert ["because of ValueError: round"] == error_text(error).splitlines()[1:2]
+        assert 4096 >= len(error_text(ExceptionGroup("many", [self.error("x" * 999) for _ in range(99)])))
+
+    def test_its_end_is_kept_whatever_stands_before(self):
+        """Long notes pushed out where it was raised."""
+        error = self.error("x" * 999)
+        error.add_note("y" * 999)
+
+        assert error_text(error).endswith("raise ValueError(message)")
+
+    @pytest.mark.parametrize("notes", [5, [object()], "ab"])
+    def test_notes_may_be_anything(self, notes):
+        error = self.error("boom")
+        error.__notes__ = notes
+
+        assert error_text(error).startswith("ValueError: boom\n")
 
     def test_no_message_forges_a_line(self):
         assert "ValueError: a\\nb\\x1b[2J\\x00" == error_text(self.error("a\nb\x1b[2J\0")).splitlines()[0]

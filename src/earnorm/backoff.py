@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from earnorm.durations import Duration, seconds_of
-from earnorm.errors import InvalidDuration
+from earnorm.errors import Discard, InvalidDuration, StopPropagation
 
 __all__ = ["Backoff", "RetryRules"]
 
@@ -89,8 +89,13 @@ class RetryRules:
 
     def backoff(self, error: type[BaseException], otherwise: Backoff) -> Backoff:
         """The one for errors of this class."""
+        named = self.named(error)
+        return otherwise if named is None else dict(self.by_class)[named]
+
+    def named(self, error: type[BaseException]) -> type[BaseException] | None:
+        """The class that decides for errors of this one, if any does."""
         by_class = dict(self.by_class)
-        return next((by_class[cls] for cls in error.__mro__ if cls in by_class), otherwise)
+        return next((cls for cls in error.__mro__ if cls in by_class), None)
 
 
 def _named(given: Mapping[Any, Any]) -> Iterator[tuple[type[BaseException], Backoff]]:
@@ -99,6 +104,9 @@ def _named(given: Mapping[Any, Any]) -> Iterator[tuple[type[BaseException], Back
     for cls, value in given.items():
         if not (isinstance(cls, type) and issubclass(cls, BaseException)):
             raise ValueError(f"{cls!r} is no class of errors")  # noqa: TRY004  as for every other wrong value
+        if issubclass(cls, (Discard, StopPropagation)):
+            words = f"{cls.__name__} ends a delivery, which is not tried again whatever stands here"
+            raise ValueError(words)  # noqa: TRY004  as above
         yield cls, _backoff(value)
 
 

@@ -867,10 +867,13 @@ class DelayedInProcess(EventError):
 
 
 class EmitRolledBack(EventError):
-    """The outcomes were asked of an event that went with its transaction."""
+    """The outcomes were asked of an event that went with its transaction, or with a handler's attempt that failed."""
 
     def __init__(self, event: str) -> None:
-        super().__init__(f"event {event} was rolled back with its transaction, so nothing heard it; emit it again")
+        super().__init__(
+            f"event {event} was rolled back with its transaction, or with the handler's attempt that emitted it, "
+            "so nothing heard it; emit it again"
+        )
         self.event = event
 
 

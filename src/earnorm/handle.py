@@ -31,7 +31,7 @@ __all__ = [
 
 Fate = Literal["open", "settling", "kept", "unheard", "rolled back", "asked for"]
 """What is known of an emit: in a transaction still open, waiting for its handler's settle, in the log, not kept since
-nobody hears it, gone with its transaction; or nothing, of one asked for by its id."""
+nobody hears it, gone with its transaction or attempt; or nothing, of one asked for by its id."""
 
 
 class Handle:

@@ -12,7 +12,7 @@ from earnorm.clock import Clock, SystemClock
 from earnorm.delivery import Attempt, Delivery
 from earnorm.durations import Duration, seconds_of
 from earnorm.envelope import bare_event_of
-from earnorm.errors import AmbiguousName, StillKnown, UnknownSubscription
+from earnorm.errors import AmbiguousName, InvalidSetting, StillKnown, UnknownSubscription
 from earnorm.retention import PATIENCE
 from earnorm.status import Status, status_of
 from earnorm.store import Store, Transaction
@@ -118,9 +118,11 @@ class Operations:
 
         Idempotency keys of that age go as well. Each batch is a transaction of its own, and keeps nobody waiting for
         long. A subscription that nobody knew for as long, and for a week at least, is not waited for. `dry_run` only
-        counts. Raises InvalidDuration.
+        counts. Raises InvalidDuration, InvalidSetting.
         """
         age = timedelta(seconds=seconds_of(older_than))
+        if type(batch) is not int or batch < 1:
+            raise InvalidSetting("prune", "batch", batch, "a whole number of at least 1")
         self._enter("prune")
         count, after = 0, 0
         while True:

@@ -14,12 +14,23 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from greenlet import GreenletExit  # type: ignore[import-untyped]  # its types are not marked as such
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
 from earnorm.errors import SyncDoorInCoroutine
 
-__all__ = ["LoopThread", "await_here", "can_await", "loop_thread", "owner", "refuse_in_coroutine", "spawn", "wait_for"]
+__all__ = [
+    "GreenletExit",
+    "LoopThread",
+    "await_here",
+    "can_await",
+    "loop_thread",
+    "owner",
+    "refuse_in_coroutine",
+    "spawn",
+    "wait_for",
+]
 
 T = TypeVar("T")
 

@@ -163,7 +163,7 @@ class Runner:
         run.thread = threading.get_ident()
         try:
             outcome = Context().run(self.work, run)
-        except FAILURES as error:
+        except BaseException as error:
             if is_no_attempt(error):
                 raise
             return self.failed(run, error)
@@ -178,7 +178,7 @@ class Runner:
         try:
             may_block = not way.nothing and self.preparation.may_block(run)
             outcome = None if may_block else context.run(self.first_step, run, steps)
-        except FAILURES as error:
+        except BaseException as error:
             if is_no_attempt(error):
                 raise
             return self.failed(run, error)
@@ -202,8 +202,8 @@ class Runner:
                 outcome = outcome or context.run(self.first_step, run, Steps())
             if outcome is None:
                 outcome = self.returned(run, await self.waited_for(run, context))
-        except FAILURES as error:
-            if is_no_attempt(error):
+        except BaseException as error:
+            if is_no_attempt(error, awaited=True):
                 raise
             return self.failed(run, error)
         return self.ended(run, outcome)
@@ -301,10 +301,12 @@ class Runner:
             case Retry(after, error):
                 raise RetryLater(after, error) if error else RetryLater(after)
             case Dead(error):
-                verdict = Verdict.of_words("Dead", error, run.handler)
+                run.drop()
+                verdict = Verdict.of_words("Dead", str(error), run.handler)
                 return Dead(verdict.text, run.failed(verdict, self._clock.now(), self._code_version))
             case Skipped(reason):
-                return Skipped(escaped(reason))
+                run.drop()
+                return Skipped(escaped(str(reason)))
             case _:
                 return Done(emitted, run.settling.keys) if emitted else DONE
 
@@ -317,7 +319,7 @@ class Runner:
 
     def came_to(self, run: Run, error: BaseException) -> Outcome:
         """What comes of an attempt that ended so, from whoever has the right to say it."""
-        run.close()
+        run.drop()
         if run.is_late:
             assert run.timeout is not None
             error = HandlerTimedOut(run.handler, run.timeout).with_traceback(error.__traceback__)
@@ -335,7 +337,7 @@ class Runner:
         rules = run.way.handler.options.retry
         backoff = self._backoff if rules is None else rules.backoff(type(error), self._backoff)
         verdict = Verdict.of(error, run.handler, stack)
-        match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random()):
+        match judge(error, verdict.text, run.delivery.attempt, backoff, self._random.random(), rules=rules):
             case Retry(after, text):
                 return Retry(after, text, run.failed(verdict, self._clock.now(), self._code_version))
             case Dead(text):
@@ -379,5 +381,5 @@ def _tell(record: telemetry.Record) -> None:
     """What is told must not decide what happens: even an error's own text may raise."""
     try:
         telemetry.tell(record)
-    except Exception:  # noqa: BLE001  a listener's or an error's own code
+    except BaseException:  # noqa: BLE001  a listener's or an error's own code
         _log.exception("%s could not be told", type(record).__name__)

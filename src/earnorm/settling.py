@@ -21,10 +21,11 @@ _lock = threading.Lock()
 class Settling:
     """The events of one attempt. They are appended with its outcome, so that a redelivery does not repeat them."""
 
-    __slots__ = ("_entries", "_given_up", "_keyed")
+    __slots__ = ("_emissions", "_entries", "_given_up", "_keyed")
 
     def __init__(self) -> None:
         self._entries: list[Entry] | None = []
+        self._emissions: list[Emission] = []
         # Made for the first key: most attempts have none.
         self._keyed: dict[tuple[str, str, str], Emission] | None = None
         self._given_up: tuple[str, float] | None = None
@@ -44,6 +45,8 @@ class Settling:
             if self._entries is None:
                 return False
             self._entries.append(entry)
+            if emission is not None:
+                self._emissions.append(emission)
             if emission is not None and emission.key is not None:
                 self._keyed = {**(self._keyed or {}), emission.key.place: emission}
             return True
@@ -64,10 +67,17 @@ class Settling:
             entries, self._entries = self._entries, None
         return tuple(entries) if entries else ()
 
+    def drop(self) -> None:
+        """The attempt is not done: nothing of it is ever appended, as its handles are told."""
+        self.close()
+        for emission in self._emissions:
+            emission.fate = "rolled back"
+
     def revoke(self, handler: str, timeout: float) -> None:
         """The attempt is given up while it still runs: what it emits from now on is refused."""
         with _lock:
-            self._entries, self._given_up = None, (handler, timeout)
+            self._given_up = handler, timeout
+        self.drop()
 
 
 class Attempting(Protocol):

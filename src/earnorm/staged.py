@@ -35,11 +35,9 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
     context = Context()
     try:
         outcome = _call(runner, run, stage, context)
-        if run.is_late:
-            assert run.timeout is not None
-            raise HandlerTimedOut(run.handler, run.timeout)
-    except FAILURES as error:
-        if is_no_attempt(error):
+        _refuse_late(run)
+    except BaseException as error:
+        if is_no_attempt(error, awaited=run.way.handler.is_async):
             raise
         if run.end():
             return _failed(runner, run, stage, error)
@@ -48,6 +46,12 @@ def perform_staged(runner: Runner, run: Run, stage: Stage) -> Outcome | None:
             return _over(runner, run, stage, outcome, context)
     tell_refused(run)
     return None
+
+
+def _refuse_late(run: Run) -> None:
+    if run.is_late:
+        assert run.timeout is not None
+        raise HandlerTimedOut(run.handler, run.timeout)
 
 
 def _call(runner: Runner, run: Run, stage: Stage, context: Context) -> Outcome:
@@ -71,8 +75,8 @@ def _over(runner: Runner, run: Run, stage: Stage, outcome: Outcome, context: Con
     try:
         # Whatever was not written yet is now, with its hooks.
         context.run(stage.keep)
-    except FAILURES as error:
-        if process_ends(error):
+    except BaseException as error:
+        if process_ends(error, awaited=run.way.handler.is_async):
             raise
         return _failed(runner, run, stage, error)
     return runner.tell_of(run, outcome)

@@ -138,6 +138,12 @@ class Run(msgspec.Struct, eq=False):
         self.is_closed = True
         return () if self.emitting is None else self.emitting.close()
 
+    def drop(self) -> None:
+        """It is not done: nothing that it emitted is kept, and nothing comes in from now on."""
+        self._is_closed = True
+        if self._settling is not None:
+            self._settling.drop()
+
     def revoke(self, timeout: float) -> None:
         """It is given up while it still runs: what it emits from now on is refused."""
         self.settling.revoke(self.handler, timeout)

@@ -95,6 +95,42 @@ def test_each_log_has_the_events_of_its_own_rows(db, metrics, two, way):
     ] == sorted(seen)
 
 
+def test_another_database_is_got_ready_inside_a_transaction_of_the_first(db, metrics):
+    """Its first use was a transaction inside another database's, and found no tables there."""
+
+    class Note(BaseModel):
+        text = StringField()
+
+    with db.transaction():
+        Note(text="here").save()
+        with metrics.transaction():
+            Note(text="there").save()
+
+    assert (["note.created"], ["note.created"]) == (names(db), names(metrics))
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+@pytest.mark.parametrize("colour", ["plain", "async"])
+def test_and_by_a_handler_of_the_first(db, metrics, colour, transactional):
+    class Note(BaseModel):
+        text = StringField()
+
+    def write(event):
+        with metrics.transaction():
+            Note(text="there").save()
+
+    async def awrite(event):
+        async with metrics.transaction():
+            await Note(text="there").asave()
+
+    options = {"name": "write", "transactional": transactional}
+    event_handler("shop.opened", **options)(awrite if colour == "async" else write)
+    emit("shop.opened")
+
+    assert 1 == db.drain()["done"]
+    assert ["note.created"] == names(metrics)
+
+
 def test_a_rollback_takes_the_events_of_both(db, metrics, two):
     with by_binds(db, metrics, two)() as session:
         session.add_all([two.Order(), two.Metric()])

@@ -178,6 +178,44 @@ def test_a_commit_of_its_own_does_not_separate_effect_from_mark(db, models, hand
     assert ["added 2", "committed 2"] == texts(db, Note)
 
 
+@pytest.mark.parametrize("verb", ["commit", "rollback", "close"])
+def test_the_connection_is_not_the_handler_s_to_end(db, models, handle, verb):
+    """A commit of it kept the effects of those before without their marks, so that they were made again."""
+    _, Note = models
+
+    def write(session, event):
+        session.add(Note(text=event.payload["text"]))
+        session.flush()
+        if event.payload["text"] == "b":
+            getattr(session.connection(), verb)()
+
+    handle("shop.opened", write, retry=1)
+    open_shops(db)
+
+    assert NONE | {"done": 2, "dead": 1} == db.drain()
+    assert ["a", "c"] == texts(db, Note)
+    assert f"TransactionError: {verb}() of the connection would end" in rows(db)[0].error
+
+
+async def test_the_async_connection_is_not_the_handler_s_to_end(url, models):
+    _, Note = models
+
+    @event_handler("shop.opened", name="tx", transactional=True, retry=1)
+    async def write(event, session):
+        session.add(Note(text=event.payload["text"]))
+        await session.flush()
+        if event.payload["text"] == "b":
+            await (await session.connection()).commit()
+
+    async with connect(url, worker=False) as db:
+        async with db.transaction():
+            for word in "abc":
+                await aemit("shop.opened", text=word)
+
+        assert NONE | {"done": 2, "dead": 1} == await db.adrain()
+        assert ["a", "c"] == sorted(note.text for note in await Note.afind())
+
+
 def test_a_settle_that_is_refused_takes_the_effects_with_it(db, models, handle, monkeypatch):
     _, Note = models
     settle, refused = SQLAlchemyTransaction.settle, []

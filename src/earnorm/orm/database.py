@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from earnorm import _forks
 from earnorm.backends.sqlalchemy import boundary, opening
-from earnorm.backends.sqlalchemy.scope import current_scope
+from earnorm.backends.sqlalchemy.scope import current_scope, is_open_here
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.bus import EventBus, default_bus
 from earnorm.circles import refuse_circles
@@ -230,7 +230,7 @@ class Database:
     def ready(self) -> None:
         """On first use, and when models or handlers came since: tables, subscriptions, worker."""
         self._require_open("a query")
-        if self._is_ready() or current_scope() is not None:
+        if self._is_ready() or is_open_here(self):
             # Inside a transaction there is no second one to do it in; `append` then records what is new.
             return
         if can_await():
@@ -241,7 +241,7 @@ class Database:
     async def aready(self) -> None:
         """`ready`, in a thread, so that no loop waits for a lock."""
         self._require_open("a query")
-        if not self._is_ready() and current_scope() is None:
+        if not self._is_ready() and not is_open_here(self):
             await asyncio.to_thread(self._prepare)
 
     def _is_ready(self) -> bool:

@@ -108,7 +108,7 @@ class Outcomes:
         return _Wait(emission, seconds, self._clock)
 
     def _look(self, wait: _Wait) -> _Found:
-        """Raises UnknownEvent."""
+        """Raises UnknownEvent, EmitRolledBack."""
         with self._store.begin(readonly=True) as transaction:
             if wait.entry is None:
                 wait.entry = transaction.get(wait.emission.id)
@@ -122,6 +122,8 @@ class Outcomes:
         emission = wait.emission
         if emission.fate == "settling":
             return _Found({}, appended=False)
+        if emission.fate == "rolled back":
+            raise EmitRolledBack(str(emission.id))
         aside = transaction.deliveries(str(emission.id))
         event = aside[0].entry if aside else emission.event
         if event is None:

@@ -7,8 +7,10 @@ commit of the handler's own stands on one more, inside of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from sqlalchemy import Connection, NestedTransaction, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
@@ -32,6 +34,9 @@ T = TypeVar("T")
 
 # Classes of SQLSTATE in which a server speaks of itself or of who else is there, not of what it was given.
 _OF_THE_SERVER = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
+
+# What of a Connection would end its transaction.
+_ENDS = ("commit", "rollback", "close")
 
 
 class StageScope(Scope):
@@ -159,6 +164,25 @@ class DatabaseStage:
         sever(self._connection.connection.dbapi_connection)
 
 
+@contextmanager
+def _kept(connection: Connection) -> Iterator[None]:
+    """What a session lends of it may be used, and neither committed nor ended: that would part marks from effects."""
+    own = vars(connection)
+    own.update({verb: partial(_refuse, verb) for verb in _ENDS})
+    try:
+        yield
+    finally:
+        for verb in _ENDS:
+            del own[verb]
+
+
+def _refuse(verb: str) -> NoReturn:
+    raise TransactionError(
+        f"{verb}() of the connection would end the transaction that a transactional handler shares with its mark; "
+        "leave it open: commit() and rollback() of the session end a savepoint, and no more"
+    )
+
+
 class DatabaseStages:
     """Those of one database: on its sync engine, and on a loop on the async one."""
 
@@ -189,7 +213,7 @@ class DatabaseStages:
     def _perform(self, connection: Connection, work: Callable[[Stage], T]) -> T:
         stage = DatabaseStage(self._database, connection)
         try:
-            with connection.begin():
+            with connection.begin(), _kept(connection):
                 return work(stage)
         finally:
             if stage.severed:

@@ -29,6 +29,7 @@ __all__ = [
     "current_scope",
     "enter_scope",
     "is_nobodys",
+    "is_open_here",
     "leave_scope",
     "outside",
     "scope_of",
@@ -167,6 +168,12 @@ def current_scope() -> Scope | None:
     if found is not None:
         found.require_owner()
     return found
+
+
+def is_open_here(database: Any) -> bool:
+    """Whether a transaction is open here that is this database's, or may be."""
+    scope = current_scope()
+    return scope is not None and scope.database in (None, database)
 
 
 def enter_scope(scope: Scope) -> Scope | None:
