@@ -141,13 +141,13 @@ class Audit:
         """Records whose captured changes are on their way into the log."""
         base = mapping_of(self._mapper.base_mapper.class_)
         target = self._captures.targets().get(base.info.subject) if base is not None else None
-        if target is None:
+        if base is None or target is None:
             return set()
         stored = [dict(zip(target.key, json.loads(key), strict=False)) for key in peek(connection, target.subject)]
         is_sqlite = connection.dialect.name == "sqlite"
         documents = [json.dumps([values] if is_sqlite else values) for values in stored]
         values = read_values(connection, target, documents) if documents else []
-        return {tuple(row[name] for name in target.key) for row in values}
+        return {base.logged(tuple(row[name] for name in target.key)) for row in values}
 
     def _counted(self, drifts: Iterator[Drift]) -> Iterator[Drift]:
         for drift in drifts:
@@ -162,7 +162,7 @@ class Audit:
         subject, names = mapping.info.subject, _names(mapping)
         for page in row_pages(connection, mapper, mapping.columns):
             self.rows += len(page)
-            identities = [tuple(row[name] for name in mapping.primary_key) for row in page]
+            identities = [mapping.logged(tuple(row[name] for name in mapping.primary_key)) for row in page]
             keys = [key_of(subject, identity) for identity in identities]
             known = histories(connection, keys, names)
             for row, identity, key in zip(page, identities, keys, strict=True):
@@ -179,7 +179,7 @@ class Audit:
         if last.name.endswith(".deleted"):
             yield Drift(last.key, "extra", last.position, last.at)
             return
-        logged = _folded(lines)
+        logged = _folded(lines, mapping)
         fields = {
             name: (logged[name], row[name])
             for name in mapping.columns
@@ -199,7 +199,8 @@ class Audit:
         moved: dict[str, int] | None = None
         for page in last_lines(connection, mapping.info.subject, _names(mapping)):
             living = {_identity(line): line for line in page if not line.name.endswith(".deleted")}
-            found = there(connection, mapper, list(living)) if living else set[tuple[Any, ...]]()
+            asked = [mapping.native(identity) for identity in living]
+            found = {mapping.logged(key) for key in there(connection, mapper, asked)} if asked else set[Any]()
             for identity, line in living.items():
                 if identity in found or identity in waiting:
                     continue
@@ -231,7 +232,7 @@ def _moved(connection: Connection, mapping: Mapping) -> dict[str, int]:
     return found
 
 
-def _folded(lines: list[Line]) -> dict[str, Any]:
+def _folded(lines: list[Line], mapping: Mapping) -> dict[str, Any]:
     """The record's last values that the log knows; a value that was left out of it is unknown from there on."""
     values: dict[str, Any] = {}
     for line in lines:
@@ -240,7 +241,8 @@ def _folded(lines: list[Line]) -> dict[str, Any]:
         values |= {name: pair[1] for name, pair in data.get("changes", {}).items()}
         for name in (*data.get("omitted", ()), *data.get("hidden", ())):
             values.pop(name, None)
-    return values
+    strange = mapping.info.strange
+    return values if strange is None else dict(strange.native_values(values))
 
 
 def _agree(connection: Connection, kind: Any, logged: Any, stored: Any) -> bool:

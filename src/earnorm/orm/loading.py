@@ -23,7 +23,7 @@ _snapshots: dict[type, type] = {}
 
 def load(session: Session, mapping: Mapping, identity: tuple[Any, ...]) -> Any | None:
     """The record as it is now, detached; None if its row is gone."""
-    record = session.get(mapping.cls, identity)
+    record = session.get(mapping.cls, mapping.native(identity))
     if record is not None:
         session.expunge(record)
     return record
@@ -32,6 +32,7 @@ def load(session: Session, mapping: Mapping, identity: tuple[Any, ...]) -> Any |
 def load_together(session: Session, mapping: Mapping, identities: Sequence[tuple[Any, ...]]) -> list[Any | None]:
     """`load` of many records by one query; what is asked for twice is given once."""
     keys: tuple[Any, ...] = inspect(mapping.cls).primary_key
+    identities = [mapping.native(identity) for identity in identities]
     chosen = keys[0].in_([first for first, *_ in identities]) if len(keys) == 1 else tuple_(*keys).in_(identities)
     is_ours_alone = not session.identity_map
     records: list[Any] = list(session.scalars(select(mapping.cls).where(chosen)).unique())
@@ -52,7 +53,7 @@ def snapshot(mapping: Mapping, identity: tuple[Any, ...], values: Values[str, An
     record = mapper.class_manager.new_instance()
     for name in mapping.columns:
         set_committed_value(record, name, values.get(name))
-    for name, part in zip(mapping.primary_key, identity, strict=False):
+    for name, part in zip(mapping.primary_key, mapping.native(identity), strict=False):
         set_committed_value(record, name, part)
     make_transient_to_detached(record)
     object.__setattr__(record, "__class__", cls)

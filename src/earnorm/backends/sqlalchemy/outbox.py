@@ -125,10 +125,13 @@ class ConnectionOutbox(Outbox):
 
     def _unexpired(self, occurrence: Occurrence) -> Occurrence:
         """Without a log a handler gets the live record, unless its Session has expired it at the commit."""
-        if occurrence.info is None or not instance_state(occurrence.subject).expired:
+        info, identity = occurrence.info, occurrence.identity
+        if info is None or not instance_state(occurrence.subject).expired:
             return occurrence
+        if info.strange is not None:
+            identity = info.strange.native(identity)
         with Session(self.engine, expire_on_commit=False) as session:
-            found: Any = session.get(occurrence.info.cls, occurrence.identity)
+            found: Any = session.get(info.cls, identity)
             session.expunge_all()
         return occurrence if found is None else occurrence.about(found)
 
