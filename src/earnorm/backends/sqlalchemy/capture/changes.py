@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection
 from earnorm.backends.sqlalchemy.capture import postgresql, sqlite
 from earnorm.backends.sqlalchemy.capture.rows import Captured
 from earnorm.backends.sqlalchemy.capture.target import Target
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.composition import compose
 from earnorm.event import NO_CHANGES, Change
 from earnorm.multitude import singly
@@ -29,6 +31,8 @@ class _Unreadable:
 
 
 UNREADABLE = _Unreadable()
+
+_log = logging.getLogger("earnorm.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +53,14 @@ def told_by(
     transaction that the database numbers; where it numbers none, each row is its own.
     """
     documents = _documents(connection, targets, rows)
-    groups: dict[tuple[str, str, int], list[Occurrence]] = {}
+    groups: dict[tuple[str, str, str, int], list[Occurrence]] = {}
     for row, replaced in _without_replacements(rows):
-        occurrence = _occurrence(targets[row.subject], row, replaced, documents)
-        if occurrence is not None:
-            part = 0 if whole else row.transaction or row.id
-            groups.setdefault((row.subject, row.key, part), []).append(occurrence)
+        part = 0 if whole else row.transaction or row.id
+        for occurrence in _occurrences(targets[row.subject], row, replaced, documents):
+            groups.setdefault((row.subject, row.key, occurrence.key, part), []).append(occurrence)
     return [
-        Told(happened[0].key, _looked_at(targets[subject], happened[0]), list(singly(compose(happened))))
-        for (subject, _, _), happened in groups.items()
+        Told(key, _looked_at(targets[subject], happened[0]), list(singly(compose(happened))))
+        for (subject, _, key, _), happened in groups.items()
     ]
 
 
@@ -113,19 +116,33 @@ def _without_replacements(rows: Iterable[Captured]) -> Iterable[tuple[Captured, 
 # --- one row ---------------------------------------------------------------------------------
 
 
-def _occurrence(
+def _occurrences(
     target: Target, row: Captured, replaced: str | None, documents: Mapping[tuple[str, str], Values]
-) -> Occurrence | None:
+) -> Iterator[Occurrence]:
     stored_old = row.old if replaced is None else replaced
     old = documents[row.subject, stored_old] if stored_old is not None else None
     new = documents[row.subject, row.new] if row.new is not None else None
+    was, now = (None if values is None else target.mapping_for(values) for values in (old, new))
+    if was is now or old is None or new is None:
+        told = [_occurrence(target, row, now or was, old, new)]
+    else:
+        # By its discriminator it is a record of another class from now on, which goes by another key.
+        told = [_occurrence(target, row, was, old, None), _occurrence(target, row, now, None, new)]
+    return (occurrence for occurrence in told if occurrence is not None)
+
+
+def _occurrence(
+    target: Target, row: Captured, mapping: Model | None, old: Values | None, new: Values | None
+) -> Occurrence | None:
     current = new if new is not None else old
-    mapping = target.mapping_for(current) if current is not None else None
     if mapping is None or current is None:
         return None
     names = _attributes(target, mapping.cls, mapping.columns)
     payload = {names[column]: value for column, value in current.items() if column in names}
     identity = tuple(payload.get(name) for name in mapping.primary_key)
+    if UNREADABLE in identity:
+        _log.warning(_NO_KEY, target.name, mapping.cls.__name__, row.key)
+        return None
     kind: Kind = "created" if old is None else "deleted"
     changes: Mapping[str, Change] = NO_CHANGES
     if old is not None and new is not None:
@@ -145,6 +162,9 @@ def _occurrence(
     occurrence = Occurrence(name, None, payload, kind=kind, changes=changes, info=mapping.info, identity=identity)
     occurrence.at = row.at / 1_000_000
     return occurrence
+
+
+_NO_KEY = "a row of %s has a key that %s cannot read, and its change is not told: %s"
 
 
 def _differ(old: Any, new: Any) -> bool:
