@@ -37,7 +37,7 @@ from earnorm import (
     event_handler,
     tenant,
 )
-from earnorm.errors import NotCapturable
+from earnorm.errors import NotCapturable, SyncDoorInCoroutine
 from earnorm.testing import isolated
 from tests.flows.stories import log, names, pairs
 from tests.postgresql import libpq
@@ -494,6 +494,24 @@ def test_a_key_that_the_model_cannot_read_is_said_and_stops_nothing(db, other, k
 
 
 # --- installing ------------------------------------------------------------------------------
+
+
+async def test_async_code_awaits_it(Order, db):
+    assert ["orders"] == await db.captures.ainstall(Order)
+    assert [] == await db.captures.ainstall("orders")
+    assert ["current"] == [found.state for found in await db.captures.ainstalled()]
+    assert ["orders"] == await db.captures.aremove(Order)
+    assert [] == await db.captures.ainstalled()
+
+
+async def test_in_a_coroutine_the_sync_ones_name_the_others(Order, db):
+    """They blocked the loop, on SQLite for as long as one of its tasks was writing."""
+    with pytest.raises(SyncDoorInCoroutine, match=r"db\.captures\.ainstall"):
+        db.captures.install(Order)
+    with pytest.raises(SyncDoorInCoroutine, match=r"db\.captures\.aremove"):
+        db.captures.remove(Order)
+    with pytest.raises(SyncDoorInCoroutine, match=r"db\.captures\.ainstalled"):
+        db.captures.installed()
 
 
 def test_installing_again_does_nothing_until_the_model_has_other_columns(url, other):
