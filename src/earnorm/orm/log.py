@@ -19,6 +19,7 @@ from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.dialects import MANY
 from earnorm.backends.sqlalchemy.scope import current_scope
+from earnorm.backends.sqlalchemy.snapshot import snapshot
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
@@ -31,7 +32,7 @@ from earnorm.interest import Interests, interests_of
 from earnorm.multitude import FEW, Happening, Multitude, singly
 from earnorm.occurrence import Occurrence, identify
 from earnorm.orm.captures import Captures
-from earnorm.orm.loading import hint_of, load, load_together, snapshot
+from earnorm.orm.loading import hint_of, load, load_together
 from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.stage import StageScope
 from earnorm.orm.strays import TRANSLATED, Strays
