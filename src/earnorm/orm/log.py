@@ -32,7 +32,7 @@ from earnorm.interest import Interests, interests_of
 from earnorm.multitude import FEW, Happening, Multitude, singly
 from earnorm.occurrence import Occurrence, identify
 from earnorm.orm.captures import Captures
-from earnorm.orm.loading import hint_of, load, load_together
+from earnorm.orm.loading import find, hint_of, load, load_together
 from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.stage import StageScope
 from earnorm.orm.strays import TRANSLATED, Strays
@@ -372,7 +372,7 @@ class DatabaseLog:
         scope = current_scope()
         if isinstance(scope, StageScope):
             # In the handler's own session, and so attached to it.
-            return scope.session.get(found.cls, found.native(identity))
+            return find(scope.session, found, identity)
         with self.store.noticing_loss():
             return self._read(lambda session: load(session, found, identity))
 
