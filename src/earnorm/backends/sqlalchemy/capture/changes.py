@@ -52,7 +52,7 @@ def told_by(
     `whole`: the rows are of one transaction, so that one event, or none, is left of each record. Otherwise so for each
     transaction that the database numbers; where it numbers none, each row is its own.
     """
-    documents = _documents(connection, targets, rows)
+    documents = _documents(connection, targets, rows, whole=whole)
     groups: dict[tuple[str, str, str, int], list[Occurrence]] = {}
     for row, replaced in _without_replacements(rows):
         part = 0 if whole else row.transaction or row.id
@@ -140,7 +140,7 @@ def _occurrence(
     names = _attributes(target, mapping.cls, mapping.columns)
     payload = {names[column]: value for column, value in current.items() if column in names}
     identity = tuple(payload.get(name) for name in mapping.primary_key)
-    if UNREADABLE in identity:
+    if UNREADABLE in identity or None in identity:
         _log.warning(_NO_KEY, target.name, mapping.cls.__name__, row.key)
         return None
     kind: Kind = "created" if old is None else "deleted"
@@ -181,26 +181,28 @@ def _attributes(target: Target, cls: type, names: Iterable[str]) -> dict[str, st
 
 
 def _documents(
-    connection: Connection, targets: Mapping[str, Target], rows: Sequence[Captured]
+    connection: Connection, targets: Mapping[str, Target], rows: Sequence[Captured], *, whole: bool
 ) -> dict[tuple[str, str], Values]:
-    """Every document of the rows, read once."""
+    """Every document of the rows, read once. What our own transaction wrote is there: it need not be looked for."""
     found: dict[tuple[str, str], Values] = {}
     by_subject: dict[str, dict[str, None]] = {}
     for row in rows:
         wanted = by_subject.setdefault(row.subject, {})
         wanted.update({document: None for document in (row.old, row.new) if document is not None})
     for subject, documents in by_subject.items():
-        for document, values in zip(documents, read_values(connection, targets[subject], list(documents)), strict=True):
-            found[subject, document] = values
+        target = targets[subject]
+        is_there = whole or connection.dialect.name == "sqlite" or postgresql.is_there(connection, target)
+        read = read_values(connection, target, list(documents), is_there=is_there)
+        found.update(((subject, document), values) for document, values in zip(documents, read, strict=True))
     return found
 
 
-def read_values(connection: Connection, target: Target, documents: list[str]) -> list[Values]:
+def read_values(connection: Connection, target: Target, documents: list[str], *, is_there: bool = True) -> list[Values]:
     """The values in documents of a table, by column, as the model's types read them."""
     if connection.dialect.name == "sqlite":
         stored: list[tuple[Values, Mapping[str, Any]]] = [(values, {}) for values in sqlite.stored_values(documents)]
     else:
-        stored = postgresql.stored_values(connection, target, documents)
+        stored = postgresql.stored_values(connection, target, documents, is_there=is_there)
     return [_read(connection, target, values, types) for values, types in stored]
 
 
