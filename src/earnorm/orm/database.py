@@ -160,7 +160,7 @@ class Database:
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it, `for` or `async for`, for each record changed unseen."""
         self._require_open("audit()")
-        return Audit(model, self.store, self._bundles, self.captures, self.ready)
+        return Audit(model, self.store, self._bundles, self.captures, self.ready, schemas=self.schemas)
 
     @property
     def tenant_engine(self) -> Engine:
