@@ -23,6 +23,7 @@ from earnorm.codec import (
 from earnorm.errors import PayloadError
 from earnorm.event import NO_CHANGES, Change, Changes, Entry, Event, Origin
 from earnorm.instants import microseconds, microseconds_of
+from earnorm.strange import Strange
 
 __all__ = [
     "bare_event_of",
@@ -139,10 +140,18 @@ def entry_of(event: Event, data: bytes, due: datetime | None = None) -> Entry:
     )
 
 
-def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Resolve | None = None) -> Event:
+def event_of(
+    entry: Entry,
+    *,
+    attempt: int = 1,
+    database: str = "",
+    resolve: Resolve | None = None,
+    strange: Strange | None = None,
+) -> Event:
     """The event as handlers see it, without its subject; `resolve` loads models that its payload refers to.
 
-    Raises PayloadError if the data cannot be read.
+    `strange` makes of its model's stored values what its attributes have. Raises PayloadError for data that cannot be
+    read.
     """
     data = _read(entry, resolve)
     changes: Changes = NO_CHANGES
@@ -152,10 +161,13 @@ def event_of(entry: Entry, *, attempt: int = 1, database: str = "", resolve: Res
             changes |= {name: Change(None, None) for name in data.get("hidden", ())}
         except TypeError:
             raise PayloadError("changes", data, f"{_DAMAGED}: expected pairs of an old and a new value") from None
+    payload = _payload(data)
+    if strange is not None:
+        payload, changes = strange.native_values(payload), strange.native_changes(changes)
     return Event(
         entry.name,
         None,
-        _payload(data),
+        payload,
         changes,
         entry.key,
         _origin_of(entry, attempt, database),

@@ -16,7 +16,7 @@ from earnorm._uuid7 import Sixteens, joined_uuid7s, uuid7s
 from earnorm.bundle import PART, Bundle, bundled
 from earnorm.event import Changes, Entries, Running, running
 from earnorm.occurrence import Kind, Occurrence
-from earnorm.records import Columns, Records
+from earnorm.records import Columns, Records, known_as
 from earnorm.registry import ModelInfo
 from earnorm.tenant import current_tenant
 
@@ -46,7 +46,7 @@ class Multitude:
         self.name = name
         self.kind: Kind = kind
         self.info = info
-        self.records = records
+        self.records = records if info.strange is None else known_as(records, info.strange.logged)
         self.ids: Sequence[bytes] = ()
         self.database = ""
         self.link: Running | None = running()

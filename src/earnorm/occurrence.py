@@ -94,6 +94,8 @@ class Occurrence:
         self.kind: Kind = kind
         self.changes = changes
         self.info = info
+        if info is not None and info.strange is not None:
+            identity = info.strange.logged(identity)
         self.identity = identity
         self.key = "" if info is None else key_of(info.subject, identity)
         self.session = session

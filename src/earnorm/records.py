@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import compress
-from operator import ne
+from operator import is_, ne
 from typing import Any, NamedTuple, Protocol
 
 from earnorm.codec import Refer, encode_columns
@@ -13,7 +14,7 @@ from earnorm.envelope import encode_all_changes
 from earnorm.event import NO_CHANGES, Change, Changes
 from earnorm.occurrence import key_of
 
-__all__ = ["Changed", "Columns", "Listed", "Records", "changed_between"]
+__all__ = ["Changed", "Columns", "Listed", "Records", "changed_between", "known_as"]
 
 
 class Records(Protocol):
@@ -37,6 +38,10 @@ class Records(Protocol):
 
     def where(self, chosen: Sequence[bool]) -> Records:
         """Those of them that are chosen."""
+        ...
+
+    def spelled(self, names: AbstractSet[str], spell: Callable[[str, Any], Any]) -> Records:
+        """With the values of these names, old and new, as `spell` has them."""
         ...
 
     def written(self, refer: Refer, hidden: frozenset[str]) -> list[bytes]:
@@ -69,8 +74,27 @@ class Listed:
             list(compress(self.subjects, chosen)),
         )
 
+    def spelled(self, names: AbstractSet[str], spell: Callable[[str, Any], Any]) -> Listed:
+        payloads = [{n: spell(n, v) if n in names else v for n, v in each.items()} for each in self.payloads]
+        changes = [
+            {n: Change(spell(n, c.old), spell(n, c.new)) if n in names else c for n, c in each.items()}
+            if each
+            else each
+            for each in self.changes
+        ]
+        return Listed(self.identities, payloads, changes, self.subjects)
+
     def written(self, refer: Refer, hidden: frozenset[str]) -> list[bytes]:
         return encode_all_changes(self.identities, self.payloads, self.changes, refer, hidden)
+
+
+def known_as(records: Records, name: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Records:
+    """The same records, each under the name of its identity."""
+    identities = records.identities
+    named = [name(identity) for identity in identities]
+    if all(map(is_, named, identities)):
+        return records
+    return Listed(named, records.payloads, records.changes, records.subjects)
 
 
 class Changed(NamedTuple):
@@ -137,6 +161,17 @@ class Columns:
         """Some of them that follow each other."""
         changed = [Changed(name, old[some], where[some]) for name, old, where in self.changed]
         return Columns(self.names, [column[some] for column in self.columns], self.key, changed)
+
+    def spelled(self, names: AbstractSet[str], spell: Callable[[str, Any], Any]) -> Columns:
+        columns = [
+            [spell(name, value) for value in column] if name in names else column
+            for name, column in zip(self.names, self.columns, strict=True)
+        ]
+        changed = [
+            Changed(name, [spell(name, value) for value in old], where) if name in names else Changed(name, old, where)
+            for name, old, where in self.changed
+        ]
+        return Columns(self.names, columns, self.key, changed)
 
     def written(self, refer: Refer, hidden: frozenset[str]) -> list[bytes]:
         if any(name in hidden for name, _, _ in self.changed):

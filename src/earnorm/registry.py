@@ -13,6 +13,7 @@ from earnorm.event import Changes
 from earnorm.handler import Handler, Phase, describe
 from earnorm.names import Pattern, Trie, canonical_view, field_view, qualify, validate_name
 from earnorm.order import in_order, require_neighbours
+from earnorm.strange import Strange
 
 __all__ = ["ModelInfo", "Registry", "spellings"]
 
@@ -30,7 +31,8 @@ class ModelInfo:
     """What the bus knows of a model: its subject, its fields, its own hooks and handlers.
 
     `log` is what of it is kept ("all", or what is "subscribed" to), if the model and not its database says so;
-    `trash` is the field that says of a record that it is in the trash.
+    `trash` is the field that says of a record that it is in the trash. `strange` is there if some column may
+    have values that no log holds.
     """
 
     cls: type
@@ -42,6 +44,7 @@ class ModelInfo:
     log: str | None = None
     trash: str | None = None
     bulk: BulkPolicy = "rows"
+    strange: Strange | None = None
 
     @property
     def name(self) -> str:

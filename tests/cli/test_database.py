@@ -248,6 +248,11 @@ def test_no_database_at_all_is_told():
     refused(2, "not one of", "sql", "--dialect", "oracle")
 
 
+def test_a_url_that_stands_alone_is_told_where_it_goes(url):
+    """It was taken for a module, which could not be imported."""
+    refused(2, "a database's URL is an option: --url URL", "status", url)
+
+
 def test_a_database_that_is_no_use_is_told():
     refused(2, "no log for mysql", "upgrade", "--url", "mysql://ada:secret@db/shop")
     refused(2, "temporary file of one process", "upgrade", "--url", "sqlite://")

@@ -45,6 +45,7 @@ from earnorm.errors import (
     InvalidOption,
     InvalidValue,
     MissingPayload,
+    MissingTables,
     NoEvent,
     NotAMethod,
     NotConnected,
@@ -66,6 +67,7 @@ from earnorm.errors import (
     ViewEmitted,
     WrongColour,
 )
+from earnorm.orm import connected
 from earnorm.testing import expect_failures
 from tests.flows.stories import log, names
 
@@ -615,6 +617,26 @@ def test_what_is_no_event_cannot_be_emitted(event):
 def test_connecting_twice_is_refused(db, tmp_path):
     with pytest.raises(AlreadyConnected, match="name="):
         connect(f"sqlite:///{tmp_path}/other.db")
+
+
+def test_a_block_that_cannot_be_entered_gives_the_name_back(path):
+    """Nobody had the database to close, so that every later attempt was refused with AlreadyConnected."""
+    for _ in range(2):
+        with pytest.raises(MissingTables), connect(f"sqlite:///{path}", tables="check"):
+            pass
+
+    with connect(f"sqlite:///{path}", worker=False) as db:
+        assert db is connected.BY_NAME["default"]
+
+
+async def test_an_async_block_that_cannot_be_entered_gives_the_name_back(path):
+    for _ in range(2):
+        with pytest.raises(MissingTables):
+            async with connect(f"sqlite:///{path}", tables="check"):
+                pass
+
+    async with connect(f"sqlite:///{path}", worker=False) as db:
+        assert db is connected.BY_NAME["default"]
 
 
 def test_a_name_is_free_again_after_the_close(path):

@@ -229,6 +229,25 @@ def test_a_joined_session_loses_its_events_with_the_outer_transaction(db, Note, 
     assert [] == names(db)
 
 
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_it_loses_shows_its_values_though_its_own_commit_expired_them(db, Note, mode, closed):
+    """A post_rollback hook that read its record failed with DetachedInstanceError, so that nothing was cleaned up."""
+    note = Note(text="zero").save()
+    with db.engine.connect() as connection:
+        outer = connection.begin()
+        session = Session(bind=connection, join_transaction_mode=mode)
+        session.add(Note(text="one"))
+        session.get(Note, note.id).text = "two"
+        session.commit()
+        if closed:
+            session.close()
+        outer.rollback()
+        session.close()
+
+    assert ["+zero", "-one", "-two"] == seen
+
+
 def test_a_session_that_controls_the_outer_transaction_releases_at_its_commit(db, Note):
     with db.engine.connect() as connection:
         connection.begin()

@@ -37,7 +37,7 @@ from earnorm import (
     event_handler,
     tenant,
 )
-from earnorm.errors import NotCapturable
+from earnorm.errors import NotCapturable, SyncDoorInCoroutine
 from earnorm.testing import isolated
 from tests.flows.stories import log, names, pairs
 from tests.postgresql import libpq
@@ -436,7 +436,82 @@ def test_subclasses_in_one_table_are_told_under_their_own_names(db, other):
     assert "dog:1" == f"dog:{dog.id}"
 
 
+def test_a_row_that_becomes_one_of_another_class_is_one_record_that_goes_and_one_that_comes(db, other):
+    """It was told as an update of the class that it is now, of a record that nobody had heard of."""
+
+    class Pet(BaseModel):
+        id = IntegerField(primary_key=True)
+        name = StringField()
+
+    class Dog(Pet):
+        tricks = IntegerField(required=False)
+
+    db.captures.install(Pet)
+    Pet(id=1, name="Rex").save()
+    write(other, f"UPDATE {Pet.__tablename__} SET kind = 'dog', tricks = 3 WHERE id = 1")
+
+    _, gone, came = told(db)
+    assert ("pet.deleted", "pet:1", "Rex") == (gone.name, gone.key, gone.payload["name"])
+    assert ("dog.created", "dog:1", 3) == (came.name, came.key, came.payload["tricks"])
+    assert [] == [*db.audit(Pet), *db.audit(Dog)]
+
+
+def test_so_is_one_that_the_model_has_written_in_the_same_transaction(db):
+    class Pet(BaseModel):
+        id = IntegerField(primary_key=True)
+        name = StringField()
+
+    class Dog(Pet):
+        tricks = IntegerField(required=False)
+
+    db.captures.install(Pet)
+    pet = Pet(id=1, name="Rex").save()
+    with db.transaction() as transaction:
+        pet.name = "Max"
+        pet.save()
+        transaction.session.execute(text(f"UPDATE {Pet.__tablename__} SET kind = 'dog' WHERE id = 1"))
+
+    assert ["pet.created", "pet.deleted", "dog.created"] == [event.name for event in told(db)]
+
+
+def test_a_key_that_the_model_cannot_read_is_said_and_stops_nothing(db, other, kind, caplog):
+    """No captured change of any table was told any more, and nobody said so."""
+    if kind != "sqlite":
+        pytest.skip("PostgreSQL's columns hold nothing else than their type")
+
+    class Cat(BaseModel):
+        id = UUIDField(primary_key=True)
+        name = StringField()
+
+    db.captures.install(Cat)
+    write(other, "INSERT INTO cats (id, name) VALUES ('nonsense', 'Tom')")
+    write(other, f"INSERT INTO cats (id, name) VALUES ('{UUID(int=1).hex}', 'Tim')")
+
+    assert [f"cat:{UUID(int=1)}"] == [event.key for event in told(db)]
+    assert ["a row of cats has a key that Cat cannot read, and its change is not told: [\"'nonsense'\"]"] == [
+        record.getMessage() for record in caplog.records if record.name == "earnorm.log"
+    ]
+
+
 # --- installing ------------------------------------------------------------------------------
+
+
+async def test_async_code_awaits_it(Order, db):
+    assert ["orders"] == await db.captures.ainstall(Order)
+    assert [] == await db.captures.ainstall("orders")
+    assert ["current"] == [found.state for found in await db.captures.ainstalled()]
+    assert ["orders"] == await db.captures.aremove(Order)
+    assert [] == await db.captures.ainstalled()
+
+
+async def test_in_a_coroutine_the_sync_ones_name_the_others(Order, db):
+    """They blocked the loop, on SQLite for as long as one of its tasks was writing."""
+    with pytest.raises(SyncDoorInCoroutine, match=r"db\.captures\.ainstall"):
+        db.captures.install(Order)
+    with pytest.raises(SyncDoorInCoroutine, match=r"db\.captures\.aremove"):
+        db.captures.remove(Order)
+    with pytest.raises(SyncDoorInCoroutine, match=r"db\.captures\.ainstalled"):
+        db.captures.installed()
 
 
 def test_installing_again_does_nothing_until_the_model_has_other_columns(url, other):

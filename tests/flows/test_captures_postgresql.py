@@ -183,7 +183,7 @@ async def test_the_async_door_by_asyncpg_is_told_once(Order, postgresql):
     pytest.importorskip("asyncpg")
     with postgres.database() as place:
         async with connect(place.set(drivername="postgresql+asyncpg"), worker=False) as db:
-            db.captures.install(Order)
+            await db.captures.ainstall(Order)
             order = await Order(id=1).asave()
             async with db.asession() as session, session.begin():
                 session.add(order)
@@ -198,3 +198,55 @@ async def test_the_async_door_by_asyncpg_is_told_once(Order, postgresql):
                 ("order:1", "order.updated", {"status": ("new", "paid")}),
                 ("order:2", "order.created", {}),
             ] == found
+
+
+# --- a table that is altered while this process knows it as it was ---
+
+
+def alter(other, *statements):
+    for statement in statements:
+        other.execute(statement)
+    other.commit()
+
+
+def test_a_captured_column_that_is_dropped_is_left_out_and_stops_nothing(Order, db, other):
+    """No captured change of any table was told any more, until each process had been started anew."""
+    Order(id=1, status="paid").save()
+    alter(other, "UPDATE orders SET status = 'sent'", "ALTER TABLE orders DROP COLUMN status")
+    alter(other, "INSERT INTO orders (id) VALUES (2)", "DELETE FROM orders WHERE id = 1")
+
+    assert [
+        ("order:1", "created", {}),
+        ("order:2", "created", {}),
+        ("order:1", "deleted", {}),
+    ] == told(db)
+
+
+def test_a_captured_column_that_is_renamed_is_left_out_until_the_triggers_are_renewed(Order, db, other):
+    Order(id=1, status="paid").save()
+    alter(other, "ALTER TABLE orders RENAME COLUMN status TO state", "INSERT INTO orders VALUES (2, 'new')")
+
+    assert [("order:1", "created", {}), ("order:2", "created", {})] == told(db)
+    assert {"id": 2} == dict(log(db)[1].payload)
+
+
+def test_changes_of_a_table_that_is_renamed_or_dropped_are_told_as_its_model_knows_them(Order, db, other):
+    Order(id=1, status="paid").save()
+    alter(other, "UPDATE orders SET status = 'sent'", "ALTER TABLE orders RENAME TO old_orders")
+    alter(other, "UPDATE old_orders SET status = 'back'", "DROP TABLE old_orders")
+
+    assert [
+        ("order:1", "created", {}),
+        ("order:1", "updated", {"status": ("paid", "sent")}),
+        ("order:1", "updated", {"status": ("sent", "back")}),
+    ] == told(db)
+
+
+def test_rows_whose_key_the_triggers_do_not_find_any_more_are_said(db, other, caplog):
+    """They were told as events of no record."""
+    alter(other, "ALTER TABLE orders RENAME COLUMN id TO number", "INSERT INTO orders VALUES (2, 'new')")
+
+    assert [] == told(db)
+    assert ["a row of orders has a key that Order cannot read, and its change is not told: [null]"] == [
+        record.getMessage() for record in caplog.records if record.name == "earnorm.log"
+    ]

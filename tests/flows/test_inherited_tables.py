@@ -5,7 +5,8 @@ from datetime import date
 
 import pytest
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, String, select
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.ext.declarative import AbstractConcreteBase, ConcreteBase, DeferredReflection
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, mapped_column, relationship
 
 from earnorm import (
     BaseModel,
@@ -197,6 +198,78 @@ def test_a_subclass_has_the_hooks_of_its_base_and_events_of_its_own_name(db, see
     ] == seen
     assert [("dog.created", "Dog"), ("dog.updated", "Dog")] == heard
     assert {"name": ("Rex", "Max"), "label": ("Dog Rex", "Dog Max")} == pairs(log(db)[1])
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_handler_gets_the_record_of_the_class_where_another_table_has_the_same_key(db, count, transactional):
+    """It got the engineer of that number: what SQLAlchemy loads by a key from the union of tables may be either."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Employee(ConcreteBase, Base):
+        __tablename__ = "employees"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        __mapper_args__ = {"polymorphic_identity": "employee", "concrete": True}
+
+    class Engineer(Employee):
+        __tablename__ = "engineers"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        __mapper_args__ = {"polymorphic_identity": "engineer", "concrete": True}
+
+    attach(Base)
+    configure_mappers()
+    Base.metadata.create_all(db.engine)
+    heard = []
+
+    @event_handler(["employee.created", "engineer.created"], name="hear", transactional=transactional)
+    def hear(employee, event):
+        heard.append((event.key, employee.name))
+
+    numbers = range(1, count + 1)
+    with Session(db.engine) as session:
+        session.add_all([Employee(id=n, name=f"employee {n}") for n in numbers])
+        session.add_all([Engineer(id=n, name=f"engineer {n}") for n in numbers])
+        session.commit()
+    db.drain()
+
+    assert 2 * count == len(heard)
+    assert all(key.replace(":", " ") == name for key, name in heard)
+
+
+@pytest.mark.parametrize("put_off", [AbstractConcreteBase, DeferredReflection])
+def test_a_base_is_attached_before_the_classes_are_mapped_whose_mapping_is_put_off(db, put_off):
+    """It raised UnmappedClassError, unless `configure_mappers` or `prepare` came first."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    if put_off is DeferredReflection:
+
+        class Pet(DeferredReflection, Base):
+            __tablename__ = "pets"
+    else:
+
+        class Animal(AbstractConcreteBase, Base):
+            strict_attrs = True
+
+        class Pet(Animal):
+            __tablename__ = "pets"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            __mapper_args__ = {"polymorphic_identity": "pet", "concrete": True}
+
+    attach(Base, log="all")
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE pets (id INTEGER PRIMARY KEY)")
+    configure_mappers() if put_off is AbstractConcreteBase else DeferredReflection.prepare(db.engine)
+    with Session(db.engine) as session:
+        session.add(Pet(id=1))
+        session.commit()
+
+    assert ["pet.created"] == [event.name for event in log(db)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,7 +5,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import delete, event, select, update
 from sqlalchemy.orm import Session, with_loader_criteria
 
 from earnorm import (
@@ -330,6 +330,27 @@ async def test_each_tenant_has_its_own_tables_in_async_code_too(schemas, Order):
     await db.adrain()
 
     assert [("acme", "a")] == seen
+
+
+def test_an_audit_is_about_the_tables_of_who_asks_for_it(schemas, Order):
+    """It compared the events of all of them with the tables of nobody, and called each record missing."""
+    db = schemas
+    for name in ("acme", "bolt"):
+        with tenant(name):
+            Order(label=name).save()
+            Order(label="gone").save().delete()
+    with tenant("acme"):
+        assert [] == list(db.audit(Order))
+        with db.tenant_engine.begin() as connection:
+            connection.execute(update(Order.__table__).values(label="unseen"))
+        (drift,) = db.audit(Order)
+        assert {"label": ("acme", "unseen")} == drift.fields
+        with db.tenant_engine.begin() as connection:
+            connection.execute(delete(Order.__table__))
+        assert ["missing"] == [drift.kind for drift in db.audit(Order)]
+    with tenant("bolt"):
+        assert [] == list(db.audit(Order))
+    assert [] == list(db.audit(Order))
 
 
 def test_a_whole_map_of_schemas_may_be_given(tmp_path, url, Order):

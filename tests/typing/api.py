@@ -54,6 +54,7 @@ from earnorm.alembic import include_name
 from earnorm.delivery import Delivery, Outcome
 from earnorm.fastapi import lifespan
 from earnorm.operations import ALL, Selection
+from earnorm.orm.captures import Installed
 from earnorm.telemetry import HandlerFailed, listen
 from earnorm.testing import expect_failures, isolated, rolled_back
 
@@ -327,6 +328,9 @@ def other_programs(db: Database) -> None:
 
 
 async def other_programs_in_async_code(db: Database) -> None:
+    assert_type(await db.captures.ainstall(Invoice, "orders"), list[str])
+    assert_type(await db.captures.aremove(Invoice), list[str])
+    assert_type(await db.captures.ainstalled(), list[Installed])
     async for drift in db.audit(Invoice):
         assert_type(drift.kind, Literal["differs", "missing", "extra"])
 

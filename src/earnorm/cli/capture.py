@@ -80,7 +80,9 @@ def audit(app: str, model: str, *, as_json: bool) -> None:
     with target.read() as connection:
         migrations.check(connection)
         store = database.store
-        found = Audit(_model(database, model), store, Bundles(store), database.captures, ready=lambda: None)
+        found = Audit(
+            _model(database, model), store, Bundles(store), database.captures, lambda: None, schemas=database.schemas
+        )
         for drift in found:
             click.echo(json.dumps(_as_json(drift)) if as_json else "\n".join(_lines(drift)))
     click.echo(json.dumps(_summary(found)) if as_json else _verdict(model, found))

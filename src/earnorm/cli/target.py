@@ -147,6 +147,10 @@ def _given_on_the_command_line(parameter: str) -> bool:
 
 def _of_application(app: str) -> Target:
     module, colon, name = app.partition(":")
+    if name.startswith("//"):
+        raise click.UsageError(
+            "a database's URL is an option: --url URL; what stands alone is MODULE:DB of an application"
+        )
     if not (module and colon and name):
         raise click.UsageError(f"{app!r} names no database; write module:db, as in shop.models:db")
     found = _imported(module, app)

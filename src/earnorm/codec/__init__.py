@@ -7,6 +7,7 @@ What JSON has no word for is written as an object with one key that starts with 
     {"$enum": ["app.models.Color", "RED", 1]}    class, name, value
     {"$object": ["order.placed", {...}]}         a dataclass, Struct or pydantic model: its name and fields
     {"$ref": ["user", [42]]}                     a model: subject and primary key
+    {"$stored": 42}                              a part of a primary key that is no plain data, as its column stores it
 
 A dictionary's own keys that start with "$" get a second one, so every dictionary comes back as it was.
 Reading imports nothing by name: of an enum unknown here the value remains, of an object its dictionary.
@@ -32,7 +33,9 @@ from earnorm.codec._words import (
     Reference,
     Refusal,
     Resolve,
+    Stored,
     fields_of,
+    is_given_back,
     itself,
     no_model,
     register_enum,
@@ -49,6 +52,7 @@ __all__ = [
     "Refer",
     "Reference",
     "Resolve",
+    "Stored",
     "decode",
     "decode_identity",
     "encode",
@@ -58,6 +62,7 @@ __all__ = [
     "encode_records",
     "encode_values",
     "fields_of",
+    "is_given_back",
     "no_model",
     "read_column",
     "register_enum",

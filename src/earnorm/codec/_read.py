@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from earnorm.codec._words import MAX_DEPTH, TOO_DEEP, Reference, Refusal, Resolve, enums, is_pydantic, types
+from earnorm.codec._words import MAX_DEPTH, TOO_DEEP, Reference, Refusal, Resolve, Stored, enums, is_pydantic, types
 
 
 class Reader:
@@ -64,6 +64,8 @@ class Reader:
                 return _built(name, self.mapping(fields, depth))
             case "$ref", [str(subject), list(key)]:
                 return self.resolve(Reference(subject, tuple(self.sequence(key, depth))))
+            case "$stored", value:
+                return Stored(self.value(value, depth + 1))
             case _:
                 raise Refusal({tag: raw}, f"{tag} is no tag this version knows, or holds something else")
 

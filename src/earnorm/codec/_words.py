@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from types import NoneType
 from typing import Any, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -30,6 +34,16 @@ class Reference:
 
     subject: str
     key: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A part of a primary key that is no plain data, as its column stores it."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 Refer = Callable[[object], tuple[str, list[Any]] | None]
@@ -73,6 +87,8 @@ def too_large(what: str) -> str:
 # --- classes by name ------------------------------------------------------------------------
 
 
+_GIVEN_BACK = (str, int, float, Decimal, UUID, date, time, timedelta, bytes, Enum, NoneType, Stored)
+
 enums: dict[str, type[Enum]] = {}
 types: dict[str, type[Any]] = {}
 _names: dict[type[Any], str] = {}
@@ -89,6 +105,11 @@ def register_type(cls: C, name: str | None = None) -> C:
     _names[cls] = name or path_of(cls)
     types[_names[cls]] = cls
     return cls
+
+
+def is_given_back(value: object) -> bool:
+    """Whether it is read as it was written, in every process that knows its class."""
+    return isinstance(value, _GIVEN_BACK) or type(value) in _names
 
 
 def name_of(cls: type[Any]) -> str:

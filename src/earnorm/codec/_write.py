@@ -18,6 +18,7 @@ from earnorm.codec._words import (
     Refer,
     Reference,
     Refusal,
+    Stored,
     fields_of,
     name_of,
     path_of,
@@ -142,6 +143,8 @@ class Writer:
     def _model_or_object(self, value: Any, depth: int) -> Any:
         if isinstance(value, Enum):  # before int and str, which it may be as well
             return self._enum(value, depth)
+        if isinstance(value, Stored):
+            return {"$stored": self.value(value.value, depth + 1)}
         if isinstance(value, Reference):
             return self._reference(value.subject, value.key, depth)
         found = self.refer(value)

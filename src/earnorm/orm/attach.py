@@ -88,7 +88,7 @@ def _mappers_of(target: Any) -> Iterable[Mapper[Any]]:
     if isinstance(target, registry):
         if target is BaseModel.registry:
             raise NotAttachable(target, "models that derive from BaseModel have their hooks already")
-        return target.mappers
+        return _mapped_by(target)
     if not isinstance(target, type):
         kind = type(target).__name__
         remedy = f"an instance has no hooks of its own; attach its class: attach({kind})"
@@ -99,7 +99,12 @@ def _mappers_of(target: Any) -> Iterable[Mapper[Any]]:
     found = mapper.registry if mapper is not None else _registry_of(target)
     if found is None:
         raise UnmappedModel(target.__name__)
-    return [mapper for mapper in found.mappers if issubclass(mapper.class_, target)]
+    return [mapper for mapper in _mapped_by(found) if issubclass(mapper.class_, target)]
+
+
+def _mapped_by(found: registry) -> list[Mapper[Any]]:
+    """Without the classes whose mapping is put off (AbstractConcreteBase, DeferredReflection): they are yet to come."""
+    return [manager.mapper for manager in found._managers if manager.is_mapped]
 
 
 def _registry_of(base: type[Any]) -> registry | None:

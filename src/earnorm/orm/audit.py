@@ -18,7 +18,7 @@ from earnorm.backends.sqlalchemy.bundles import is_bundled
 from earnorm.backends.sqlalchemy.capture.changes import read_values
 from earnorm.backends.sqlalchemy.capture.rows import peek
 from earnorm.backends.sqlalchemy.dialects import READONLY
-from earnorm.backends.sqlalchemy.history import Line, histories, last_lines, lines_of, row_pages, there
+from earnorm.backends.sqlalchemy.history import Line, Part, histories, last_lines, lines_of, row_pages, there
 from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.backoff import Backoff
@@ -26,8 +26,10 @@ from earnorm.codec import decode
 from earnorm.errors import EntriesPending, UnmappedModel
 from earnorm.occurrence import key_of
 from earnorm.orm.captures import Captures
+from earnorm.orm.engines import Schemas, schemas_here
 from earnorm.orm.intakes import Bundles
 from earnorm.portal import refuse_in_coroutine
+from earnorm.tenant import current_tenant
 
 __all__ = ["Audit", "Drift"]
 
@@ -56,12 +58,21 @@ class Drift:
 class Audit:
     """What `db.audit(Order)` returns: iterating it, `for` or `async for`, compares and gives each Drift as it is found.
 
+    With `connect(schemas=...)` it is about the records of the tenant on whose behalf it was asked for.
+
     It reads one snapshot of the database, in pages, whatever the table's size. Afterwards `rows` says how many rows
     there were, `unlogged` how many of them the log knows nothing of, since they are older or were written unseen.
     """
 
     def __init__(
-        self, model: type, store: SQLAlchemyStore, bundles: Bundles, captures: Captures, ready: Callable[[], object]
+        self,
+        model: type,
+        store: SQLAlchemyStore,
+        bundles: Bundles,
+        captures: Captures,
+        ready: Callable[[], object],
+        *,
+        schemas: Schemas | None = None,
     ) -> None:
         found = mapping_of(model)
         if found is None:
@@ -71,6 +82,7 @@ class Audit:
         self._bundles = bundles
         self._captures = captures
         self._ready = ready
+        self._part = Part() if schemas is None else Part.of_tenant(current_tenant(), schemas_here(schemas))
         self.rows = 0
         self.unlogged = 0
         self.drifted = 0
@@ -141,13 +153,13 @@ class Audit:
         """Records whose captured changes are on their way into the log."""
         base = mapping_of(self._mapper.base_mapper.class_)
         target = self._captures.targets().get(base.info.subject) if base is not None else None
-        if target is None:
+        if base is None or target is None:
             return set()
         stored = [dict(zip(target.key, json.loads(key), strict=False)) for key in peek(connection, target.subject)]
         is_sqlite = connection.dialect.name == "sqlite"
         documents = [json.dumps([values] if is_sqlite else values) for values in stored]
         values = read_values(connection, target, documents) if documents else []
-        return {tuple(row[name] for name in target.key) for row in values}
+        return {base.logged(tuple(row[name] for name in target.key)) for row in values}
 
     def _counted(self, drifts: Iterator[Drift]) -> Iterator[Drift]:
         for drift in drifts:
@@ -160,11 +172,11 @@ class Audit:
         self, connection: Connection, mapper: Mapper[Any], mapping: Mapping, waiting: set[tuple[Any, ...]]
     ) -> Iterator[Drift]:
         subject, names = mapping.info.subject, _names(mapping)
-        for page in row_pages(connection, mapper, mapping.columns):
+        for page in row_pages(connection, self._part, mapper, mapping.columns):
             self.rows += len(page)
-            identities = [tuple(row[name] for name in mapping.primary_key) for row in page]
+            identities = [mapping.logged(tuple(row[name] for name in mapping.primary_key)) for row in page]
             keys = [key_of(subject, identity) for identity in identities]
-            known = histories(connection, keys, names)
+            known = histories(connection, self._part, keys, names)
             for row, identity, key in zip(page, identities, keys, strict=True):
                 lines = known.get(key)
                 if lines is None:
@@ -179,7 +191,7 @@ class Audit:
         if last.name.endswith(".deleted"):
             yield Drift(last.key, "extra", last.position, last.at)
             return
-        logged = _folded(lines)
+        logged = _folded(lines, mapping)
         fields = {
             name: (logged[name], row[name])
             for name in mapping.columns
@@ -197,14 +209,17 @@ class Audit:
     ) -> Iterator[Drift]:
         # Where a record went on under another key. It takes a look at all updates, so only once something is missing.
         moved: dict[str, int] | None = None
-        for page in last_lines(connection, mapping.info.subject, _names(mapping)):
+        for page in last_lines(connection, self._part, mapping.info.subject, _names(mapping)):
             living = {_identity(line): line for line in page if not line.name.endswith(".deleted")}
-            found = there(connection, mapper, list(living)) if living else set[tuple[Any, ...]]()
+            asked = [mapping.native(identity) for identity in living]
+            found = (
+                {mapping.logged(key) for key in there(connection, self._part, mapper, asked)} if asked else set[Any]()
+            )
             for identity, line in living.items():
                 if identity in found or identity in waiting:
                     continue
                 if moved is None:
-                    moved = _moved(connection, mapping)
+                    moved = _moved(connection, self._part, mapping)
                 if moved.get(line.key, -1) < line.position:
                     yield Drift(line.key, "missing", line.position, line.at)
 
@@ -217,10 +232,12 @@ def _identity(line: Line) -> tuple[Any, ...]:
     return tuple(decode(line.data).get("identity", ()))
 
 
-def _moved(connection: Connection, mapping: Mapping) -> dict[str, int]:
+def _moved(connection: Connection, part: Part, mapping: Mapping) -> dict[str, int]:
     """By key that a record had before its primary key was changed, where its last such change stands in the log."""
     subject, found = mapping.info.subject, dict[str, int]()
-    for line in lines_of(connection, subject, [f"{subject}.{verb}" for verb in ("updated", "trashed", "restored")]):
+    for line in lines_of(
+        connection, part, subject, [f"{subject}.{verb}" for verb in ("updated", "trashed", "restored")]
+    ):
         data = decode(line.data)
         changes = data.get("changes", {})
         if not changes.keys().isdisjoint(mapping.primary_key):
@@ -231,7 +248,7 @@ def _moved(connection: Connection, mapping: Mapping) -> dict[str, int]:
     return found
 
 
-def _folded(lines: list[Line]) -> dict[str, Any]:
+def _folded(lines: list[Line], mapping: Mapping) -> dict[str, Any]:
     """The record's last values that the log knows; a value that was left out of it is unknown from there on."""
     values: dict[str, Any] = {}
     for line in lines:
@@ -240,7 +257,8 @@ def _folded(lines: list[Line]) -> dict[str, Any]:
         values |= {name: pair[1] for name, pair in data.get("changes", {}).items()}
         for name in (*data.get("omitted", ()), *data.get("hidden", ())):
             values.pop(name, None)
-    return values
+    strange = mapping.info.strange
+    return values if strange is None else dict(strange.native_values(values))
 
 
 def _agree(connection: Connection, kind: Any, logged: Any, stored: Any) -> bool:

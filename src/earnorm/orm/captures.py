@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from earnorm.backends.sqlalchemy.capture.triggers import Installed
 from earnorm.backends.sqlalchemy.dialects import dialect_named
 from earnorm.multitude import Happening
 from earnorm.occurrence import Occurrence
+from earnorm.portal import refuse_in_coroutine
 
 if TYPE_CHECKING:
     from earnorm.orm.log import DatabaseLog
@@ -44,20 +46,36 @@ class Captures:
 
         A model is named by its class, or by the name of class, subject or table. Raises NotCapturable.
         """
-        return self._each(models, triggers.install)
+        return self._each("install", models, triggers.install)
 
     def remove(self, *models: type | str) -> list[str]:
         """Take the triggers off; returns the tables that had some. What they saw before is told all the same."""
-        return self._each(models, triggers.remove)
+        return self._each("remove", models, triggers.remove)
 
     def installed(self) -> list[Installed]:
         """The captured tables: each current, stale (the model has other columns by now), or unknown to this process."""
-        self._ready()
+        self._enter("installed")
         with self._log.store.begin(readonly=True) as transaction:
             return triggers.installed(transaction.connection, self.targets().values())
 
-    def _each(self, models: Sequence[type | str], work: Work) -> list[str]:
+    async def ainstall(self, *models: type | str) -> list[str]:
+        """`install`, awaited."""
+        return await asyncio.to_thread(self.install, *models)
+
+    async def aremove(self, *models: type | str) -> list[str]:
+        """`remove`, awaited."""
+        return await asyncio.to_thread(self.remove, *models)
+
+    async def ainstalled(self) -> list[Installed]:
+        """`installed`, awaited."""
+        return await asyncio.to_thread(self.installed)
+
+    def _enter(self, door: str) -> None:
+        refuse_in_coroutine(f"db.captures.{door}", f"db.captures.a{door}")
         self._ready()
+
+    def _each(self, door: str, models: Sequence[type | str], work: Work) -> list[str]:
+        self._enter(door)
         with self._log.store.begin() as transaction:
             return self.change(transaction.connection, models, work)
 

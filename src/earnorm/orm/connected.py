@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from earnorm import _forks
 from earnorm.backends.sqlalchemy.scope import current_scope
 from earnorm.bus import EventBus
 from earnorm.errors import NotConnected
@@ -44,3 +45,11 @@ def database_named(what: str, name: str) -> Database:
 
 def databases() -> list[Database]:
     return list(BY_NAME.values())
+
+
+def _after_fork() -> None:
+    for database in databases():
+        database._begin_anew()
+
+
+_forks.watch(_after_fork)

@@ -29,7 +29,7 @@ from earnorm.handle import Handle
 from earnorm.operations import Operations
 from earnorm.orm.absence import Absence
 from earnorm.orm.audit import Audit
-from earnorm.orm.connected import BY_NAME, databases
+from earnorm.orm.connected import BY_NAME
 from earnorm.orm.engines import Engines, Schemas
 from earnorm.orm.intakes import Bundles, Intakes
 from earnorm.orm.log import DatabaseLog, Kept, durable_names
@@ -160,7 +160,7 @@ class Database:
     def audit(self, model: type) -> Audit:
         """Compare the log with the model's table: iterate it, `for` or `async for`, for each record changed unseen."""
         self._require_open("audit()")
-        return Audit(model, self.store, self._bundles, self.captures, self.ready)
+        return Audit(model, self.store, self._bundles, self.captures, self.ready, schemas=self.schemas)
 
     @property
     def tenant_engine(self) -> Engine:
@@ -326,7 +326,11 @@ class Database:
 
     def __enter__(self) -> Self:
         refuse_in_coroutine("with connect", "async with connect(...)")  # at once, and not by `close()` in the end
-        self.ready()
+        try:
+            self.ready()
+        except BaseException:
+            self.close(drain=0)  # nobody has it yet who could
+            raise
         return self
 
     def __exit__(
@@ -336,7 +340,11 @@ class Database:
 
     async def __aenter__(self) -> Self:
         self.worker.use_loop(asyncio.get_running_loop())
-        await self.aready()
+        try:
+            await self.aready()
+        except BaseException:
+            await self.aclose(drain=0)
+            raise
         return self
 
     async def __aexit__(
@@ -389,11 +397,3 @@ class Database:
         self.bus.forget_plans()
         self.store.close()
         self._own_loop.close()
-
-
-def _after_fork() -> None:
-    for database in databases():
-        database._begin_anew()
-
-
-_forks.watch(_after_fork)

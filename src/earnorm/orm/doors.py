@@ -22,6 +22,7 @@ from earnorm.backends.sqlalchemy.bulk.vanished import is_there
 from earnorm.backends.sqlalchemy.hooks import refuse_save_in_pre_hook
 from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import current_scope, scope_of, within
+from earnorm.backends.sqlalchemy.snapshot import is_snapshot
 from earnorm.errors import (
     DeletedSubject,
     NotFound,
@@ -30,7 +31,6 @@ from earnorm.errors import (
     UnsavedSubject,
 )
 from earnorm.orm.connected import database_here
-from earnorm.orm.loading import is_snapshot
 from earnorm.portal import refuse_in_coroutine, spawn
 
 __all__ = [

@@ -20,6 +20,7 @@ from earnorm.backends.sqlalchemy.log import Log
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
 from earnorm.backends.sqlalchemy.salvage import require_sound
 from earnorm.backends.sqlalchemy.scope import Scope, current_scope, scope_of, within
+from earnorm.backends.sqlalchemy.snapshot import is_snapshot
 from earnorm.backends.sqlalchemy.standing import standing_of
 from earnorm.binding import RESERVED
 from earnorm.bus import EventBus
@@ -42,7 +43,6 @@ from earnorm.handler import Handler, Phase
 from earnorm.occurrence import Occurrence
 from earnorm.orm.connected import connected_database, database_here
 from earnorm.orm.doors import arun, run, session_of
-from earnorm.orm.loading import is_snapshot
 from earnorm.orm.log import DatabaseLog
 from earnorm.portal import refuse_in_coroutine, spawn
 from earnorm.registry import ModelInfo

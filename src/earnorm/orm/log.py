@@ -19,6 +19,7 @@ from earnorm.backends.sqlalchemy.attention import LOOK_AGAIN
 from earnorm.backends.sqlalchemy.boundary import commits
 from earnorm.backends.sqlalchemy.dialects import MANY
 from earnorm.backends.sqlalchemy.scope import current_scope
+from earnorm.backends.sqlalchemy.snapshot import snapshot
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore, SQLAlchemyTransaction
 from earnorm.bus import EventBus
 from earnorm.clock import Clock
@@ -31,7 +32,7 @@ from earnorm.interest import Interests, interests_of
 from earnorm.multitude import FEW, Happening, Multitude, singly
 from earnorm.occurrence import Occurrence, identify
 from earnorm.orm.captures import Captures
-from earnorm.orm.loading import hint_of, load, load_together, snapshot
+from earnorm.orm.loading import find, hint_of, load, load_together
 from earnorm.orm.outcomes import Outcomes
 from earnorm.orm.stage import StageScope
 from earnorm.orm.strays import TRANSLATED, Strays
@@ -39,6 +40,7 @@ from earnorm.preparation import Hydrated
 from earnorm.registry import ModelInfo
 from earnorm.runner import Runner
 from earnorm.settling import settling_here
+from earnorm.strange import Strange
 from earnorm.subscription import registrations_of
 from earnorm.telemetry import Appended, HandlerSkipped, tell, wanted
 
@@ -265,13 +267,18 @@ class DatabaseLog:
     def _entry(self, occurrence: Occurrence) -> Entry:
         if occurrence.data:
             return occurrence.entry(occurrence.data)
-        hidden = occurrence.info.sensitive if occurrence.info is not None else frozenset[str]()
-        data = encode_change(occurrence.identity, occurrence.payload, occurrence.changes, mappings.refer, hidden)
-        return occurrence.entry(data)
+        info, values, changes = occurrence.info, occurrence.payload, occurrence.changes
+        hidden = info.sensitive if info is not None else frozenset[str]()
+        if info is not None and info.strange is not None:
+            values, changes = info.strange.logged_values(values), info.strange.logged_changes(changes)
+        return occurrence.entry(encode_change(occurrence.identity, values, changes, mappings.refer, hidden))
 
     @staticmethod
     def _entries_of(many: Multitude) -> Entries:
-        return many.entries(many.records.written(mappings.refer, many.info.sensitive))
+        records, strange = many.records, many.info.strange
+        if strange is not None:
+            records = records.spelled(strange.names, strange.logged_value)
+        return many.entries(records.written(mappings.refer, many.info.sensitive))
 
     def appended(self, appending: Appending) -> None:
         """They are committed: the worker need not wait for its next look."""
@@ -312,10 +319,12 @@ class DatabaseLog:
         )
 
     def decode(self, entry: Entry, attempt: int) -> Event:
-        return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve)
+        strange = _strange(entry)
+        return event_of(entry, attempt=attempt, database=self.name, resolve=self._resolve, strange=strange)
 
     def payload(self, entry: Entry) -> Mapping[str, Any]:
-        return payload_of(entry, self._resolve)
+        payload, strange = payload_of(entry, self._resolve), _strange(entry)
+        return payload if strange is None else strange.native_values(payload)
 
     def _resolve(self, reference: Reference) -> Any:
         """A model in a payload, loaded; the reference itself if its row is gone or its class unknown here."""
@@ -363,9 +372,14 @@ class DatabaseLog:
         scope = current_scope()
         if isinstance(scope, StageScope):
             # In the handler's own session, and so attached to it.
-            return scope.session.get(found.cls, identity)
+            return find(scope.session, found, identity)
         with self.store.noticing_loss():
             return self._read(lambda session: load(session, found, identity))
+
+
+def _strange(entry: Entry) -> Strange | None:
+    found = mappings.mapping_of_subject(entry.subject)
+    return None if found is None else found.info.strange
 
 
 def _class_of(occurrence: Occurrence) -> type[Any]:

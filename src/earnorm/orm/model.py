@@ -13,6 +13,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from earnorm.backends.sqlalchemy import flushing
 from earnorm.backends.sqlalchemy import mapping as mappings
+from earnorm.backends.sqlalchemy.snapshot import SNAPSHOT
 from earnorm.bus import default_bus
 from earnorm.emission import Emit
 from earnorm.errors import (
@@ -34,7 +35,6 @@ from earnorm.orm.copying import twin_of
 from earnorm.orm.emits import SQLAlchemyDoor
 from earnorm.orm.fields import kind_of
 from earnorm.orm.filling import fill, shorten_constructor
-from earnorm.orm.loading import SNAPSHOT
 from earnorm.orm.reserved import refuse_reserved
 from earnorm.orm.shape import complete, stored_names
 from earnorm.orm.spec import specs_of

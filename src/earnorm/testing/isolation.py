@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy.orm import Mapper
 
 from earnorm import declared, telemetry
-from earnorm.backends.sqlalchemy import boundary, mapping
+from earnorm.backends.sqlalchemy import boundary, mapping, snapshot
 from earnorm.bus import EventBus, default_bus
 from earnorm.handler import Handler
 from earnorm.names import Trie
-from earnorm.orm import attach, connected, loading, references, tables
+from earnorm.orm import attach, connected, references, tables
 from earnorm.orm.model import BaseModel
 from earnorm.registry import Registry
 
@@ -87,7 +87,7 @@ def _models() -> Iterator[None]:
         tables_by_class: tuple[dict[Any, Any], ...] = (
             mapping._mappings,
             mapping._by_subject,
-            loading._snapshots,
+            snapshot._snapshots,
             declared._by_name,
             attach._attachments,
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, literal, select, tuple_
 from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import ColumnElement
 
 from earnorm.backends.sqlalchemy.tables import log
 from earnorm.instants import to_time
 
-__all__ = ["PAGE", "Line", "histories", "last_lines", "lines_of", "row_pages", "there"]
+__all__ = ["PAGE", "Line", "Part", "histories", "last_lines", "lines_of", "row_pages", "there"]
 
 PAGE = 500
 
@@ -29,9 +31,26 @@ class Line(NamedTuple):
     data: bytes
 
 
-def histories(connection: Connection, keys: Sequence[str], names: Sequence[str]) -> dict[str, list[Line]]:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Whose records: `which` of the log's events are about them, and the `schemas` (a translate map) of their tables."""
+
+    which: tuple[ColumnElement[bool], ...] = ()
+    schemas: Mapping[str | None, str | None] | None = None
+
+    @classmethod
+    def of_tenant(cls, tenant: str | None, schemas: Mapping[str | None, str | None] | None) -> Part:
+        return cls((log.c.tenant.is_(None) if tenant is None else log.c.tenant == tenant,), schemas)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {} if self.schemas is None else {"schema_translate_map": self.schemas}
+
+
+def histories(connection: Connection, part: Part, keys: Sequence[str], names: Sequence[str]) -> dict[str, list[Line]]:
     """The events of these names of each record, oldest first."""
-    rows = connection.execute(select(*_LINE).where(log.c.key.in_(keys), log.c.name.in_(names)).order_by(log.c.position))
+    which = log.c.key.in_(keys), log.c.name.in_(names), *part.which
+    rows = connection.execute(select(*_LINE).where(*which).order_by(log.c.position))
     found: dict[str, list[Line]] = {}
     for row in rows:
         line = _line(row)
@@ -39,13 +58,13 @@ def histories(connection: Connection, keys: Sequence[str], names: Sequence[str])
     return found
 
 
-def last_lines(connection: Connection, subject: str, names: Sequence[str]) -> Iterator[list[Line]]:
+def last_lines(connection: Connection, part: Part, subject: str, names: Sequence[str]) -> Iterator[list[Line]]:
     """The last event of these names of every record of the subject, in pages by key."""
     last = ""
     while True:
         page = connection.execute(
             select(log.c.key, func.max(log.c.position))
-            .where(log.c.subject == subject, log.c.name.in_(names), log.c.key > last)
+            .where(log.c.subject == subject, log.c.name.in_(names), log.c.key > last, *part.which)
             .group_by(log.c.key)
             .order_by(log.c.key)
             .limit(PAGE)
@@ -57,11 +76,11 @@ def last_lines(connection: Connection, subject: str, names: Sequence[str]) -> It
         yield [_line(row) for row in connection.execute(lines)]
 
 
-def lines_of(connection: Connection, subject: str, names: Sequence[str]) -> Iterator[Line]:
+def lines_of(connection: Connection, part: Part, subject: str, names: Sequence[str]) -> Iterator[Line]:
     """The events of these names of every record of the subject, oldest first, read in pages."""
     last = -1
     while True:
-        which = log.c.subject == subject, log.c.name.in_(names), log.c.position > last
+        which = log.c.subject == subject, log.c.name.in_(names), log.c.position > last, *part.which
         page = connection.execute(select(*_LINE).where(*which).order_by(log.c.position).limit(PAGE)).fetchall()
         if not page:
             return
@@ -75,25 +94,31 @@ def _line(row: Any) -> Line:
     return Line(key, name, position, to_time(at), data)
 
 
-def row_pages(connection: Connection, mapper: Mapper[Any], names: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+def row_pages(
+    connection: Connection, part: Part, mapper: Mapper[Any], names: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
     """The rows of a class itself, its subclasses' aside, by attribute, in pages by primary key."""
     columns, keys = [mapper.columns[name] for name in names], mapper.primary_key
     statement = select(*columns).select_from(mapper.persist_selectable).order_by(*keys).limit(PAGE)
     if mapper.polymorphic_on is not None:
         statement = statement.where(mapper.polymorphic_on == mapper.polymorphic_identity)
     places = [names.index(mapper.get_property_by_column(key).key) for key in keys]
-    page = connection.execute(statement).fetchall()
+    page = connection.execute(statement, execution_options=part.options).fetchall()
     while page:
         yield [dict(zip(names, row, strict=True)) for row in page]
         last = [literal(page[-1][place], key.type) for place, key in zip(places, keys, strict=True)]
-        page = connection.execute(statement.where(tuple_(*keys) > tuple_(*last))).fetchall()
+        further = statement.where(tuple_(*keys) > tuple_(*last))
+        page = connection.execute(further, execution_options=part.options).fetchall()
 
 
-def there(connection: Connection, mapper: Mapper[Any], identities: Sequence[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+def there(
+    connection: Connection, part: Part, mapper: Mapper[Any], identities: Sequence[tuple[Any, ...]]
+) -> set[tuple[Any, ...]]:
     """Those of the primary keys that have a row."""
     keys = mapper.primary_key
     found = keys[0].in_([identity[0] for identity in identities])
     if len(keys) > 1:
         found = tuple_(*keys).in_(identities)
-    rows = connection.execute(select(*keys).select_from(mapper.persist_selectable).where(found))
+    looked = select(*keys).select_from(mapper.persist_selectable).where(found)
+    rows = connection.execute(looked, execution_options=part.options)
     return {tuple(row) for row in rows}

@@ -14,6 +14,7 @@ from sqlalchemy.orm.base import NO_VALUE, PASSIVE_NO_RESULT
 from sqlalchemy.orm.state import InstanceState
 from sqlalchemy.sql import ClauseElement
 
+from earnorm.backends.sqlalchemy.strange import know_ranges, strange_values
 from earnorm.bus import EventBus
 from earnorm.errors import InvalidBulkPolicy, UnsavedSubject
 from earnorm.event import Change
@@ -82,6 +83,14 @@ class Mapping:
         if state.key is not None:
             return tuple(state.key[1])
         return tuple(_plain(state.dict.get(name)) for name in self.primary_key)
+
+    def logged(self, identity: tuple[Any, ...]) -> tuple[Any, ...]:
+        """An identity as the log has it."""
+        return identity if self.info.strange is None else self.info.strange.logged(identity)
+
+    def native(self, identity: tuple[Any, ...]) -> tuple[Any, ...]:
+        """An identity of the log's as the class's attributes have it."""
+        return identity if self.info.strange is None else self.info.strange.native(identity)
 
     def changes(self, state: InstanceState[Any]) -> dict[str, Change]:
         """Columns set to another value since they were loaded or saved."""
@@ -162,6 +171,8 @@ def register(
     """Make a mapped class known; its own handlers are checked and listed on the bus. Raises InvalidBulkPolicy."""
     info.bulk = _bulk_policy(cls)
     mapper: Mapper[Any] = inspect(cls)
+    info.strange = strange_values(info.subject, mapper, columns)
+    know_ranges()
     keys = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
     found = Mapping(cls, info, bus, columns, frozenset(columns), keys, validate, validate_values, screen)
     _mappings[cls] = found
@@ -198,4 +209,4 @@ def refer(value: object) -> tuple[str, list[Any]] | None:
     state: InstanceState[Any] = inspect(value)
     if state.transient:
         raise UnsavedSubject("payload", repr(value))
-    return found.info.subject, list(found.identity(state))
+    return found.info.subject, list(found.logged(found.identity(state)))

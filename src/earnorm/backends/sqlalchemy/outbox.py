@@ -13,7 +13,9 @@ from sqlalchemy.orm.attributes import instance_state
 from earnorm.backends.sqlalchemy.appending import NOTHING
 from earnorm.backends.sqlalchemy.emissions import Emissions
 from earnorm.backends.sqlalchemy.log import Log
+from earnorm.backends.sqlalchemy.mapping import mapping_of
 from earnorm.backends.sqlalchemy.scope import outside
+from earnorm.backends.sqlalchemy.snapshot import snapshot
 from earnorm.bus import EventBus
 from earnorm.composition import compose_parts
 from earnorm.dispatch import Outbox
@@ -125,10 +127,13 @@ class ConnectionOutbox(Outbox):
 
     def _unexpired(self, occurrence: Occurrence) -> Occurrence:
         """Without a log a handler gets the live record, unless its Session has expired it at the commit."""
-        if occurrence.info is None or not instance_state(occurrence.subject).expired:
+        info, identity = occurrence.info, occurrence.identity
+        if info is None or not instance_state(occurrence.subject).expired:
             return occurrence
+        if info.strange is not None:
+            identity = info.strange.native(identity)
         with Session(self.engine, expire_on_commit=False) as session:
-            found: Any = session.get(occurrence.info.cls, occurrence.identity)
+            found: Any = session.get(info.cls, identity)
             session.expunge_all()
         return occurrence if found is None else occurrence.about(found)
 
@@ -139,8 +144,17 @@ class ConnectionOutbox(Outbox):
                 if happening.info is not None and happening.kind != "event":
                     hooks = self.bus.plans.hooks(happening.info.cls, happening.kind, Phase.ROLLBACK)
                     for occurrence in singly([happening]) if hooks else ():
-                        self._run(occurrence, hooks)
+                        self._run(_as_written(occurrence), hooks)
 
     def _run(self, occurrence: Occurrence, handlers: Sequence[Handler]) -> None:
         occurrence.later = handlers
         self.bus.run_after(occurrence)
+
+
+def _as_written(occurrence: Occurrence) -> Occurrence:
+    """With the values that are lost now, where the record's Session has let go of them, as its own commit does."""
+    subject = occurrence.subject
+    found = None if subject is None else mapping_of(type(subject))
+    if found is None or not instance_state(subject).expired:
+        return occurrence
+    return occurrence.about(snapshot(found, occurrence.identity, occurrence.payload))

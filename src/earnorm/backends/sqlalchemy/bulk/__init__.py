@@ -14,15 +14,16 @@ from typing import Any
 
 from sqlalchemy import Delete, Insert, Update
 from sqlalchemy.engine import Result
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
 from earnorm.backends.sqlalchemy.bulk import methods, outside
-from earnorm.backends.sqlalchemy.bulk.cascades import Cascade, cascades_of_rows, concerned, tell_cascades
+from earnorm.backends.sqlalchemy.bulk.beside import changed_values, save_unattached, taken_along, write_unattached
+from earnorm.backends.sqlalchemy.bulk.cascades import tell_cascades
 from earnorm.backends.sqlalchemy.bulk.classes import require_classes
 from earnorm.backends.sqlalchemy.bulk.followers import Followers
-from earnorm.backends.sqlalchemy.bulk.given import Params, attribute_of, inserted_values, is_sql, updated_values
+from earnorm.backends.sqlalchemy.bulk.given import attribute_named, inserted_values, is_sql, listed, updated_values
 from earnorm.backends.sqlalchemy.bulk.resetting import by_key, of_statement, require_unfollowed, tell_followers
 from earnorm.backends.sqlalchemy.bulk.shape import Shape, shape_of
 from earnorm.backends.sqlalchemy.bulk.statements import (
@@ -31,8 +32,6 @@ from earnorm.backends.sqlalchemy.bulk.statements import (
     deleted,
     inserted,
     kept,
-    matching,
-    narrow,
     require_schema,
     updated,
 )
@@ -70,12 +69,12 @@ def _wrap(compile_state: Any, verb: str, write: Callable[[Execution, Any], Any])
             return found
 
         mapper = bind_arguments.get("mapper")
-        if mapper is None or "parententity" not in statement.table._annotations or not shape_of(mapper).known:
+        if mapper is None or "parententity" not in statement.table._annotations:
             return run(statement)
         shape = shape_of(mapper)
-        model = mapping_of(mapper.class_) or shape.known[0]
         many = statement._annotations.get("dml_strategy") == "bulk"
-        return write(Execution(session, connection, shape, model, params, run, many, verb, options), statement)
+        execution = Execution(session, connection, shape, params, run, many, verb, options)
+        return write(execution, statement) if shape.known else write_unattached(execution, statement)
 
     compile_state.orm_execute_statement = classmethod(orm_execute_statement)
 
@@ -88,7 +87,7 @@ def _insert(execution: Execution, statement: Insert) -> Any:
     execution, values = _with_hooks(execution, values, upsert=upsert)
     _validate(model, values or (), complete=True)
     if upsert:
-        named = {_name(column, shape.mapper): value for column, value in set_values(statement).items()}
+        named = {attribute_named(column, shape.mapper): value for column, value in set_values(statement).items()}
         _validate(model, [{name: value for name, value in named.items() if name is not None}], complete=False)
         require_unfollowed(execution, statement, [name for name in named if name is not None])
     kinds: tuple[Kind, ...] = ("created", *CHANGES) if upsert else ("created",)
@@ -120,7 +119,7 @@ def _update(execution: Execution, statement: Update) -> Any:
     values = updated_values(statement, execution.params, shape.mapper) if statement._values else []
     if model.info.bulk != "batch":
         trash = model.info.trash
-        trashing = trash is not None and any(trash in given for given in (*values, *_listed(execution.params)))
+        trashing = trash is not None and any(trash in given for given in (*values, *listed(execution.params)))
         _refuse_hooks(execution, CHANGES if trashing else ("updated",))
     if execution.many:
         return _update_by_key(execution, statement)
@@ -131,9 +130,9 @@ def _update(execution: Execution, statement: Update) -> Any:
 
 
 def _update_by_key(execution: Execution, statement: Update) -> Any:
-    values = _listed(execution.params)
+    values = listed(execution.params)
     _validate(execution.model, values, complete=False, by_key=True)
-    followers = by_key(execution.session, execution.connection, execution.shape, execution.model, values)
+    followers = by_key(execution.session, execution.connection, execution.shape, values)
 
     def write(execution: Execution, statement: Update) -> Outcome:
         keys = methods.key_columns_of(execution.model, values)
@@ -145,19 +144,10 @@ def _update_by_key(execution: Execution, statement: Update) -> Any:
     return _written(execution, statement, CHANGES, write, given=values, followers=followers)
 
 
-def _listed(params: Params) -> Sequence[Mapping[str, Any]]:
-    return [params] if isinstance(params, Mapping) else list(params or ())
-
-
 def _delete(execution: Execution, statement: Delete) -> Any:
-    session, shape = execution.session, execution.shape
-    _refuse_if_asked(shape, execution.model, execution.what)
-    cascades: list[Cascade] = []
-    if concerned(session, shape.table):
-        require_schema(execution, statement)
-        rows = matching(execution, statement)
-        cascades = cascades_of_rows(session, execution.connection, shape, rows.values())
-        statement = narrow(execution, statement, rows)
+    session = execution.session
+    _refuse_if_asked(execution.shape, execution.model, execution.what)
+    cascades, statement = taken_along(execution, statement)
     result = _written(execution, statement, ("deleted",), deleted, given=())
     with vetoable(session):
         tell_cascades(session, cascades)
@@ -239,13 +229,6 @@ def _validate(model: Model, values: Sequence[Mapping[str, Any]], *, complete: bo
         model.validate_values(values, complete=complete, by_key=by_key)
 
 
-def _name(column: Any, mapper: Mapper[Any]) -> str | None:
-    if isinstance(column, str):
-        found = mapper.local_table.c.get(column)
-        return None if found is None else attribute_of(found, mapper)
-    return attribute_of(column, mapper)
-
-
 # --- methods ---------------------------------------------------------------------------------
 
 _bulk_save_mappings = Session._bulk_save_mappings
@@ -254,11 +237,12 @@ _bulk_save_mappings = Session._bulk_save_mappings
 def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **options: Any) -> None:
     mapper = _class_to_mapper(mapper)
     shape, values = shape_of(mapper), list(mappings)
-    model = mapping_of(mapper.class_)
-    if model is None:
-        _bulk_save_mappings(session, mapper, values, **options)
-        return
     kind: Kind = "updated" if options["isupdate"] else "created"
+    model = mapping_of(mapper.class_) or (shape.known[0] if shape.known and kind == "updated" else None)
+    if model is None:
+        save = partial(_bulk_save_mappings, session, mapper, values, **options)
+        save_unattached(session, shape, values if kind == "updated" else [], save, isstates=options["isstates"])
+        return
     what = _named(options)
     _refuse_if_asked(shape, model, what)
     if options["isstates"]:
@@ -267,7 +251,7 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         _before_mappings(session, shape, model, values, kind)
     followers: Followers | None = None
     if kind == "updated":
-        followers = _followers(session, shape, model, values, isstates=options["isstates"])
+        followers = _followers(session, shape, values, isstates=options["isstates"])
     if model.info.bulk == "rows" and _heard(session, shape, kind):
         facts: Facts = _write_mappings(session, shape, model, values, options)
     else:
@@ -285,15 +269,11 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         tell_followers(followers, facts)
 
 
-def _followers(
-    session: Session, shape: Shape, model: Model, values: Sequence[Any], *, isstates: bool
-) -> Followers | None:
+def _followers(session: Session, shape: Shape, values: Sequence[Any], *, isstates: bool) -> Followers | None:
     connection = session.connection(bind_arguments={"mapper": shape.mapper})
     if isstates:
-        # Of an object no more is written than was changed.
-        changes = ((state, model.changes(state)) for state in values)
-        values = [{**{name: state.dict.get(name) for name in model.primary_key}, **found} for state, found in changes]
-    return by_key(session, connection, shape, model, values)
+        values = [changed_values(shape, state) for state in values]
+    return by_key(session, connection, shape, values)
 
 
 def _heard(session: Session, shape: Shape, kind: Kind) -> bool:

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, ForeignKeyConstraint, Table, inspect, select
 from sqlalchemy.orm import Mapper, Session
 from sqlalchemy.sql import FromClause
 
-from earnorm.backends.sqlalchemy.bulk.given import attribute_of
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import (
     Fact,
@@ -288,16 +287,13 @@ def _emptied(cascade: Cascade, there: Mapping[Key, Row]) -> Iterator[Fact]:
 # --- amid a statement ------------------------------------------------------------------------
 
 
-def cascades_of_rows(session: Session, connection: Connection, shape: Shape, rows: Iterable[Row]) -> list[Cascade]:
-    """What a DELETE statement of these rows takes along, once pre hooks have not vetoed it."""
-    told: set[tuple[FromClause, Key]] = set()
-    by_column: list[dict[str, Any]] = []
-    for row in rows:
-        mapper: Mapper[Any] = inspect(row.mapping.cls)
-        told |= {(table, row.key) for table in mapper.tables}
-        names = ((column.name, attribute_of(column, shape.mapper)) for column in shape.columns)
-        values = {column: row.values[name] for column, name in names if name in row.values}
-        by_column.append({**values, **dict(zip((c.name for c in shape.table.primary_key), row.key, strict=True))})
-    found = cascade_of(session, connection, shape.table, by_column, told)
+def cascades_of_rows(
+    session: Session, connection: Connection, shape: Shape, rows: Sequence[Mapping[str, Any]]
+) -> list[Cascade]:
+    """What a DELETE statement of these rows (values by column name) takes along, if pre hooks do not veto it."""
+    # In the tables of a hierarchy the same key is the same record.
+    tables = {table for mapper in shape.mapper.base_mapper.self_and_descendants for table in mapper.tables}
+    told: set[tuple[FromClause, Key]] = {(table, key_of_row(shape.table, row)) for row in rows for table in tables}
+    found = cascade_of(session, connection, shape.table, rows, told)
     run_pre_hooks(session, found)
     return found

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import ClauseElement
 
-__all__ = ["Params", "attribute_of", "inserted_values", "is_sql", "updated_values"]
+__all__ = ["Params", "attribute_named", "attribute_of", "inserted_values", "is_sql", "listed", "updated_values"]
 
 Params = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
@@ -21,7 +21,7 @@ def inserted_values(statement: Insert, params: Params, mapper: Mapper[Any]) -> S
         return None
     if statement._multi_values:
         return [_named(row, {}, mapper) for rows in statement._multi_values for row in rows]
-    every = [params] if isinstance(params, Mapping) else list(params or [{}])
+    every = listed(params) or [{}]
     common: Any = statement._values
     if not common:
         return every
@@ -30,7 +30,7 @@ def inserted_values(statement: Insert, params: Params, mapper: Mapper[Any]) -> S
 
 def updated_values(statement: Update, params: Params, mapper: Mapper[Any]) -> list[dict[str, Any]]:
     """What an UPDATE sets, once for each set of parameters."""
-    every = [params] if isinstance(params, Mapping) else list(params or [{}])
+    every = listed(params) or [{}]
     return [_named(statement._values or {}, given, mapper) for given in every]
 
 
@@ -53,6 +53,17 @@ def attribute_of(column: Any, mapper: Mapper[Any]) -> str | None:
         return mapper.get_property_by_column(column).key
     except UnmappedColumnError:
         return None
+
+
+def attribute_named(column: Any, mapper: Mapper[Any]) -> str | None:
+    """`attribute_of` a column or a column's name."""
+    found = mapper.local_table.c.get(column) if isinstance(column, str) else column
+    return None if found is None else attribute_of(found, mapper)
+
+
+def listed(params: Params) -> Sequence[Mapping[str, Any]]:
+    """Each set of parameters."""
+    return [params] if isinstance(params, Mapping) else list(params or ())
 
 
 def _plain(value: Any, params: Mapping[str, Any]) -> Any:

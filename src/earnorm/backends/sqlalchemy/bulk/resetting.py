@@ -11,10 +11,9 @@ from sqlalchemy.orm import Session
 from earnorm.backends.sqlalchemy.bulk.followers import Changed, Followers, changed_columns, concerned
 from earnorm.backends.sqlalchemy.bulk.given import attribute_of
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape
-from earnorm.backends.sqlalchemy.bulk.statements import Execution, matching, narrow, require_schema
+from earnorm.backends.sqlalchemy.bulk.statements import Execution, keys_matching, narrow, require_schema
 from earnorm.backends.sqlalchemy.bulk.telling import Alike, Fact, Facts
 from earnorm.backends.sqlalchemy.bulk.upserts import targets
-from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.event import NO_CHANGES, Changes
 
 __all__ = ["by_key", "of_statement", "require_unfollowed", "tell_followers"]
@@ -26,10 +25,10 @@ def of_statement(execution: Execution, statement: Update, sets: Collection[str])
     columns = _set_columns(shape, shape.table, sets)
     if not concerned(session, shape.table, columns):
         return None, statement
-    if not set(sets).isdisjoint(execution.model.primary_key):
+    if not set(sets).isdisjoint(shape.key):
         raise execution.refuse(_KEY)
     require_schema(execution, statement)
-    rows = matching(execution, statement)
+    rows = keys_matching(execution, statement)
     followers = Followers(session)
     followers.look(execution.connection, shape.table, [Changed(key, columns) for key in rows])
     return followers, narrow(execution, statement, rows)
@@ -42,15 +41,15 @@ _KEY = (
 
 
 def by_key(
-    session: Session, connection: Connection, shape: Shape, model: Model, values: Iterable[Mapping[str, Any]]
+    session: Session, connection: Connection, shape: Shape, values: Iterable[Mapping[str, Any]]
 ) -> Followers | None:
     """Who follows what is set to the rows whose primary keys are among the values."""
     found: dict[Table, dict[Key, set[str]]] = {}
     tables = [table for table in shape.mapper.tables if isinstance(table, Table)]
     for given in values:
-        key = tuple(given.get(name) for name in model.primary_key)
+        key = tuple(given.get(name) for name in shape.key)
         for table in tables:
-            sets = given.keys() - set(model.primary_key)
+            sets = given.keys() - set(shape.key)
             if None not in key and (columns := _set_columns(shape, table, sets)):
                 found.setdefault(table, {}).setdefault(key, set()).update(columns)
     followers: Followers | None = None

@@ -105,6 +105,7 @@ class Shape:
         mapped = {column for each in mapper.self_and_descendants for column in each.columns}
         self.columns: tuple[Column[Any], ...] = tuple(column for column in self.table.c if column in mapped)
         self.key_columns = tuple(mapper.primary_key)
+        self.key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         self._place: dict[Any, int] = {column: number for number, column in enumerate(self.columns)}
         kind: Any = mapper.polymorphic_on
         if not self.joined and kind is not None and kind not in self._place:
@@ -112,6 +113,9 @@ class Shape:
             self._place[kind] = len(self.columns)
             self.columns += (kind.label(_KIND),)
         self._kind = self._place.get(kind) if kind is not None else None
+        self.own_key_columns = tuple(self.table.primary_key) if self.joined else self.key_columns
+        if not self.joined:
+            self.take_key = _taking(tuple(self._place[column] for column in self.key_columns))
         self._readers: dict[Any, _Reader | None] = {}
         # Found out by the first upsert.
         self.is_partitioned = False

@@ -23,6 +23,7 @@ from earnorm.backends.sqlalchemy.bulk.rowids import last_given, rises, since
 from earnorm.backends.sqlalchemy.bulk.shape import ROWS_A_STATEMENT, Key, Plain, Row, Shape, among, in_chunks
 from earnorm.backends.sqlalchemy.bulk.telling import Alike, Fact, Facts, differences, fetch, forget, loads, run_before
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.backends.sqlalchemy.mapping import mapping_of
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
 
@@ -30,9 +31,11 @@ __all__ = [
     "Execution",
     "Outcome",
     "changed",
+    "columns_matching",
     "deleted",
     "inserted",
     "kept",
+    "keys_matching",
     "locks",
     "matching",
     "narrow",
@@ -54,15 +57,19 @@ class Execution:
     session: Session
     connection: Connection
     shape: Shape
-    model: Model
     params: Params
     run: Run
     many: bool
     what: str
     options: Mapping[str, Any]
 
+    @property
+    def model(self) -> Model:
+        """That of the class itself, or of the first below it that is known; there is one of most statements."""
+        return mapping_of(self.shape.mapper.class_) or self.shape.known[0]
+
     def refuse(self, why: str) -> BulkRefused:
-        return BulkRefused(self.model.info.name, self.what, why)
+        return BulkRefused(self.shape.mapper.class_.__name__, self.what, why)
 
 
 class Outcome(NamedTuple):
@@ -202,8 +209,8 @@ def updated(execution: Execution, statement: Update, sets: Collection[str]) -> O
     beside = not (statement._returning or shape.joined) and connection.dialect.update_returning
     if beside and shape.plain is not None:
         return _updated_plain(execution, statement, list(sets), shape.plain)
-    before = matching(execution, statement)
-    narrowed = narrow(execution, statement, before)
+    keys, before = matching(execution, statement)
+    narrowed = narrow(execution, statement, keys)
     if not beside:
         result = kept(statement, execution.run(narrowed))
         after = shape.read(connection, before)
@@ -276,13 +283,34 @@ def changed(before: Mapping[Key, Row], after: Mapping[Key, Row]) -> Iterable[Fac
             yield Fact(new.mapping.info.kind_of(changes), new, changes)
 
 
-def matching(execution: Execution, statement: Update | Delete) -> dict[Key, Row]:
+class Matched(NamedTuple):
+    """The rows that a statement is about to write: all keys, and the rows of classes that are known here."""
+
+    keys: Collection[Key]
+    rows: Mapping[Key, Row]
+
+
+def matching(execution: Execution, statement: Update | Delete) -> Matched:
     """The rows that the statement is about to write, locked where the database has row locks."""
     shape = execution.shape
     if shape.joined:
-        found = _looked(execution, statement, shape.mapper.primary_key)
-        return shape.read(execution.connection, dict.fromkeys(tuple(row) for row in found))
-    return {row.key: row for row in shape.rows(_looked(execution, statement, shape.columns))}
+        keys = keys_matching(execution, statement)
+        return Matched(keys, shape.read(execution.connection, keys))
+    found = _looked(execution, statement, shape.columns).all()
+    return Matched([*map(shape.take_key, found)], {row.key: row for row in shape.rows(found)})
+
+
+def keys_matching(execution: Execution, statement: Update | Delete) -> Collection[Key]:
+    """Their primary keys alone."""
+    found = _looked(execution, statement, execution.shape.mapper.primary_key)
+    return dict.fromkeys(tuple(row) for row in found)
+
+
+def columns_matching(execution: Execution, statement: Delete) -> list[dict[str, Any]]:
+    """What stands in them by column, whoever maps it."""
+    columns = list(execution.shape.table.c)
+    names = [column.name for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in _looked(execution, statement, columns)]
 
 
 def _looked(execution: Execution, statement: Update | Delete, wanted: Iterable[Any]) -> Result[Any]:
@@ -323,8 +351,7 @@ def narrow(execution: Execution, statement: Any, keys: Iterable[Key]) -> Any:
     """The statement for these rows alone, so that none committed since they were locked is written unseen."""
     if not locks(execution):
         return statement
-    shape = execution.shape
-    columns = tuple(shape.table.primary_key) if shape.joined else shape.key_columns
+    columns = execution.shape.own_key_columns
     return statement.where(among(columns, list(keys), execution.connection.dialect.name))
 
 
@@ -337,13 +364,13 @@ def deleted(execution: Execution, statement: Delete) -> Outcome:
     pre = any(model.bus.plans.flow(model.cls, "deleted").before for model in shape.known)
     handed = pre or loads(shape.known, "deleted")
     if statement._returning or shape.joined or handed or not execution.connection.dialect.delete_returning:
-        rows = matching(execution, statement)
+        keys, rows = matching(execution, statement)
         records = fetch(session, shape, rows) if handed else {}
         if pre:
             for key, row in rows.items():
                 if row.is_whole:
                     run_before(session, row, "deleted", records.get(key))
-        result = kept(statement, execution.run(narrow(execution, statement, rows)))
+        result = kept(statement, execution.run(narrow(execution, statement, keys)))
         forget(session, records.values())
         # What is left of one that was deleted before has been told then.
         return Outcome(result, _all("deleted", (row for row in rows.values() if row.is_whole)), records)

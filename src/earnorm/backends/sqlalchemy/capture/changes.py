@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection
 from earnorm.backends.sqlalchemy.capture import postgresql, sqlite
 from earnorm.backends.sqlalchemy.capture.rows import Captured
 from earnorm.backends.sqlalchemy.capture.target import Target
+from earnorm.backends.sqlalchemy.mapping import Mapping as Model
 from earnorm.composition import compose
 from earnorm.event import NO_CHANGES, Change
 from earnorm.multitude import singly
@@ -29,6 +31,8 @@ class _Unreadable:
 
 
 UNREADABLE = _Unreadable()
+
+_log = logging.getLogger("earnorm.log")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +52,15 @@ def told_by(
     `whole`: the rows are of one transaction, so that one event, or none, is left of each record. Otherwise so for each
     transaction that the database numbers; where it numbers none, each row is its own.
     """
-    documents = _documents(connection, targets, rows)
-    groups: dict[tuple[str, str, int], list[Occurrence]] = {}
+    documents = _documents(connection, targets, rows, whole=whole)
+    groups: dict[tuple[str, str, str, int], list[Occurrence]] = {}
     for row, replaced in _without_replacements(rows):
-        occurrence = _occurrence(targets[row.subject], row, replaced, documents)
-        if occurrence is not None:
-            part = 0 if whole else row.transaction or row.id
-            groups.setdefault((row.subject, row.key, part), []).append(occurrence)
+        part = 0 if whole else row.transaction or row.id
+        for occurrence in _occurrences(targets[row.subject], row, replaced, documents):
+            groups.setdefault((row.subject, row.key, occurrence.key, part), []).append(occurrence)
     return [
-        Told(happened[0].key, _looked_at(targets[subject], happened[0]), list(singly(compose(happened))))
-        for (subject, _, _), happened in groups.items()
+        Told(key, _looked_at(targets[subject], happened[0]), list(singly(compose(happened))))
+        for (subject, _, key, _), happened in groups.items()
     ]
 
 
@@ -113,19 +116,33 @@ def _without_replacements(rows: Iterable[Captured]) -> Iterable[tuple[Captured, 
 # --- one row ---------------------------------------------------------------------------------
 
 
-def _occurrence(
+def _occurrences(
     target: Target, row: Captured, replaced: str | None, documents: Mapping[tuple[str, str], Values]
-) -> Occurrence | None:
+) -> Iterator[Occurrence]:
     stored_old = row.old if replaced is None else replaced
     old = documents[row.subject, stored_old] if stored_old is not None else None
     new = documents[row.subject, row.new] if row.new is not None else None
+    was, now = (None if values is None else target.mapping_for(values) for values in (old, new))
+    if was is now or old is None or new is None:
+        told = [_occurrence(target, row, now or was, old, new)]
+    else:
+        # By its discriminator it is a record of another class from now on, which goes by another key.
+        told = [_occurrence(target, row, was, old, None), _occurrence(target, row, now, None, new)]
+    return (occurrence for occurrence in told if occurrence is not None)
+
+
+def _occurrence(
+    target: Target, row: Captured, mapping: Model | None, old: Values | None, new: Values | None
+) -> Occurrence | None:
     current = new if new is not None else old
-    mapping = target.mapping_for(current) if current is not None else None
     if mapping is None or current is None:
         return None
     names = _attributes(target, mapping.cls, mapping.columns)
     payload = {names[column]: value for column, value in current.items() if column in names}
     identity = tuple(payload.get(name) for name in mapping.primary_key)
+    if UNREADABLE in identity or None in identity:
+        _log.warning(_NO_KEY, target.name, mapping.cls.__name__, row.key)
+        return None
     kind: Kind = "created" if old is None else "deleted"
     changes: Mapping[str, Change] = NO_CHANGES
     if old is not None and new is not None:
@@ -147,6 +164,9 @@ def _occurrence(
     return occurrence
 
 
+_NO_KEY = "a row of %s has a key that %s cannot read, and its change is not told: %s"
+
+
 def _differ(old: Any, new: Any) -> bool:
     return type(old) is not type(new) or old != new
 
@@ -161,26 +181,28 @@ def _attributes(target: Target, cls: type, names: Iterable[str]) -> dict[str, st
 
 
 def _documents(
-    connection: Connection, targets: Mapping[str, Target], rows: Sequence[Captured]
+    connection: Connection, targets: Mapping[str, Target], rows: Sequence[Captured], *, whole: bool
 ) -> dict[tuple[str, str], Values]:
-    """Every document of the rows, read once."""
+    """Every document of the rows, read once. What our own transaction wrote is there: it need not be looked for."""
     found: dict[tuple[str, str], Values] = {}
     by_subject: dict[str, dict[str, None]] = {}
     for row in rows:
         wanted = by_subject.setdefault(row.subject, {})
         wanted.update({document: None for document in (row.old, row.new) if document is not None})
     for subject, documents in by_subject.items():
-        for document, values in zip(documents, read_values(connection, targets[subject], list(documents)), strict=True):
-            found[subject, document] = values
+        target = targets[subject]
+        is_there = whole or connection.dialect.name == "sqlite" or postgresql.is_there(connection, target)
+        read = read_values(connection, target, list(documents), is_there=is_there)
+        found.update(((subject, document), values) for document, values in zip(documents, read, strict=True))
     return found
 
 
-def read_values(connection: Connection, target: Target, documents: list[str]) -> list[Values]:
+def read_values(connection: Connection, target: Target, documents: list[str], *, is_there: bool = True) -> list[Values]:
     """The values in documents of a table, by column, as the model's types read them."""
     if connection.dialect.name == "sqlite":
         stored: list[tuple[Values, Mapping[str, Any]]] = [(values, {}) for values in sqlite.stored_values(documents)]
     else:
-        stored = postgresql.stored_values(connection, target, documents)
+        stored = postgresql.stored_values(connection, target, documents, is_there=is_there)
     return [_read(connection, target, values, types) for values, types in stored]
 
 

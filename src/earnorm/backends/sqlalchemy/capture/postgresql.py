@@ -145,23 +145,44 @@ def _table(connection: Connection, table: Table) -> str:
     return connection.dialect.identifier_preparer.format_table(table)
 
 
-def stored_values(connection: Connection, target: Target, documents: list[str]) -> list[tuple[dict[str, Any], Any]]:
-    """The stored values, by column, as the driver gives them, and the driver's types of them."""
-    quote = connection.dialect.identifier_preparer.quote
-    names = list(target.columns)
-    chosen = ", ".join(f"r.{quote(name)} AS v{number}" for number, name in enumerate(names))
+def stored_values(
+    connection: Connection, target: Target, documents: list[str], *, is_there: bool
+) -> list[tuple[dict[str, Any], Any]]:
+    """The stored values, by column, as the driver gives them, and the driver's types of them.
+
+    They are of the types that the table's columns have now, and left out where it has none of that name any more. If
+    it is not there, they are of the types that its model says.
+    """
+    record = _record_of_table(connection, target) if is_there else _record_of_model(connection, target)
     found = connection.execute(
         text(
-            f"SELECT {chosen} FROM jsonb_array_elements(CAST(:documents AS jsonb)) WITH ORDINALITY AS e(document, n), "  # noqa: S608  names of the model
-            f"LATERAL jsonb_populate_record(NULL::{_table(connection, target.table)}, e.document) AS r ORDER BY e.n"
+            "SELECT r.* FROM jsonb_array_elements(CAST(:documents AS jsonb)) WITH ORDINALITY AS e(document, n), "  # noqa: S608  names of the model
+            f"LATERAL {record} ORDER BY e.n"
         ),
         {"documents": f"[{', '.join(documents)}]"},
     )
     cursor: Any = found.cursor
-    types = {name: part[1] for name, part in zip(names, cursor.description, strict=True)}
+    names = [part[0] for part in cursor.description]
+    types = {part[0]: part[1] for part in cursor.description}
     kept = [json.loads(document).keys() for document in documents]
     rows = [dict(zip(names, row, strict=True)) for row in found]
     return [({name: row[name] for name in there if name in row}, types) for row, there in zip(rows, kept, strict=True)]
+
+
+def _record_of_table(connection: Connection, target: Target) -> str:
+    return f"jsonb_populate_record(NULL::{_table(connection, target.table)}, e.document) AS r"
+
+
+def _record_of_model(connection: Connection, target: Target) -> str:
+    quote = connection.dialect.identifier_preparer.quote
+    columns = (f"{quote(name)} {column.type.compile(connection.dialect)}" for name, column in target.columns.items())
+    return f"jsonb_to_record(e.document) AS r({', '.join(columns)})"
+
+
+def is_there(connection: Connection, target: Target) -> bool:
+    """Whether the table is, by the name that its model has for it: it may have been renamed since."""
+    name = _table(connection, target.table)
+    return connection.execute(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}).scalar_one() is True
 
 
 def try_alone(connection: Connection) -> bool:
