@@ -35,7 +35,7 @@ from earnorm.stepping import Rest, Steps, Timer, awaiting
 from earnorm.sweeping import Sweeping
 from earnorm.telemetry import escaped
 from earnorm.underway import Run
-from earnorm.verdict import FAILURES, STOPPED, Verdict, is_no_attempt, judge
+from earnorm.verdict import STOPPED, Verdict, is_no_attempt, judge
 from earnorm.way import Ways
 
 __all__ = ["Hydrated", "Runner", "tell_refused"]

@@ -12,7 +12,7 @@ from earnorm.runner import Runner, tell_refused
 from earnorm.stage import Stage
 from earnorm.stepping import Steps
 from earnorm.underway import Run
-from earnorm.verdict import FAILURES, is_no_attempt, process_ends
+from earnorm.verdict import is_no_attempt, process_ends
 
 __all__ = ["StageLost", "perform_staged"]
 

@@ -22,7 +22,7 @@ from earnorm.settling import _attempt
 from earnorm.stepping import Steps, awaiting
 from earnorm.telemetry import follows_handlers
 from earnorm.underway import Run
-from earnorm.verdict import FAILURES, is_no_attempt
+from earnorm.verdict import is_no_attempt
 from earnorm.way import Ways
 
 __all__ = ["Sweeping", "Swept"]
@@ -156,7 +156,7 @@ class Sweeping:
                 run.is_closed = True
                 is_usual = value is None and run.emitting is None and run.known is None
                 outcome = DONE if is_usual else self._performer.returned(run, value)
-            except FAILURES as error:
+            except BaseException as error:  # noqa: BLE001  whatever it is, `_together` sees to it
                 steps.begin_anew()
                 return Swept(number, place, run), error
             if outcome is not DONE or run.started > until:

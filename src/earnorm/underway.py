@@ -140,9 +140,9 @@ class Run(msgspec.Struct, eq=False):
 
     def drop(self) -> None:
         """It is not done: nothing that it emitted is kept, and nothing comes in from now on."""
-        self._is_closed = True
-        if self._settling is not None:
-            self._settling.drop()
+        self.is_closed = True
+        if self.emitting is not None:
+            self.emitting.drop()
 
     def revoke(self, timeout: float) -> None:
         """It is given up while it still runs: what it emits from now on is refused."""

@@ -36,10 +36,7 @@ from earnorm.errors import (
 from earnorm.portal import GreenletExit
 from earnorm.telemetry import escaped
 
-__all__ = ["FAILURES", "STOPPED", "Verdict", "error_text", "is_no_attempt", "judge", "process_ends"]
-
-# What a handler may raise and still harm only itself. The last two would otherwise end a thread or a loop.
-FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+__all__ = ["STOPPED", "Verdict", "error_text", "is_no_attempt", "judge", "process_ends"]
 
 # No later attempt would find anything else.
 _HOPELESS = (
