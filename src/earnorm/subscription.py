@@ -46,6 +46,7 @@ class Audience:
 
     def __init__(self, bus: EventBus, events: Callable[[Entry, int], Event]) -> None:
         self._bus = bus
+        self._registry = bus.registry
         self._events = events
         self._version = -1
         self._names: frozenset[str] = frozenset()
@@ -59,7 +60,7 @@ class Audience:
         return self._names
 
     def registrations(self) -> list[Registration]:
-        return registrations_of(self._bus.registry)
+        return registrations_of(self._registry)
 
     def record(self, names: Mapping[str, str]) -> None:
         """From now on its subscriptions go by their recorded names, given here by those of their handlers."""
@@ -67,14 +68,14 @@ class Audience:
         self._heard = {}
 
     def hearing(self, entry: Entry) -> tuple[Subscription, ...]:
-        if self._bus.registry.version != self._version:
+        if self._registry.version != self._version:
             self._look()
         # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
         heard, name = self._heard, (entry.subject, entry.name)
         found = heard.get(name)
         if found is not None:
             return found
-        registry = self._bus.registry
+        registry = self._registry
         info = registry.models.get(entry.subject) if entry.subject else registry.batched(entry.name)
         verb = entry.name.removeprefix(f"{entry.subject}.")
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
@@ -83,9 +84,9 @@ class Audience:
         return remember(heard, name, self._subscriptions(self._hearing_name(entry, info, verb)))
 
     def _look(self) -> None:
-        version = self._bus.registry.version
+        version = self._registry.version
         if version != self._version:
-            self._names = frozenset(handler.name for handler in self._bus.registry.durable())
+            self._names = frozenset(handler.name for handler in self._registry.durable())
             self._heard = {}
             self._version = version
 
@@ -108,9 +109,9 @@ class Audience:
     def _hearing_unknown(self, entry: Entry, changed: Iterable[str]) -> Sequence[Handler]:
         """A lifecycle event of a model that this process has not imported, for handlers that name it."""
         views = [f"{entry.subject}.saved", *(f"{entry.subject}.{name}.changed" for name in changed)]
-        found = self._bus.registry.hearing(entry.name)
+        found = self._registry.hearing(entry.name)
         for view in views:
-            found += self._bus.registry.viewing(view, object)
+            found += self._registry.viewing(view, object)
         return in_order(dict.fromkeys(found))
 
     def _changed(self, entry: Entry, otherwise: Collection[str]) -> Collection[str]:
