@@ -703,6 +703,29 @@ def test_another_connection_waits_in_vain_for_sqlite_s_one_lock_and_the_error_sa
         assert OperationalError.__name__ in rows(db)[0].error
 
 
+def test_between_two_of_a_long_row_sqlite_s_one_lock_is_left_to_other_writers(tmp_path, monkeypatch):
+    """In a backlog they followed each other within a moment: saves beside them waited for seconds, and gave up."""
+    monkeypatch.setattr("earnorm.errand._SPAN", 0)
+    monkeypatch.setattr("earnorm.errands._LONG", 0)
+    monkeypatch.setattr("earnorm.errands._GAP", 3600)
+    heard = []
+    with connect(f"sqlite:///{tmp_path}/rows.db", worker=False) as db:
+
+        @event_handler("shop.opened", name="tx", transactional=True)
+        def hear(event, session):
+            heard.append(event.payload["text"])
+
+        open_shops(db)
+        while not db.worker.run_once().done:
+            pass
+        db.worker.run_once()
+        assert (0, ["a"]) == (len(db.worker._errands), heard)
+
+        monkeypatch.setattr("earnorm.errands._GAP", 0)
+        db.worker._errands._free = 0
+        assert 3 == db.drain()["done"]
+
+
 async def test_both_doors_are_open_at_once(url, models):
     """Plain and async ones of one worker, each on an engine of its colour."""
     Account, Note = models
