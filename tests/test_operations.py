@@ -8,7 +8,14 @@ import pytest
 from sqlalchemy import text
 
 from earnorm import Emit, connect, emit, event_handler, telemetry
-from earnorm.errors import DrainInTransaction, InvalidDuration, InvalidSetting, PayloadError, SyncDoorInCoroutine
+from earnorm.errors import (
+    DrainInTransaction,
+    InvalidDuration,
+    InvalidSetting,
+    PayloadError,
+    SyncDoorInCoroutine,
+    UnknownSubscription,
+)
 from earnorm.operations import ALL, Operations, Selection
 from earnorm.telemetry import DeadLetterDiscarded, DeadLetterReopened
 
@@ -62,6 +69,24 @@ def test_a_dead_letter_is_tried_once_more_and_done(db, printer):
 
     assert [(1, 1), (2, 1), (2, 2)] == printer.seen
     assert [first] == db.operations.dead()
+
+
+@pytest.mark.expect_failures
+def test_those_of_a_retired_handler_stay(db, printer):
+    """They were opened for an attempt that nobody would make, and stood in no list any more."""
+
+    @event_handler("order.*", name="old")
+    def old(event):
+        raise PayloadError("order", 1, "nobody knows it")
+
+    bury(db, 1, 2)
+    db.operations.retire("old")
+    printer.well = True
+
+    with pytest.raises(UnknownSubscription, match="no handler named 'old' is recorded here"):
+        db.operations.retry(ALL)
+    assert 2 == db.drain()["done"]
+    assert ["old", "old"] == [letter.subscription for letter in db.operations.dead()]
 
 
 @pytest.mark.expect_failures

@@ -70,30 +70,45 @@ class Operations:
     def retry(self, selection: Selection) -> int:
         """Let dead letters have one more attempt, at once; returns how many.
 
-        Out of order: later events of their records have been handled meanwhile.
+        Out of order: later events of their records have been handled meanwhile. Those of a handler that was retired
+        stay dead letters, since nobody would make it: raises UnknownSubscription, once the others are done.
         """
         self._enter("retry")
-        count = self._each(selection, lambda transaction, ids: transaction.reopen(ids), self._reopened)
+        retired: set[str] = set()
+        known: set[str] = set()
+
+        def reopen(transaction: Transaction, rows: Sequence[Delivery]) -> list[int]:
+            known.update(follower.name for follower in transaction.followers())
+            retired.update(row.subscription for row in rows if row.subscription not in known)
+            return transaction.reopen([row.id for row in rows if row.subscription in known])
+
+        count = self._each(selection, reopen, self._reopened)
         if count:
             self._wake()
+        if retired:
+            raise UnknownSubscription(min(retired), "handler", known)
         return count
 
     def discard(self, selection: Selection) -> int:
         """Remove dead letters for good, with what is known of their attempts; returns how many."""
         self._enter("discard")
-        return self._each(selection, lambda transaction, ids: transaction.discard(ids), self._discarded)
+
+        def discard(transaction: Transaction, rows: Sequence[Delivery]) -> list[int]:
+            return transaction.discard([row.id for row in rows])
+
+        return self._each(selection, discard, self._discarded)
 
     def _each(
         self,
         selection: Selection,
-        act: Callable[[Transaction, Sequence[int]], list[int]],
+        act: Callable[[Transaction, Sequence[Delivery]], list[int]],
         told: Callable[[Delivery], HandlerRecord],
     ) -> int:
         count, after = 0, 0
         while True:
             with self._store.begin() as transaction:
                 found = transaction.dead(selection, _BATCH, after)
-                done = set(act(transaction, [row.id for row in found]))
+                done = set(act(transaction, found))
             for row in found:
                 if row.id in done:
                     tell(told(row))
