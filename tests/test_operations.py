@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -177,6 +177,31 @@ def test_a_length_that_is_none_is_refused(db):
         db.operations.prune("a while")
     with pytest.raises(InvalidDuration):
         connect("sqlite://", name="other", retention="a while")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ids": 5},
+        {"ids": ("4711",)},
+        {"ids": (True,)},
+        {"handler": 5},
+        {"event": b"order.paid"},
+        {"error": ValueError()},
+        {"since": "2h"},
+        {"since": datetime(2026, 3, 1)},
+    ],
+)
+def test_a_selection_that_means_nothing_is_refused(wrong):
+    """It failed of a TypeError, or in the database."""
+    with pytest.raises(InvalidSetting, match=rf"Selection\({next(iter(wrong))}=.*\): expected"):
+        Selection(**wrong)
+
+
+@pytest.mark.parametrize("limit", [-1, None, "3", 1.0])
+def test_a_limit_that_is_none_is_refused(db, limit):
+    with pytest.raises(InvalidSetting, match=r"dead\(limit=.*\): expected a whole number"):
+        db.operations.dead(limit=limit)
 
 
 @pytest.mark.parametrize("batch", [0, -1, True, "9", 1.5])

@@ -18,7 +18,18 @@ from typing import Any, NamedTuple
 from earnorm.errors import ReservedPayloadKey
 from earnorm.event import NO_PAYLOAD, Event
 
-__all__ = ["RESERVED", "Argument", "Binding", "Context", "Moment", "Source", "bind", "compile_call", "refuse_reserved"]
+__all__ = [
+    "RESERVED",
+    "Argument",
+    "Binding",
+    "Context",
+    "Moment",
+    "Source",
+    "bind",
+    "compile_call",
+    "refuse_reserved",
+    "session_named",
+]
 
 RESERVED = frozenset({"event", "changes", "created", "session", "context"})
 
@@ -41,7 +52,10 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One parameter and its source. `key` is the field of OLD and NEW, the payload key of KEY."""
+    """One parameter and its source. `key` is the field of OLD and NEW, the payload key of KEY.
+
+    `default` of one that is no payload key is what it is annotated with.
+    """
 
     parameter: str
     source: Source
@@ -200,9 +214,9 @@ def _argument(  # noqa: PLR0911  # one return a rule, in the rules' order
     if kind is inspect.Parameter.VAR_POSITIONAL:
         return None if subject_taken else Argument(name, Source.SUBJECT)
     if (source := _reserved_source(name, fields)) is not None:
-        return Argument(name, source[0], source[1], keyword)
-    if by_type is Source.DECLARED:
-        return Argument(name, Source.DECLARED, keyword=keyword, default=hints[name])
+        return Argument(name, source[0], source[1], keyword, default=hints.get(name))
+    if by_type is Source.DECLARED or by_type is Source.SESSION:
+        return Argument(name, by_type, keyword=keyword, default=hints[name])
     if by_type is not None:
         return Argument(name, by_type, keyword=keyword)
     if not subject_taken and not keyword:
@@ -229,9 +243,14 @@ def _source_by_type(hint: Any) -> Source | None:
         return Source.DECLARED
     if hasattr(hint, "__earnorm_model__"):
         return Source.SUBJECT
-    if hint.__name__ in ("Session", "AsyncSession") and hint.__module__.startswith("sqlalchemy."):
-        return Source.SESSION
-    return None
+    return Source.SESSION if session_named(hint) is not None else None
+
+
+def session_named(hint: Any) -> str | None:
+    """Which of SQLAlchemy's sessions an annotation names: "Session", "AsyncSession", or none."""
+    if not isinstance(hint, type) or hint.__name__ not in ("Session", "AsyncSession"):
+        return None
+    return hint.__name__ if hint.__module__.startswith("sqlalchemy.") else None
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

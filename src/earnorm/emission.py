@@ -125,5 +125,8 @@ class Keys(Protocol):
         ...
 
     def forget_keys(self, before: datetime, limit: int) -> int:
-        """Let events emitted before then go from the idempotency keys, `limit` at most; returns how many."""
+        """Let events emitted before then go from the idempotency keys, `limit` at most; returns how many.
+
+        Not those of which a delivery is still set aside, and open: what is planned under a key is planned once.
+        """
         ...

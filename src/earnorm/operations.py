@@ -50,7 +50,9 @@ class Operations:
     # --- dead letters ------------------------------------------------------------------------
 
     def dead(self, selection: Selection = ALL, *, limit: int = 1_000) -> list[Delivery]:
-        """Dead letters, the oldest first, `limit` at most."""
+        """Dead letters, the oldest first, `limit` at most. Raises InvalidSetting."""
+        if type(limit) is not int or limit < 0:
+            raise InvalidSetting("dead", "limit", limit, "a whole number of at least 0")
         self._enter("dead")
         with self._store.begin(readonly=True) as transaction:
             return transaction.dead(selection, limit)

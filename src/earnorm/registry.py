@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from earnorm.binding import RESERVED, Binding, Source, bind
-from earnorm.errors import HandlerNameTaken, RegisteredOtherwise, SensitiveArgument, UnsatisfiableArgument
+from earnorm.binding import RESERVED, Argument, Binding, Source, bind, session_named
+from earnorm.errors import HandlerNameTaken, RegisteredOtherwise, SensitiveArgument, UnsatisfiableArgument, WrongColour
 from earnorm.event import Changes
 from earnorm.handler import Handler, Phase, describe
 from earnorm.names import Pattern, Trie, canonical_view, field_view, qualify, validate_name
@@ -296,6 +296,15 @@ class Registry:
         return found
 
 
+def _refuse_other_session(handler: Handler, argument: Argument) -> None:
+    """A coroutine that takes its AsyncSession for a Session awaits nothing of what it asks of it."""
+    named, given = session_named(argument.default), "AsyncSession" if handler.is_async else "Session"
+    if named is not None and named != given:
+        kind = "an async handler" if handler.is_async else "a plain handler"
+        remedy = f"{kind} is given {'an' if handler.is_async else 'a'} {given}; write {argument.parameter}: {given}"
+        raise WrongColour(f"@{handler.decorator}", handler.name, remedy)
+
+
 def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None, events: Sequence[Any]) -> None:
     """Refuse, as early as it can be known, what no event will ever give."""
     durable = handler.phase in (Phase.DURABLE, Phase.AFTER_COMMIT)
@@ -303,6 +312,8 @@ def check_binding(handler: Handler, binding: Binding, info: ModelInfo | None, ev
         if argument.source is Source.SESSION and durable and not handler.transactional:
             events = f"a handler that runs {handler.phase.value} without transactional=True"
             raise UnsatisfiableArgument(handler.name, argument.parameter, events, RESERVED - {"session"})
+        if argument.source is Source.SESSION:
+            _refuse_other_session(handler, argument)
         if info is None:
             continue
         if argument.source in (Source.OLD, Source.NEW) and durable and argument.key in info.sensitive:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from earnorm.delivery import Delivery
+from earnorm.errors import InvalidSetting
 
 __all__ = ["ALL", "Behind", "Pruned", "Selection", "Stall", "Tally", "Upkeep"]
 
@@ -21,6 +22,8 @@ class Selection:
     event     of this event, by its id; or of events of this name
     error     whose error holds this text, or has this fingerprint
     since     that died then or later
+
+    Raises InvalidSetting.
     """
 
     ids: tuple[int, ...] | None = None
@@ -28,6 +31,17 @@ class Selection:
     event: str | None = None
     error: str | None = None
     since: datetime | None = None
+
+    def __post_init__(self) -> None:
+        ids: object = self.ids
+        if ids is not None and not (isinstance(ids, tuple) and all(type(one) is int for one in ids)):
+            raise InvalidSetting("Selection", "ids", ids, "a tuple of whole numbers")
+        for name in ("handler", "event", "error"):
+            if not isinstance(text := getattr(self, name), str | None):
+                raise InvalidSetting("Selection", name, text, "text")
+        since: object = self.since
+        if since is not None and not (isinstance(since, datetime) and since.utcoffset() is not None):
+            raise InvalidSetting("Selection", "since", since, "a datetime with a time zone")
 
 
 ALL = Selection()

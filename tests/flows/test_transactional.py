@@ -29,7 +29,14 @@ from earnorm import (
     tenant,
 )
 from earnorm.backends.sqlalchemy.store import SQLAlchemyTransaction
-from earnorm.errors import LeaseLost, NotConnected, OptionWithoutMeaning, StopPropagation, UnsatisfiableArgument
+from earnorm.errors import (
+    LeaseLost,
+    NotConnected,
+    OptionWithoutMeaning,
+    StopPropagation,
+    UnsatisfiableArgument,
+    WrongColour,
+)
 from earnorm.telemetry import HandlerStuck, listen
 from tests.flows.stories import log, names, pairs
 
@@ -676,6 +683,20 @@ def test_what_has_no_mark_to_commit_with_is_refused_where_it_is_written():
 def test_a_session_is_for_transactional_handlers(db):
     with pytest.raises(UnsatisfiableArgument, match="without transactional=True"):
         event_handler("shop.opened", name="tx")(lambda event, session: None)
+
+
+def test_a_session_of_the_other_colour_is_refused():
+    """A coroutine that took its AsyncSession for a Session awaited nothing, wrote nothing, and was done."""
+
+    async def write(event, session: Session):
+        session.execute(text("SELECT 1"))
+
+    def awrite(event, other: AsyncSession): ...
+
+    with pytest.raises(WrongColour, match="an async handler is given an AsyncSession; write session: AsyncSession"):
+        event_handler("shop.opened", name="tx", transactional=True)(write)
+    with pytest.raises(WrongColour, match="a plain handler is given a Session; write other: Session"):
+        event_handler("shop.opened", name="txa", transactional=True)(awrite)
 
 
 def test_without_a_database_there_is_no_mark():

@@ -112,6 +112,17 @@ class KeySuite:
             assert 1 == t.forget_keys(NOON + timedelta(hours=3), limit=100)
         assert [True, False, False] == [reserved(store, one) is not None for one in ages]
 
+    def test_a_key_is_kept_while_its_event_waits_for_its_time(self, store: Store) -> None:
+        """A reminder planned for longer than the retention was planned a second time."""
+        lease, waiting, dead = take(store), set_aside(), set_aside(key="user:2", state="dead")
+        settle(store, lease, set_aside=[waiting, dead])
+        keys = [key("waiting", event=waiting.entry.id), key("dead", event=dead.entry.id)]
+        reserve(store, *keys)
+
+        with store.begin() as t:
+            assert 1 == t.forget_keys(NOON + timedelta(hours=3), limit=100)
+        assert [True, False] == [reserved(store, one) is not None for one in keys]
+
     def test_what_a_handler_emitted_under_a_taken_key_is_left_out(self, store: Store) -> None:
         lease = take(store)
         first, again = entry("user.paid"), entry("user.paid")

@@ -61,7 +61,8 @@ class LogVerbs(HasState):
 
     def forget_keys(self, before: datetime, limit: int) -> int:
         by_age = sorted(self.state.keys.values(), key=lambda key: key.at)
-        old = [key.place for key in by_age if key.at < before][:limit]
+        awaited = {row.entry.id for row in self.state.deliveries.values() if row.state == "open"}
+        old = [key.place for key in by_age if key.at < before and key.event not in awaited][:limit]
         self.state.keys = {place: key for place, key in self.state.keys.items() if place not in old}
         return len(old)
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     case,
     cast,
     delete,
+    exists,
     literal_column,
     not_,
     or_,
@@ -111,7 +112,8 @@ def _reserved() -> ClauseElement:
 
 def _forget_keys() -> ClauseElement:
     place = (idempotency.c.tenant, idempotency.c.name, idempotency.c.key)
-    old = select(*place).where(idempotency.c.at < bindparam("before")).order_by(idempotency.c.at)
+    awaited = exists().where(delivery.c.event == idempotency.c.event, tables.is_open(delivery))
+    old = select(*place).where(idempotency.c.at < bindparam("before"), not_(awaited)).order_by(idempotency.c.at)
     return delete(idempotency).where(tuple_(*place).in_(old.limit(bindparam("limit"))))
 
 
