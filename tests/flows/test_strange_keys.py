@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Integer, String, TypeDecorator, Uuid, delete, insert, text, update
-from sqlalchemy.dialects.postgresql import CIDR, INET, INT4RANGE, Range
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, INET, INT4RANGE, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import UserDefinedType
 
@@ -253,6 +253,39 @@ def test_a_handler_after_the_commit_in_this_process_gets_the_record_of_a_bulk_wr
     write(db, (insert(Thing).values(id=key, name="one"),))
 
     assert [(name, key)] == heard
+
+
+def test_values_of_arrays_come_as_their_types_have_them(db, kind):
+    if kind == "sqlite":
+        pytest.skip("a type of PostgreSQL's")
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Net(Base):
+        __tablename__ = "nets"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        hosts: Mapped[list[object]] = mapped_column(ARRAY(INET))
+        coins: Mapped[list[object]] = mapped_column(ARRAY(CoinType, dimensions=2))
+
+    attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    heard = []
+
+    @event_handler("net.updated", name="hear")
+    def hear(net, old_hosts, new_hosts, old_coins):
+        heard.append((old_hosts, new_hosts, old_coins))
+
+    first, second = ip_address("10.0.0.1"), ip_address("10.0.0.2")
+    with db.session() as session:
+        session.add(net := Net(id=1, hosts=[first, None], coins=[[Coin(1)], [Coin(2)]]))
+        session.commit()
+        net.hosts, net.coins = [second], [[Coin(3)]]
+        session.commit()
+    db.drain()
+
+    assert [([first, None], [second], [[Coin(1)], [Coin(2)]])] == heard
+    assert [] == list(db.audit(Net))
 
 
 def test_a_key_without_any_text_is_refused_where_it_is_met(db, kind):

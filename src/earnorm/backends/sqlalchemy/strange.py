@@ -25,7 +25,7 @@ from earnorm.event import Change, Changes
 __all__ = ["StrangeValues", "know_ranges", "strange_values"]
 
 # Of these no value is strange. What is pickled enters no log.
-_PLAIN = (ARRAY, JSON, Boolean, Date, DateTime, Integer, Interval, LargeBinary, Numeric, PickleType, String, Time, Uuid)
+_PLAIN = (JSON, Boolean, Date, DateTime, Integer, Interval, LargeBinary, Numeric, PickleType, String, Time, Uuid)
 _OURS = "earnorm."
 
 _DIALECT = DefaultDialect()
@@ -77,21 +77,20 @@ class StrangeValues:
     # --- one value -----------------------------------------------------------------------------
 
     def logged_value(self, name: str, value: Any) -> Any:
-        if name not in self._types or _comes_back(value):
+        if name not in self._types:
             return value
         try:
-            stored = _bound(self._types[name], value)
-            return Stored(stored if _comes_back(stored) else _text(stored))
+            return _logged(self._types[name], value)
         except Exception:  # noqa: BLE001  code of the application's; an event of the log never refuses a save
             return value
 
     def _native(self, name: str, value: Any) -> Any:
-        if not isinstance(value, Stored):
+        if name not in self._types or not isinstance(value, (Stored, list)):
             return value
         try:
-            return _native(self._types[name], value.value)
+            return _read(self._types[name], value)
         except Exception:  # noqa: BLE001  a column that has another type by now
-            return value.value
+            return value.value if isinstance(value, Stored) else value
 
     def _stored_part(self, name: str, part: Any) -> Stored:
         stored = _bound(self._types[name], part)
@@ -118,6 +117,8 @@ def know_ranges() -> None:
 
 
 def _is_plain(kind: TypeEngine[Any]) -> bool:
+    if isinstance(kind, ARRAY):
+        return _is_plain(kind.item_type)
     return isinstance(kind, _PLAIN) or type(kind).__module__.startswith(_OURS)
 
 
@@ -128,6 +129,23 @@ def _comes_back(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_comes_back, value.values()))
     return is_given_back(value)
+
+
+def _logged(kind: TypeEngine[Any], value: Any) -> Any:
+    if _comes_back(value):
+        return value
+    if isinstance(kind, ARRAY) and isinstance(value, (list, tuple)):
+        return [_logged(kind if isinstance(item, (list, tuple)) else kind.item_type, item) for item in value]
+    stored = _bound(kind, value)
+    return Stored(stored if _comes_back(stored) else _text(stored))
+
+
+def _read(kind: TypeEngine[Any], value: Any) -> Any:
+    if isinstance(value, Stored):
+        return _native(kind, value.value)
+    if isinstance(kind, ARRAY) and isinstance(value, list):
+        return [_read(kind if isinstance(item, list) else kind.item_type, item) for item in value]
+    return value
 
 
 def _bound(kind: TypeEngine[Any], value: Any) -> Any:
