@@ -1,16 +1,33 @@
 """Primary keys of types that no log knows, value objects, addresses, ranges: it has them as their columns do."""
 
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address, ip_network
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Integer, String, TypeDecorator, Uuid, delete, insert, text, update
+from sqlalchemy import ForeignKey, Integer, String, TypeDecorator, Uuid, delete, insert, text, update
 from sqlalchemy.dialects.postgresql import ARRAY, CIDR, INET, INT4RANGE, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import UserDefinedType
 
-from earnorm import attach, emit, event_handler
+from earnorm import (
+    BaseModel,
+    BytesField,
+    DateField,
+    DateTimeField,
+    DecimalField,
+    EnumField,
+    FloatField,
+    IntegerField,
+    JSONField,
+    StringField,
+    UUIDField,
+    attach,
+    emit,
+    event_handler,
+)
+from earnorm.backends.sqlalchemy.mapping import mapping_of
 from earnorm.envelope import identity_of
 from earnorm.errors import PayloadError
 from tests.flows.stories import log, names, unbundle
@@ -60,6 +77,10 @@ class CoinType(TypeDecorator):
 
     def process_result_value(self, value, dialect):
         return None if value is None else Coin(value)
+
+
+class Kind(Enum):
+    SMALL = 1
 
 
 NUMBER = UUID(int=7)
@@ -286,6 +307,59 @@ def test_values_of_arrays_come_as_their_types_have_them(db, kind):
 
     assert [([first, None], [second], [[Coin(1)], [Coin(2)]])] == heard
     assert [] == list(db.audit(Net))
+
+
+def test_a_foreign_key_has_its_type_though_it_was_mapped_before_what_it_refers_to(db):
+    class Base(DeclarativeBase):
+        pass
+
+    attach(Base, log="all")
+
+    class Bill(Base):
+        __tablename__ = "bills"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        number: Mapped[object] = mapped_column(ForeignKey("orders.number"))
+
+    class Order(Base):
+        __tablename__ = "orders"
+        number: Mapped[object] = mapped_column(NumberType, primary_key=True)
+
+    Base.metadata.create_all(db.engine)
+    heard = []
+
+    @event_handler("bill.updated", name="hear")
+    def hear(bill, old_number, new_number):
+        heard.append((old_number, new_number))
+
+    first, second = Number(UUID(int=1)), Number(UUID(int=2))
+    with db.session() as session:
+        session.add_all([Order(number=first), Order(number=second)])
+        session.flush()
+        session.add(bill := Bill(id=1, number=first))
+        session.commit()
+        bill.number = second
+        session.commit()
+    db.drain()
+
+    assert [(first, second)] == heard
+
+
+def test_no_field_of_ours_is_looked_at():
+    """It would be asked of each value in each commit."""
+
+    class Whole(BaseModel):
+        text = StringField()
+        number = IntegerField()
+        moment = DateTimeField()
+        total = DecimalField(precision=5, scale=2)
+        kind = EnumField(Kind)
+        document = JSONField()
+        share = FloatField()
+        day = DateField()
+        code = UUIDField()
+        data = BytesField()
+
+    assert mapping_of(Whole).info.strange is None
 
 
 def test_a_key_without_any_text_is_refused_where_it_is_met(db, kind):
