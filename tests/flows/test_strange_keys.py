@@ -1,16 +1,33 @@
 """Primary keys of types that no log knows, value objects, addresses, ranges: it has them as their columns do."""
 
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address, ip_network
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Integer, String, TypeDecorator, Uuid, delete, insert, text, update
-from sqlalchemy.dialects.postgresql import CIDR, INET, INT4RANGE, Range
+from sqlalchemy import ForeignKey, Integer, String, TypeDecorator, Uuid, delete, insert, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, INET, INT4RANGE, Range
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.types import UserDefinedType
 
-from earnorm import attach, emit, event_handler
+from earnorm import (
+    BaseModel,
+    BytesField,
+    DateField,
+    DateTimeField,
+    DecimalField,
+    EnumField,
+    FloatField,
+    IntegerField,
+    JSONField,
+    StringField,
+    UUIDField,
+    attach,
+    emit,
+    event_handler,
+)
+from earnorm.backends.sqlalchemy.mapping import mapping_of
 from earnorm.envelope import identity_of
 from earnorm.errors import PayloadError
 from tests.flows.stories import log, names, unbundle
@@ -60,6 +77,10 @@ class CoinType(TypeDecorator):
 
     def process_result_value(self, value, dialect):
         return None if value is None else Coin(value)
+
+
+class Kind(Enum):
+    SMALL = 1
 
 
 NUMBER = UUID(int=7)
@@ -253,6 +274,92 @@ def test_a_handler_after_the_commit_in_this_process_gets_the_record_of_a_bulk_wr
     write(db, (insert(Thing).values(id=key, name="one"),))
 
     assert [(name, key)] == heard
+
+
+def test_values_of_arrays_come_as_their_types_have_them(db, kind):
+    if kind == "sqlite":
+        pytest.skip("a type of PostgreSQL's")
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Net(Base):
+        __tablename__ = "nets"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        hosts: Mapped[list[object]] = mapped_column(ARRAY(INET))
+        coins: Mapped[list[object]] = mapped_column(ARRAY(CoinType, dimensions=2))
+
+    attach(Base, log="all")
+    Base.metadata.create_all(db.engine)
+    heard = []
+
+    @event_handler("net.updated", name="hear")
+    def hear(net, old_hosts, new_hosts, old_coins):
+        heard.append((old_hosts, new_hosts, old_coins))
+
+    first, second = ip_address("10.0.0.1"), ip_address("10.0.0.2")
+    with db.session() as session:
+        session.add(net := Net(id=1, hosts=[first, None], coins=[[Coin(1)], [Coin(2)]]))
+        session.commit()
+        net.hosts, net.coins = [second], [[Coin(3)]]
+        session.commit()
+    db.drain()
+
+    assert [([first, None], [second], [[Coin(1)], [Coin(2)]])] == heard
+    assert [] == list(db.audit(Net))
+
+
+def test_a_foreign_key_has_its_type_though_it_was_mapped_before_what_it_refers_to(db):
+    class Base(DeclarativeBase):
+        pass
+
+    attach(Base, log="all")
+
+    class Bill(Base):
+        __tablename__ = "bills"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        number: Mapped[object] = mapped_column(ForeignKey("orders.number"))
+
+    class Order(Base):
+        __tablename__ = "orders"
+        number: Mapped[object] = mapped_column(NumberType, primary_key=True)
+
+    Base.metadata.create_all(db.engine)
+    heard = []
+
+    @event_handler("bill.updated", name="hear")
+    def hear(bill, old_number, new_number):
+        heard.append((old_number, new_number))
+
+    first, second = Number(UUID(int=1)), Number(UUID(int=2))
+    with db.session() as session:
+        session.add_all([Order(number=first), Order(number=second)])
+        session.flush()
+        session.add(bill := Bill(id=1, number=first))
+        session.commit()
+        bill.number = second
+        session.commit()
+    db.drain()
+
+    assert [(first, second)] == heard
+
+
+def test_no_field_of_ours_is_looked_at():
+    """It would be asked of each value in each commit."""
+
+    class Whole(BaseModel):
+        text = StringField()
+        number = IntegerField()
+        moment = DateTimeField()
+        total = DecimalField(precision=5, scale=2)
+        kind = EnumField(Kind)
+        document = JSONField()
+        share = FloatField()
+        day = DateField()
+        code = UUIDField()
+        data = BytesField()
+
+    assert mapping_of(Whole).info.strange is None
 
 
 def test_a_key_without_any_text_is_refused_where_it_is_met(db, kind):

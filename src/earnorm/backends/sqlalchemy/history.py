@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Whose records: `which` of the log's events are about them, the `schemas` (a translate map) of their tables."""
+    """Whose records: `which` of the log's events are about them, and the `schemas` (a map) of their tables."""
 
     which: tuple[ColumnElement[bool], ...] = ()
     schemas: Mapping[str | None, str | None] | None = None

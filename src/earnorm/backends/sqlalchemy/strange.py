@@ -13,7 +13,22 @@ from collections.abc import Set as AbstractSet
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, Boolean, Date, DateTime, Integer, Interval, LargeBinary, Numeric, String, Time, Uuid
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Boolean,
+    ColumnElement,
+    Date,
+    DateTime,
+    Float,
+    Integer,
+    Interval,
+    LargeBinary,
+    Numeric,
+    String,
+    Time,
+    Uuid,
+)
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.types import PickleType, TypeDecorator, TypeEngine
@@ -25,20 +40,20 @@ from earnorm.event import Change, Changes
 __all__ = ["StrangeValues", "know_ranges", "strange_values"]
 
 # Of these no value is strange. What is pickled enters no log.
-_PLAIN = (ARRAY, JSON, Boolean, Date, DateTime, Integer, Interval, LargeBinary, Numeric, PickleType, String, Time, Uuid)
+_PLAIN = (JSON, Boolean, Date, DateTime, Float, Integer, Interval, LargeBinary, Numeric, PickleType, String, Time, Uuid)
 _OURS = "earnorm."
 
 _DIALECT = DefaultDialect()
 
-Types = Mapping[str, TypeEngine[Any]]
+Columns = Mapping[str, ColumnElement[Any]]
 
 
 class StrangeValues:
     """Of one model: its strange columns by attribute, and what of its primary key they are."""
 
-    def __init__(self, subject: str, strange: Types, key: tuple[str, ...]) -> None:
+    def __init__(self, subject: str, strange: Columns, key: tuple[str, ...]) -> None:
         self._subject = subject
-        self._types = strange
+        self._columns = strange
         self._key = key
         self.names: AbstractSet[str] = strange.keys()
         self._has_plain_key = strange.keys().isdisjoint(key)
@@ -57,7 +72,7 @@ class StrangeValues:
         if self._has_plain_key:
             return identity
         return tuple(
-            _native(self._types[name], part.value) if isinstance(part, Stored) else part
+            _native(self._columns[name].type, part.value) if isinstance(part, Stored) else part
             for name, part in zip(self._key, identity, strict=True)
         )
 
@@ -77,24 +92,23 @@ class StrangeValues:
     # --- one value -----------------------------------------------------------------------------
 
     def logged_value(self, name: str, value: Any) -> Any:
-        if name not in self._types or _comes_back(value):
+        if name not in self._columns:
             return value
         try:
-            stored = _bound(self._types[name], value)
-            return Stored(stored if _comes_back(stored) else _text(stored))
+            return _logged(self._columns[name].type, value)
         except Exception:  # noqa: BLE001  code of the application's; an event of the log never refuses a save
             return value
 
     def _native(self, name: str, value: Any) -> Any:
-        if not isinstance(value, Stored):
+        if name not in self._columns or not isinstance(value, (Stored, list)):
             return value
         try:
-            return _native(self._types[name], value.value)
+            return _read(self._columns[name].type, value)
         except Exception:  # noqa: BLE001  a column that has another type by now
-            return value.value
+            return value.value if isinstance(value, Stored) else value
 
     def _stored_part(self, name: str, part: Any) -> Stored:
-        stored = _bound(self._types[name], part)
+        stored = _bound(self._columns[name].type, part)
         try:
             return Stored(stored if is_given_back(stored) else _text(stored))
         except TypeError as error:
@@ -103,7 +117,8 @@ class StrangeValues:
 
 def strange_values(subject: str, mapper: Mapper[Any], names: tuple[str, ...]) -> StrangeValues | None:
     """None where every value is plain data by its column's type."""
-    strange = {name: kind for name in names if not _is_plain(kind := mapper.columns[name].type)}
+    # A foreign key's column has no type yet where the table that it refers to is still to come.
+    strange = {name: column for name in names if not _is_plain((column := mapper.columns[name]).type)}
     key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
     return StrangeValues(subject, strange, key) if strange else None
 
@@ -118,6 +133,8 @@ def know_ranges() -> None:
 
 
 def _is_plain(kind: TypeEngine[Any]) -> bool:
+    if isinstance(kind, ARRAY):
+        return _is_plain(kind.item_type)
     return isinstance(kind, _PLAIN) or type(kind).__module__.startswith(_OURS)
 
 
@@ -128,6 +145,23 @@ def _comes_back(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_comes_back, value.values()))
     return is_given_back(value)
+
+
+def _logged(kind: TypeEngine[Any], value: Any) -> Any:
+    if _comes_back(value):
+        return value
+    if isinstance(kind, ARRAY) and isinstance(value, (list, tuple)):
+        return [_logged(kind if isinstance(item, (list, tuple)) else kind.item_type, item) for item in value]
+    stored = _bound(kind, value)
+    return Stored(stored if _comes_back(stored) else _text(stored))
+
+
+def _read(kind: TypeEngine[Any], value: Any) -> Any:
+    if isinstance(value, Stored):
+        return _native(kind, value.value)
+    if isinstance(kind, ARRAY) and isinstance(value, list):
+        return [_read(kind if isinstance(item, list) else kind.item_type, item) for item in value]
+    return value
 
 
 def _bound(kind: TypeEngine[Any], value: Any) -> Any:

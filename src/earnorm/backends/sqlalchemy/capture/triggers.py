@@ -15,7 +15,7 @@ from earnorm.errors import NotCapturable
 __all__ = ["Installed", "State", "install", "installed", "remove"]
 
 State = Literal["current", "stale", "unknown"]
-"""Stale: made for other columns than the model has now. Unknown: of a table that is no model's here."""
+"""Stale: made for other columns than the model or the table has now. Unknown: of a table that is no model's here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,16 @@ def remove(connection: Connection, target: Target) -> bool:
 def installed(connection: Connection, known: Iterable[Target]) -> list[Installed]:
     """The captured tables of the database, by name."""
     words = _words(connection)
-    expected = {words.name_of(connection, target.table): words.specification(target) for target in known}
-    return [
-        Installed(table, _state(specification, expected.get(table)))
-        for table, specification in sorted(words.find(connection).items())
-    ]
+    by_name = {words.name_of(connection, target.table): target for target in known}
 
+    def state(table: str, specification: str) -> State:
+        target = by_name.get(table)
+        if target is None:
+            return "unknown"
+        is_current = specification == words.specification(target) and not _missing(connection, target)
+        return "current" if is_current else "stale"
 
-def _state(found: str, expected: str | None) -> State:
-    if expected is None:
-        return "unknown"
-    return "current" if found == expected else "stale"
+    return [Installed(table, state(table, found)) for table, found in sorted(words.find(connection).items())]
 
 
 def _words(connection: Connection) -> sqlite.Triggers | postgresql.Triggers:
@@ -71,11 +70,16 @@ def _require_table(connection: Connection, target: Target) -> None:
     if inspector.has_table(table.name, schema=table.schema) and table.name not in inspector.get_view_names(
         table.schema
     ):
-        there = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
-        missing = [name for name in (*target.kept, *target.hidden) if name not in there]
-        if missing:
+        if missing := _missing(connection, target):
             raise NotCapturable(target.name, f"the table lacks {', '.join(missing)}; run your migrations first")
         return
     if table.name in inspector.get_view_names(table.schema):
         raise NotCapturable(target.name, "it is a view, whose rows are other tables'; capture those")
     raise NotCapturable(target.name, "the database has no such table; make it first")
+
+
+def _missing(connection: Connection, target: Target) -> list[str]:
+    """The columns that triggers are to look at and the table does not have."""
+    columns = inspect(connection).get_columns(target.table.name, schema=target.table.schema)
+    there = {column["name"] for column in columns}
+    return [name for name in (*target.kept, *target.hidden) if name not in there]
