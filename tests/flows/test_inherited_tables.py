@@ -4,7 +4,7 @@ import uuid
 from datetime import date
 
 import pytest
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, String, select
+from sqlalchemy import ForeignKey, ForeignKeyConstraint, String, delete, select, update
 from sqlalchemy.ext.declarative import AbstractConcreteBase, ConcreteBase, DeferredReflection
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, configure_mappers, mapped_column, relationship
 
@@ -238,6 +238,91 @@ def test_a_handler_gets_the_record_of_the_class_where_another_table_has_the_same
 
     assert 2 * count == len(heard)
     assert all(key.replace(":", " ") == name for key, name in heard)
+
+
+class Staff:
+    """Concrete tables whose rows may have the same keys, and hang on a company."""
+
+    def __init__(self, db):
+        class Base(DeclarativeBase):
+            pass
+
+        class Company(Base):
+            __tablename__ = "companies"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            code: Mapped[str] = mapped_column(unique=True)
+
+        class Employee(Base):
+            __tablename__ = "employees"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            code: Mapped[str] = mapped_column(ForeignKey("companies.code", ondelete="CASCADE", onupdate="CASCADE"))
+
+        class Engineer(Employee):
+            __tablename__ = "engineers"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            code: Mapped[str] = mapped_column(ForeignKey("companies.code", ondelete="CASCADE", onupdate="CASCADE"))
+            __mapper_args__ = {"concrete": True}
+
+        attach(Base, log="all")
+        Base.metadata.create_all(db.engine)
+        self.Company, self.Employee, self.Engineer = Company, Employee, Engineer
+        with Session(db.engine) as session:
+            session.add(Company(id=1, code="a"))
+            session.flush()
+            session.add_all([Employee(id=1, code="a"), Engineer(id=1, code="a")])
+            session.commit()
+
+
+@pytest.mark.parametrize("by", ["statement", "flush"])
+def test_what_the_database_takes_along_is_told_of_each_table_that_has_the_key(db, by):
+    """Of rows with one key in several tables one was told."""
+    staff = Staff(db)
+
+    with Session(db.engine) as session:
+        session.execute(delete(staff.Company)) if by == "statement" else session.delete(session.get(staff.Company, 1))
+        session.commit()
+
+    assert {"company:1", "employee:1", "engineer:1"} == {e.key for e in log(db) if e.name.endswith(".deleted")}
+
+
+@pytest.mark.parametrize("by", ["statement", "flush"])
+def test_who_follows_is_told_of_each_table_that_has_the_key(db, by):
+    staff = Staff(db)
+
+    with Session(db.engine) as session:
+        if by == "statement":
+            session.execute(update(staff.Company).values(code="b"))
+        else:
+            session.get(staff.Company, 1).code = "b"
+        session.commit()
+
+    told = {e.key: pairs(e) for e in log(db) if e.name.endswith(".updated")}
+    assert {key: {"code": ("a", "b")} for key in ("company:1", "employee:1", "engineer:1")} == told
+
+
+def test_records_of_one_key_in_several_tables_are_deleted_by_one_flush(db):
+    staff = Staff(db)
+
+    with Session(db.engine) as session:
+        for cls in (staff.Employee, staff.Engineer):
+            session.delete(session.get(cls, 1))
+        session.commit()
+
+    assert ["employee:1", "engineer:1"] == sorted(e.key for e in log(db) if e.name.endswith(".deleted"))
+
+
+def test_the_table_that_is_captured_is_the_class_s_own(db):
+    """It was that of the base."""
+    staff = Staff(db)
+
+    assert ["engineers"] == db.captures.install(staff.Engineer)
+    with db.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM engineers")
+        connection.exec_driver_sql("DELETE FROM employees")
+    db.drain()
+
+    assert ["engineer:1"] == [e.key for e in log(db) if e.name.endswith(".deleted")]
+    assert [] == list(db.audit(staff.Engineer))
 
 
 @pytest.mark.parametrize("put_off", [AbstractConcreteBase, DeferredReflection])

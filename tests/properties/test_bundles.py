@@ -103,6 +103,11 @@ def test_what_is_sensitive_is_in_no_bundle(columns):
     assert content is None or b"s3cret" not in content
 
 
+def test_a_key_that_no_log_takes_is_not_left_for_later():
+    """The commit left it in a bundle, and no worker could make an entry of that, nor of anything after it."""
+    assert bundled(Columns(("id",), [["\0"]], (0,)), HIDDEN) is None
+
+
 def test_what_every_column_may_hold_is_bundled():
     """Or the properties above would hold of nothing."""
     values = ["a", 1, True, 1.5, None, datetime(2026, 1, 1, tzinfo=UTC), date(2026, 1, 1), time(1), timedelta(1)]

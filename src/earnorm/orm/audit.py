@@ -19,7 +19,7 @@ from earnorm.backends.sqlalchemy.capture.changes import read_values
 from earnorm.backends.sqlalchemy.capture.rows import peek
 from earnorm.backends.sqlalchemy.dialects import READONLY
 from earnorm.backends.sqlalchemy.history import Line, Part, histories, last_lines, lines_of, row_pages, there
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, root_of
 from earnorm.backends.sqlalchemy.store import SQLAlchemyStore
 from earnorm.backoff import Backoff
 from earnorm.codec import decode
@@ -151,7 +151,7 @@ class Audit:
 
     def _waiting(self, connection: Connection) -> set[tuple[Any, ...]]:
         """Records whose captured changes are on their way into the log."""
-        base = mapping_of(self._mapper.base_mapper.class_)
+        base = mapping_of(root_of(self._mapper).class_)
         target = self._captures.targets().get(base.info.subject) if base is not None else None
         if base is None or target is None:
             return set()

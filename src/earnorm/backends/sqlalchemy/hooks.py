@@ -27,7 +27,7 @@ from earnorm.backends.sqlalchemy.attention import listening
 from earnorm.backends.sqlalchemy.bubbling import bubble_in
 from earnorm.backends.sqlalchemy.course import SETTLED, SIMPLE, VANISHED, Done
 from earnorm.backends.sqlalchemy.flag import flagged
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, root_of
 from earnorm.backends.sqlalchemy.opening import EXPECTED, expect_nothing, outbox_in, require_boundary
 from earnorm.backends.sqlalchemy.orphans import is_orphan, orphaned_by
 from earnorm.backends.sqlalchemy.outbox import ConnectionOutbox
@@ -246,7 +246,7 @@ def _kind_of(state: InstanceState[Any], context: UOWTransaction, *, deleted: boo
 def _has_vanished(state: InstanceState[Any], context: UOWTransaction) -> bool:
     """Whether somebody else had deleted it, and told of it, before this flush did."""
     known: dict[Any, bool] = context.attributes.get(VANISHED, {})
-    return bool(known) and state.key is not None and known.get((state.mapper.base_mapper, state.key[1]), False)
+    return bool(known) and state.key is not None and known.get((root_of(state.mapper), state.key[1]), False)
 
 
 def _written(change: Written) -> Written | None:

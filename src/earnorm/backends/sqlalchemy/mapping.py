@@ -30,6 +30,7 @@ __all__ = [
     "open_on",
     "refer",
     "register",
+    "root_of",
 ]
 
 Validate = Callable[[Any, Collection[str] | None], None]
@@ -199,6 +200,13 @@ def mappings() -> list[Mapping]:
 
 def mapping_of_subject(subject: str) -> Mapping | None:
     return _by_subject.get(subject)
+
+
+def root_of(mapper: Mapper[Any]) -> Mapper[Any]:
+    """The topmost class whose records share their keys with this one's; a concrete one has keys of its own."""
+    while mapper.inherits is not None and not mapper.concrete:
+        mapper = mapper.inherits
+    return mapper
 
 
 def refer(value: object) -> tuple[str, list[Any]] | None:

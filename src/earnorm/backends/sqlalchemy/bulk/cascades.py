@@ -28,7 +28,7 @@ from earnorm.backends.sqlalchemy.bulk.telling import (
     tell_batch,
 )
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
-from earnorm.backends.sqlalchemy.mapping import mappings
+from earnorm.backends.sqlalchemy.mapping import mappings, root_of
 from earnorm.errors import BulkRefused
 from earnorm.occurrence import Kind
 
@@ -236,7 +236,7 @@ def leave_out_repeated(cascades: Sequence[Cascade]) -> None:
     """A row of joined tables is found by each of them, one with two foreign keys by both."""
     seen: set[tuple[object, bool, Key]] = set()
     for cascade in cascades:
-        kind = cascade.shape.mapper.base_mapper, cascade.emptied
+        kind = root_of(cascade.shape.mapper), cascade.emptied
         cascade.rows = {key: row for key, row in cascade.rows.items() if (*kind, key) not in seen}
         seen.update((*kind, key) for key in cascade.rows)
 
@@ -292,7 +292,8 @@ def cascades_of_rows(
 ) -> list[Cascade]:
     """What a DELETE statement of these rows (values by column name) takes along, if pre hooks do not veto it."""
     # In the tables of a hierarchy the same key is the same record.
-    tables = {table for mapper in shape.mapper.base_mapper.self_and_descendants for table in mapper.tables}
+    root = root_of(shape.mapper)
+    tables = {table for each in root.self_and_descendants if root_of(each) is root for table in each.tables}
     told: set[tuple[FromClause, Key]] = {(table, key_of_row(shape.table, row)) for row in rows for table in tables}
     found = cascade_of(session, connection, shape.table, rows, told)
     run_pre_hooks(session, found)

@@ -25,6 +25,7 @@ from earnorm.backends.sqlalchemy.bulk.cascades import (
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, among, in_chunks
 from earnorm.backends.sqlalchemy.bulk.telling import Fact, differences
 from earnorm.backends.sqlalchemy.mapping import Mapping as Model
+from earnorm.backends.sqlalchemy.mapping import root_of
 from earnorm.errors import BulkRefused
 from earnorm.event import Changes
 
@@ -201,7 +202,7 @@ class Followers:
             places = [place for key in before if (place := self._places.get((shape.table, key))) is not None]
             moved = {key_of_row(place.table, place.new): before[place.key] for place in places if place.new}
             there = shape.read(connection, moved)
-            base = shape.mapper.base_mapper
+            base = root_of(shape.mapper)
             facts = [
                 Fact(row.mapping.info.kind_of(changes), row, changes)
                 for key, row in there.items()

@@ -17,7 +17,7 @@ from earnorm.backends.sqlalchemy.bulk.given import attribute_of, is_sql
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row
 from earnorm.backends.sqlalchemy.bulk.telling import vetoable
 from earnorm.backends.sqlalchemy.flag import flagged
-from earnorm.backends.sqlalchemy.mapping import connection_of
+from earnorm.backends.sqlalchemy.mapping import connection_of, root_of
 from earnorm.event import NO_CHANGES, Change, Changes
 
 __all__ = ["after_flush_postexec", "before_flush"]
@@ -98,13 +98,13 @@ def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
     if rekeyed is None:
         return
     written = {
-        (state.mapper.base_mapper, _key(state)): state
+        (root_of(state.mapper), _key(state)): state
         for state, (deleted, listed) in context.states.items()
         if state.key is not None and not (deleted or listed)
     }
 
     def told(row: Row) -> Changes:
-        state = written.get((inspect(row.mapping.cls).base_mapper, row.key))
+        state = written.get((root_of(inspect(row.mapping.cls)), row.key))
         return NO_CHANGES if state is None else _as_shown(state, row.values)
 
     with flagged(session, flushing=False), vetoable(session):

@@ -28,7 +28,7 @@ from earnorm.backends.sqlalchemy.bulk.given import attribute_of
 from earnorm.backends.sqlalchemy.bulk.shape import Key, Row, Shape, shape_of
 from earnorm.backends.sqlalchemy.bulk.telling import vetoable
 from earnorm.backends.sqlalchemy.flag import flagged
-from earnorm.backends.sqlalchemy.mapping import mapping_of
+from earnorm.backends.sqlalchemy.mapping import mapping_of, root_of
 
 __all__ = ["after_flush", "after_flush_postexec", "before_flush"]
 
@@ -110,10 +110,10 @@ def after_flush_postexec(session: Session, context: UOWTransaction) -> None:
         return
     # What the ORM had loaded it has written itself, and our hooks have told of it.
     written = {
-        (s.mapper.base_mapper, tuple(s.key[1])) for s, (_, listed) in context.states.items() if not listed and s.key
+        (root_of(s.mapper), tuple(s.key[1])) for s, (_, listed) in context.states.items() if not listed and s.key
     }
     for cascade in taken.cascades:
-        base = cascade.shape.mapper.base_mapper
+        base = root_of(cascade.shape.mapper)
         cascade.rows = {key: row for key, row in cascade.rows.items() if (base, key) not in written}
     if taken.cascades or taken.made:
         with flagged(session, flushing=False), vetoable(session):

@@ -21,7 +21,7 @@ from earnorm.backends.sqlalchemy.bulk.cascades import reached_from
 from earnorm.backends.sqlalchemy.bulk.shape import Key, among, in_chunks
 from earnorm.backends.sqlalchemy.bulk.telling import hears
 from earnorm.backends.sqlalchemy.course import VANISHED
-from earnorm.backends.sqlalchemy.mapping import connection_of, mapping_of
+from earnorm.backends.sqlalchemy.mapping import connection_of, mapping_of, root_of
 
 __all__ = ["before_flush", "is_there", "listen"]
 
@@ -39,12 +39,12 @@ def before_flush(session: Session, context: UOWTransaction) -> None:
     known: _Known = context.attributes.setdefault(VANISHED, {})
     unknown: dict[tuple[Mapper[Any], Connection], list[Key]] = defaultdict(list)
     for state in states:
-        if state.key is not None and (state.mapper.base_mapper, state.key[1]) not in known:
+        if state.key is not None and (root_of(state.mapper), state.key[1]) not in known:
             unknown[state.mapper, connection_of(session, state)].append(state.key[1])
     taken = _taken_by(session._deleted)
     for (mapper, connection), keys in unknown.items():
         if len(keys) > 1 or not taken.isdisjoint(mapper.tables):
-            known.update(((mapper.base_mapper, key), gone) for key, gone in _gone(connection, mapper, keys))
+            known.update(((root_of(mapper), key), gone) for key, gone in _gone(connection, mapper, keys))
 
 
 def _is_heard(session: Session, state: InstanceState[Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Column, Table, inspect
 from sqlalchemy.orm import Mapper
 
-from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, mappings
+from earnorm.backends.sqlalchemy.mapping import Mapping, mapping_of, mappings, root_of
 from earnorm.bus import EventBus
 from earnorm.errors import NotCapturable
 
@@ -57,7 +57,7 @@ def targets(bus: EventBus) -> dict[str, Target]:
     found: dict[str, Target] = {}
     for mapping in mappings():
         mapper: Mapper[Any] = inspect(mapping.cls)
-        if mapping.bus is bus and mapper.base_mapper is mapper and _refusal(mapper) is None:
+        if mapping.bus is bus and root_of(mapper) is mapper and _refusal(mapper) is None:
             found[mapping.info.subject] = _target(mapping, mapper)
     return found
 
@@ -69,7 +69,7 @@ def target_of(bus: EventBus, model: type | str) -> Target:
         known = sorted(target.name for target in targets(bus).values())
         raise NotCapturable(model, f"it is no model known here; known tables: {', '.join(known) or 'none'}")
     mapper: Mapper[Any] = inspect(mapping.cls)
-    base = mapper.base_mapper
+    base = root_of(mapper)
     refusal = _refusal(base)
     if refusal is not None:
         raise NotCapturable(model, refusal)
