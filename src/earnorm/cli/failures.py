@@ -46,7 +46,9 @@ def clear_errors(what: str) -> Iterator[None]:
     try:
         yield
     except ConnectionLost as error:
-        raise NotReached(f"{what}: {error}") from error
+        # What broke it, in the server's words: nothing was under way here.
+        broke = error.__cause__
+        raise NotReached(f"{what}: {broke.orig if isinstance(broke, DBAPIError) else error}") from error
     except (MissingTables, SchemaTooNew, StoreError) as error:
         raise NotAsItShouldBe(f"{what}: {error}") from error
     except ConfigurationError as error:
