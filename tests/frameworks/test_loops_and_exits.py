@@ -1,6 +1,7 @@
 """One database under many event loops, in a notebook, and in scripts that end right after a save."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from earnorm import BaseModel, IntegerField, connect, event_handler, event_handler_async
 from earnorm.errors import SyncDoorInCoroutine
@@ -96,6 +97,20 @@ def test_a_database_may_be_entered_on_one_loop_and_used_on_the_next(url, Order, 
         asyncio.run(enter_and_leave(number))
 
     assert [-2, -1, 1, 2] == sorted(heard)
+
+
+@each_async_driver
+def test_the_pools_of_loops_speak_as_sqlalchemy_s_do(url, caplog):
+    """With asyncpg, a worker's log said at each end that a pool was disposed of."""
+
+    async def main():
+        async with connect(url, worker=False) as db, db.asession() as session:
+            await session.execute(text("SELECT 1"))
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+
+    assert [] == [record.name for record in caplog.records if "pool" in record.name.lower()]
 
 
 @pytest.mark.parametrize("url", ["asyncpg"], indirect=True)

@@ -24,6 +24,9 @@ _PATIENCE = 5.0
 class LoopPool(SharedPool):
     """Looks like one pool, of the size that it is given for each loop; a loop that ends takes its own along."""
 
+    # As of any pool (`SharedPool`); a class never inherits it.
+    __module__ = SharedPool.__module__
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._pools: WeakKeyDictionary[_Loop, tuple[AsyncAdaptedQueuePool, AsyncGenerator[None]]] = WeakKeyDictionary()
