@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     case,
+    create_engine,
     delete,
     event,
     func,
@@ -278,6 +279,21 @@ def test_d8_an_upsert_tells_new_rows_from_those_that_were_there(db):
     assert [("user.created", {}), ("user.created", {}), ("user.updated", {"name": ("Ada", "Eve")})] == [
         (event.name, pairs(event)) for event in log(db)
     ]
+
+
+def test_an_upsert_that_nobody_hears_need_not_say_what_it_meets(tmp_path):
+    """SQLite takes one without a conflict target. It was refused: we looked by that for what others follow."""
+    User, engine = make_user(), create_engine(f"sqlite:///{tmp_path}/quiet.db")
+    User.metadata.create_all(engine)
+    given = sqlite.insert(User)
+    given = given.on_conflict_do_update(set_={"name": given.excluded.name}).returning(User.name)
+    with Session(engine) as session:
+        for name in ("Ada", "Eve"):
+            found = session.scalars(given, [{"name": name, "email": "a@example.com"}]).all()
+        session.commit()
+    engine.dispose()
+
+    assert ["Eve"] == found
 
 
 def test_d8_an_upsert_that_loses_a_race_says_updated(url):

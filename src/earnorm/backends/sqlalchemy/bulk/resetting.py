@@ -62,10 +62,12 @@ def by_key(
 
 def require_unfollowed(execution: Execution, statement: Insert, sets: Collection[str]) -> None:
     """Raises BulkRefused of an upsert that would set what others follow; by what it meets its rows, it sets nothing."""
-    shape = execution.shape
+    session, shape = execution.session, execution.shape
+    if not concerned(session, shape.table, _set_columns(shape, shape.table, sets)):
+        return
     met = {attribute_of(column, shape.mapper) for column in targets(execution, statement)}
     columns = _set_columns(shape, shape.table, set(sets) - met)
-    if concerned(execution.session, shape.table, columns):
+    if concerned(session, shape.table, columns):
         names = ", ".join(sorted(columns))
         raise execution.refuse(
             f"its DO UPDATE sets {names}, and the database changes rows of others that refer to it (ON UPDATE), which "
