@@ -72,10 +72,23 @@ def by_name(*followers: Follower) -> dict[str, Follower]:
     return {follower.name: follower for follower in followers}
 
 
+class Hearing:
+    """Whoever hears every entry, each time anew."""
+
+    def __init__(self, subscriptions) -> None:
+        self._subscriptions = subscriptions
+
+    def by_name(self, entry):
+        return None
+
+    def hearing(self, entry):
+        return self._subscriptions
+
+
 def window(keys, *subscriptions, starts=None, end=None) -> Window:
     starts = {s.name: 0 for s in subscriptions} if starts is None else starts
     front = Front([SHARED], by_name(*(follower(name, start) for name, start in starts.items())))
-    return plan(entries(*keys), end or len(keys), front, lambda _: subscriptions)
+    return plan(entries(*keys), end or len(keys), front, Hearing(subscriptions))
 
 
 def folded(made: Window, outcomes) -> Settlement:
@@ -101,7 +114,7 @@ class TestLater:
             structs.replace(e, raw_due=due and microseconds(due))
             for e, due in zip(entries(*["order:1"] * len(dues)), dues, strict=True)
         ]
-        return plan(made, len(dues), Front([SHARED], by_name(follower("mail", 0))), lambda _: [MAIL])
+        return plan(made, len(dues), Front([SHARED], by_name(follower("mail", 0))), Hearing([MAIL]))
 
     def test_what_is_for_later_is_set_aside_at_once_and_holds_up_nobody(self):
         made = self.later(LATER, None)
@@ -204,15 +217,15 @@ class TestLanes:
 
     def test_a_window_nobody_moves_in_is_empty(self):
         assert Window().is_empty
-        assert plan([], 7, Front([replace(SHARED, position=7)], {}), lambda _: (MAIL,)).is_empty
-        assert not plan([], 7, Front([replace(SHARED, position=6)], {}), lambda _: (MAIL,)).is_empty
+        assert plan([], 7, Front([replace(SHARED, position=7)], {}), Hearing((MAIL,))).is_empty
+        assert not plan([], 7, Front([replace(SHARED, position=6)], {}), Hearing((MAIL,))).is_empty
 
 
 class TestDelays:
     def delayed(self, *ats, key="order:1", ordered=True):
         made = [structs.replace(entry(n, key), raw_at=microseconds(at)) for n, at in enumerate(ats, start=1)]
         subscription = Subscription("mail", ordered=ordered, delay=60)
-        return plan(made, len(made), Front([SHARED], by_name(follower("mail"))), lambda _: [subscription])
+        return plan(made, len(made), Front([SHARED], by_name(follower("mail"))), Hearing([subscription]))
 
     def test_a_handler_with_a_delay_is_given_an_event_when_it_is_that_old(self):
         window = self.delayed(NOON)
@@ -243,7 +256,7 @@ class TestFolding:
         front = Front(
             [replace(SHARED, position=1), OWN, ahead], by_name(follower("mail"), follower("audit", apart=True))
         )
-        made = plan(entries("order:1", "order:2"), 5, front, lambda _: (MAIL,))
+        made = plan(entries("order:1", "order:2"), 5, front, Hearing((MAIL,)))
         settlement = folded(made, [[Done()]])
 
         assert {"": 5, "audit": 5} == moves(settlement)
@@ -306,7 +319,7 @@ class TestFolding:
 class TestStopping:
     def test_what_was_not_begun_stays_in_the_log(self):
         front = Front([SHARED, OWN], by_name(follower("mail"), follower("audit", apart=True)))
-        made = plan(entries("order:1", "order:2", "order:3"), 9, front, lambda _: (MAIL, AUDIT))
+        made = plan(entries("order:1", "order:2", "order:3"), 9, front, Hearing((MAIL, AUDIT)))
         settlement = folded(made, [[Done()], [Done()], [], [Done()], [], [Done()]])
 
         assert {"": 1, "audit": 9} == moves(settlement)
@@ -347,12 +360,12 @@ class TestRedelivery:
         return Delivery(subscription="mail", entry=entry(1, "order:1"), chosen=NOON, attempt=3, id=7, **details)
 
     def folded(self, *outcomes) -> Settlement:
-        made = plan([], 0, Front([SHARED], by_name(follower("mail"))), lambda _: ())
+        made = plan([], 0, Front([SHARED], by_name(follower("mail"))), Hearing(()))
         return folded(made.redeliver([(self.due(),)]), [list(outcomes)])
 
     def test_it_is_settled_under_the_lease_of_its_slot(self):
         lower, upper = replace(SHARED, last=31), replace(SHARED, first=32)
-        made = plan([], 0, Front([lower, upper], by_name(follower("mail"))), lambda _: ()).redeliver([(self.due(),)])
+        made = plan([], 0, Front([lower, upper], by_name(follower("mail"))), Hearing(())).redeliver([(self.due(),)])
         held = lower if slot_of("order:1", b"") < 32 else upper
 
         assert [(held, 0)] == [(a.cursor, a.position) for a in folded(made, [[Done()]]).advances]

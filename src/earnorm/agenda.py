@@ -217,7 +217,7 @@ class Agenda:
         is_all = len(entries) < limit and sum(len(entry.data) for entry in entries) < room
         self.left_more = not is_all
         end = horizon if is_all else entries[-1].position
-        return plan(entries, end, front, self._audience.hearing)
+        return plan(entries, end, front, self._audience)
 
     def _with_set_aside(
         self,

@@ -68,6 +68,15 @@ class Audience:
         self._heard = {}
 
     def hearing(self, entry: Entry) -> tuple[Subscription, ...]:
+        found = self.by_name(entry)
+        if found is not None:
+            return found
+        registry = self._registry
+        info, verb = registry.models.get(entry.subject), entry.name.removeprefix(f"{entry.subject}.")
+        return self._subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
+
+    def by_name(self, entry: Entry) -> tuple[Subscription, ...] | None:
+        """Who hears each entry of this name about this model. None, where that depends on what changed in it."""
         if self._registry.version != self._version:
             self._look()
         # Looked up and written in the same dict: what was found before a handler came must not outlast its coming.
@@ -79,8 +88,7 @@ class Audience:
         info = registry.models.get(entry.subject) if entry.subject else registry.batched(entry.name)
         verb = entry.name.removeprefix(f"{entry.subject}.")
         if entry.subject and (verb == "updated" or (info is not None and info.trash and verb in TRASHING)):
-            # By what it changed, and so by each entry anew.
-            return self._subscriptions(self._hearing_update(entry, info, _SOME_FIELDS[verb]))
+            return None
         return remember(heard, name, self._subscriptions(self._hearing_name(entry, info, verb)))
 
     def _look(self) -> None:

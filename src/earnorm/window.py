@@ -5,9 +5,10 @@ It goes from a front's lowest cursor to `end`. Its lanes are run; `fold` makes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 
 from earnorm.delivery import Delivery
 from earnorm.event import Entry
@@ -68,9 +69,15 @@ class Window:
         return replace(self, lanes=beside(self.lanes, lanes), again=True)
 
 
-def plan(
-    entries: Sequence[Entry], end: int, front: Front, hearing: Callable[[Entry], Iterable[Subscription]]
-) -> Window:
+class Hears(Protocol):
+    """Who knows who hears an entry: the audience."""
+
+    def by_name(self, entry: Entry, /) -> Iterable[Subscription] | None: ...
+
+    def hearing(self, entry: Entry, /) -> Iterable[Subscription]: ...
+
+
+def plan(entries: Sequence[Entry], end: int, front: Front, audience: Hears) -> Window:
     """The window of `entries`, which are all there are up to position `end` in the slots of the front.
 
     A subscription that follows none of its cursors gets nothing, and one that stands past an entry not that one again.
@@ -78,29 +85,34 @@ def plan(
     lanes: list[Sequence[Delivery]] = []
     by_record: dict[Pair, list[Delivery]] = {}
     later: list[Delivery] = []
-    heard: Iterable[Subscription] = ()
+    name, subject = "", ""
+    by_name: Iterable[Subscription] | None = None
     given: list[tuple[Subscription, str, Floor]] = []
     for entry in entries:
-        if (who := hearing(entry)) is not heard:
-            heard, given = who, _given(who, front)
+        # Most are what the one before them is: it is looked up where they differ.
+        if entry.name != name or entry.subject != subject:
+            name, subject, by_name = entry.name, entry.subject, audience.by_name(entry)
+            given = _given(by_name or (), front)
+        if by_name is None:
+            given = _given(audience.hearing(entry), front)
         key, position = entry.key, entry.position
-        for subscription, name, floor in given:
+        for subscription, handler, floor in given:
             if (floor if isinstance(floor, int) else floor[slot_of(key, entry.raw_id)]) >= position:
                 continue
             if entry.raw_due is not None or subscription.delay is not None:
                 later.append(_later(subscription, entry))
             elif key == "" or not subscription.ordered:
-                lanes.append((Delivery(subscription=name, entry=entry, ordered=False),))
-            elif (lane := by_record.get((name, key))) is not None:
-                lane.append(Delivery(subscription=name, entry=entry))
+                lanes.append((Delivery(subscription=handler, entry=entry, ordered=False),))
+            elif (lane := by_record.get((handler, key))) is not None:
+                lane.append(Delivery(subscription=handler, entry=entry))
             else:
-                lanes.append(by_record.setdefault((name, key), [Delivery(subscription=name, entry=entry)]))
+                lanes.append(by_record.setdefault((handler, key), [Delivery(subscription=handler, entry=entry)]))
     seen = Seen(entries[-1].position, entries[-1].id) if entries else None
     return Window(end, front, tuple(map(tuple, lanes)), tuple(later), seen)
 
 
 def _given(heard: Iterable[Subscription], front: Front) -> list[tuple[Subscription, str, Floor]]:
-    """Those that follow a cursor of the front, with where it stands: mostly the same for one entry after the other."""
+    """Those that follow a cursor of the front, with their names, and where it stands."""
     floors = front.floors
     return [(one, one.name, floor) for one in heard if (floor := floors[one.name]) is not None]
 
