@@ -17,13 +17,14 @@ SECTION = "Delivering a backlog, handlers that do nothing: time an event"
 class Size:
     """How many events a backlog has, those of the slowest peers, and how often each is worked off.
 
-    Two workers share `shared`: of a smaller one the time is that of sharing it out, and of seeing that it is done.
+    What has a target is given the `whole`, which two workers also share: of a smaller one much of the time is that of
+    the first small looks, of sharing it out, and of seeing that it is done.
     """
 
     events: int
     slow: int
     rounds: int
-    shared: int = 100_000
+    whole: int = 100_000
 
 
 # Who reads the log and no more, and who decodes the data as well, as whoever hands it to a handler has to.
@@ -33,6 +34,8 @@ DECODING = {"SQLite": "decoding_sqlite", "PostgreSQL": "decoding"}
 PEERS = {"SQLite": ["huey"], "PostgreSQL": ["raw_queue", "pgqueuer", "procrastinate"]}
 # One and two workers; and one and two processes that read the log and no more, to see what the machine has to give.
 SHARING = ["one", "two", "reader", "two_readers"]
+# Those with a target, and what they are measured by.
+WHOLE = {*RAW.values(), *DECODING.values(), "ours", "payload"}
 # Peers of which fewer are measured: they take their time.
 SLOW = {"huey", "pgqueuer", "procrastinate"}
 NAMES = {"raw_queue": "raw SKIP LOCKED queue"}
@@ -62,10 +65,15 @@ def delivery(size: Size) -> Iterator[Row]:
                 yield Row(SECTION, kind, 0, remark=urls)
                 continue
             with running(urls, "benchmarks.delivering") as (ready, missing):
-                counts = {name: size.slow if name in SLOW else size.events for name in ready}
-                found = _measure(ready, counts, size.rounds)
+                found = _measure(ready, {name: _count(name, size) for name in ready}, size.rounds)
             yield from _rows(kind, found, missing)
     yield from _sharing(size)
+
+
+def _count(name: str, size: Size) -> int:
+    if name in SLOW:
+        return size.slow
+    return size.whole if name in WHOLE else size.events
 
 
 def _measure(contestants: Mapping[str, Clocked], counts: Mapping[str, int], rounds: int) -> dict[str, float]:
@@ -107,7 +115,7 @@ def _sharing(size: Size) -> Iterator[Row]:
         if isinstance(urls, str):
             return
         with running(urls, "benchmarks.sharing") as (ready, _missing):
-            for count, target in {size.events: None, size.shared: TWO_WORKERS}.items():
+            for count, target in {size.events: None, size.whole: TWO_WORKERS}.items():
                 found = _measure(ready, dict.fromkeys(SHARING, count), max(size.rounds, 2))
                 peers: dict[str, float | str] = {"two readers, beside one": found["two_readers"] / found["reader"]}
                 title = f"PostgreSQL: two workers, beside one, on a backlog of {count:,}"
