@@ -141,9 +141,15 @@ def test_the_first_commit_of_a_moment_tells_the_workers_right_behind_itself(anot
     assert another.wakeup._notifier._thread is None
 
 
-def test_a_commit_behind_it_is_told_by_the_thread_beside_once_the_moment_is_over(another, rang, sends):
-    assert another.wakeup.claim()
-    ring(another)
+def test_a_commit_behind_it_is_told_by_the_thread_beside_once_the_moment_is_over(another, rang, sends, monkeypatch):
+    notifier = another.wakeup._notifier
+    notifier._silent_until = time.monotonic() + EVENTUALLY
+    with monkeypatch.context() as patch:
+        # Not before the moment is over, however long the commit takes.
+        patch.setattr(notifier, "start", lambda: None)
+        ring(another)
+    end_moment(another)
+    notifier.start()
 
     assert rang.wait(EVENTUALLY)
     assert sends
