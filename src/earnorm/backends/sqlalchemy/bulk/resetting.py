@@ -45,18 +45,19 @@ def by_key(
 ) -> Followers | None:
     """Who follows what is set to the rows whose primary keys are among the values."""
     found: dict[Table, dict[Key, set[str]]] = {}
-    tables = [table for table in shape.mapper.tables if isinstance(table, Table)]
+    # Most rows of thousands are given the same: what of that others follow is looked up where they differ.
+    followed: dict[tuple[str, ...], list[tuple[Table, set[str]]]] = {}
     for given in values:
-        key = tuple(given.get(name) for name in shape.key)
-        for table in tables:
-            sets = given.keys() - set(shape.key)
-            if None not in key and (columns := _set_columns(shape, table, sets)):
+        names = tuple(given)
+        if (some := followed.get(names)) is None:
+            some = followed[names] = _followed(session, shape, names)
+        if some and None not in (key := tuple(given.get(name) for name in shape.key)):
+            for table, columns in some:
                 found.setdefault(table, {}).setdefault(key, set()).update(columns)
     followers: Followers | None = None
     for table, rows in found.items():
-        if concerned(session, table, set().union(*rows.values())):
-            followers = followers or Followers(session)
-            followers.look(connection, table, [Changed(key, columns) for key, columns in rows.items()])
+        followers = followers or Followers(session)
+        followers.look(connection, table, [Changed(key, columns) for key, columns in rows.items()])
     return followers
 
 
@@ -73,6 +74,14 @@ def require_unfollowed(execution: Execution, statement: Insert, sets: Collection
             f"its DO UPDATE sets {names}, and the database changes rows of others that refer to it (ON UPDATE), which "
             f"nobody could tell; leave that out of set_, and save the record or execute an UPDATE"
         )
+
+
+def _followed(session: Session, shape: Shape, names: Iterable[str]) -> list[tuple[Table, set[str]]]:
+    """What of these attributes others follow, by table."""
+    sets = set(names) - set(shape.key)
+    tables = [table for table in shape.mapper.tables if isinstance(table, Table)]
+    columns = [(table, _set_columns(shape, table, sets)) for table in tables]
+    return [(table, some) for table, some in columns if some and concerned(session, table, some)]
 
 
 def _set_columns(shape: Shape, table: Table, sets: Collection[str]) -> set[str]:
