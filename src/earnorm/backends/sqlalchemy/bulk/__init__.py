@@ -19,7 +19,7 @@ from sqlalchemy.orm.base import _class_to_mapper
 from sqlalchemy.orm.bulk_persistence import _BulkORMDelete, _BulkORMInsert, _BulkORMUpdate
 
 from earnorm.backends.sqlalchemy.bulk import methods, outside
-from earnorm.backends.sqlalchemy.bulk.beside import changed_values, save_unattached, taken_along, write_unattached
+from earnorm.backends.sqlalchemy.bulk.beside import followers_of_method, save_unattached, taken_along, write_unattached
 from earnorm.backends.sqlalchemy.bulk.cascades import tell_cascades
 from earnorm.backends.sqlalchemy.bulk.classes import require_classes
 from earnorm.backends.sqlalchemy.bulk.followers import Followers
@@ -251,7 +251,7 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
         _before_mappings(session, shape, model, values, kind)
     followers: Followers | None = None
     if kind == "updated":
-        followers = _followers(session, shape, values, isstates=options["isstates"])
+        followers = followers_of_method(session, shape, values, isstates=options["isstates"])
     if model.info.bulk == "rows" and _heard(session, shape, kind):
         facts: Facts = _write_mappings(session, shape, model, values, options)
     else:
@@ -267,13 +267,6 @@ def _save_mappings(session: Session, mapper: Any, mappings: Iterable[Any], **opt
             tell_batch(session, connection, model, kind, {"count": len(values), "fields": fields})
         tell(session, connection, shape, facts, {})
         tell_followers(followers, facts)
-
-
-def _followers(session: Session, shape: Shape, values: Sequence[Any], *, isstates: bool) -> Followers | None:
-    connection = session.connection(bind_arguments={"mapper": shape.mapper})
-    if isstates:
-        values = [changed_values(shape, state) for state in values]
-    return by_key(session, connection, shape, values)
 
 
 def _heard(session: Session, shape: Shape, kind: Kind) -> bool:

@@ -21,7 +21,7 @@ from earnorm.backends.sqlalchemy.bulk.statements import Execution, columns_match
 from earnorm.backends.sqlalchemy.bulk.telling import vetoable
 from earnorm.backends.sqlalchemy.bulk.upserts import is_upsert, set_values
 
-__all__ = ["changed_values", "save_unattached", "taken_along", "write_unattached"]
+__all__ = ["followers_of_method", "save_unattached", "taken_along", "write_unattached"]
 
 
 def taken_along(execution: Execution, statement: Delete) -> tuple[list[Cascade], Delete]:
@@ -79,16 +79,20 @@ def save_unattached(
     session: Session, shape: Shape, values: Sequence[Any], save: Callable[[], object], *, isstates: bool
 ) -> None:
     """Of a bulk method; `values` are what it updates by key."""
-    given = [changed_values(shape, state) for state in values] if isstates else values
-    connection = session.connection(bind_arguments={"mapper": shape.mapper})
-    followers = by_key(session, connection, shape, given)
+    followers = followers_of_method(session, shape, values, isstates=isstates)
     save()
     if followers is not None:
         with vetoable(session):
             tell_followers(followers)
 
 
-def changed_values(shape: Shape, state: InstanceState[Any]) -> dict[str, Any]:
+def followers_of_method(session: Session, shape: Shape, values: Sequence[Any], *, isstates: bool) -> Followers | None:
+    """Who follows what a bulk method updates by key: dictionaries, or objects' states."""
+    given = [_changed_values(shape, state) for state in values] if isstates else values
+    return by_key(session, session.connection(bind_arguments={"mapper": shape.mapper}), shape, given)
+
+
+def _changed_values(shape: Shape, state: InstanceState[Any]) -> dict[str, Any]:
     """Of an object that a bulk method is given: its key, and what was changed, since no more is written."""
     names = (*shape.key, *(name for name in state.committed_state if name in shape.mapper.columns))
     return {name: state.dict.get(name) for name in names}
